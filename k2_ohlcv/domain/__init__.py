@@ -1,0 +1,1 @@
+"""The rules, in plain Python: no Spark, no Iceberg, no Dagster."""

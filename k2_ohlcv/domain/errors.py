@@ -1,0 +1,40 @@
+"""The errors that a person can act on, under one base.
+
+Each says what was wrong, where, and what to do. Errors of libraries that this project cannot explain
+better are left as they are. Exit codes and Dagster's retry decisions are made from these types.
+"""
+
+
+class K2Error(Exception):
+    """Base of every error that this project raises on purpose."""
+
+    #: Whether the same call may succeed later without anyone changing anything.
+    retryable = False
+
+
+class UsageError(K2Error):
+    """A command or setting was given a value that it does not take."""
+
+
+class BadFileError(K2Error):
+    """A landing file cannot be read as a whole: cut, empty, or of no known format."""
+
+
+class ContractError(K2Error):
+    """A table is not what its contract says: other columns, types or partitions."""
+
+
+class GateError(K2Error):
+    """A frame of candles breaks an invariant and was not committed."""
+
+
+class EngineUnavailableError(K2Error):
+    """The Spark server that was asked for cannot be reached or started."""
+
+    retryable = True
+
+
+class CommitConflictError(K2Error):
+    """Other writers won every attempt to commit."""
+
+    retryable = True

@@ -1,0 +1,1 @@
+"""Landing files to trades, one file per format. Knows nothing of tables or commits."""
