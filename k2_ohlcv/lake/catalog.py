@@ -1,0 +1,125 @@
+"""The lake: which catalog, and its tables, created on first use and held to their contracts.
+
+What is in the tables, and how they change, is in `trades`, `changes` and `candles`.
+"""
+
+from dataclasses import dataclass
+
+from pyiceberg.catalog import Catalog, load_catalog
+from pyiceberg.exceptions import NamespaceAlreadyExistsError, NoSuchTableError, TableAlreadyExistsError
+from pyiceberg.partitioning import PartitionSpec
+from pyiceberg.schema import Schema
+from pyiceberg.table import Table
+from pyiceberg.utils.config import Config
+
+from k2_ohlcv.domain.errors import ContractError
+from k2_ohlcv.domain.timeframe import Timeframe
+from k2_ohlcv.lake.schemas import CANDLES, NAMESPACE, REJECTED, TRADES, Contract
+from k2_ohlcv.settings import Settings
+
+CATALOG = "k2"
+
+
+def embedded_properties(settings: Settings) -> dict[str, str]:
+    """PyIceberg's properties of the catalog under `K2_HOME`, used when nothing is configured for `k2`."""
+    return {
+        "type": "sql",
+        "uri": f"sqlite:///{settings.home / 'catalog.db'}",
+        "warehouse": (settings.home / "warehouse").as_uri(),
+    }
+
+
+def catalog_properties(settings: Settings) -> dict[str, str]:
+    """The properties of the catalog `k2`: PyIceberg's own configuration, else the embedded one."""
+    configured = Config().get_catalog_config(CATALOG)
+    if configured:
+        return {str(key): str(value) for key, value in configured.items()}
+    return embedded_properties(settings)
+
+
+@dataclass(frozen=True)
+class Lake:
+    """The tables, by role. Each call loads the table anew, as the catalog has it now."""
+
+    catalog: Catalog
+
+    @classmethod
+    def open(cls, settings: Settings) -> "Lake":
+        """The lake that the settings and PyIceberg's configuration name. Makes `K2_HOME` where it is needed."""
+        properties = catalog_properties(settings)
+        if properties == embedded_properties(settings):
+            settings.home.mkdir(parents=True, exist_ok=True)
+        return cls(load_catalog(CATALOG, **properties))
+
+    def trades(self) -> Table:
+        """The trades: the truth."""
+        return self._table(TRADES)
+
+    def candles(self, timeframe: Timeframe) -> Table:
+        """The candles of a timeframe."""
+        return self._table(CANDLES[timeframe.name])
+
+    def rejected(self) -> Table:
+        """The rows that ingestion refused."""
+        return self._table(REJECTED)
+
+    def _table(self, contract: Contract) -> Table:
+        try:
+            table = self.catalog.load_table(contract.identifier)
+        except NoSuchTableError:
+            table = self._create(contract)
+        verify(table, contract)
+        return table
+
+    def _create(self, contract: Contract) -> Table:
+        try:
+            self.catalog.create_namespace_if_not_exists(NAMESPACE)
+        except NamespaceAlreadyExistsError:
+            pass  # another process made it between the look and the creation
+        try:
+            return self.catalog.create_table(
+                contract.identifier,
+                contract.schema,
+                partition_spec=contract.spec,
+                sort_order=contract.order,
+                properties=contract.properties,
+            )
+        except TableAlreadyExistsError:
+            return self.catalog.load_table(contract.identifier)  # another process made it
+
+
+def verify(table: Table, contract: Contract) -> None:
+    """Hold a table to its contract.
+
+    Raises:
+        ContractError: columns, types, order or partitions differ; the message names every difference.
+    """
+    differences = _column_differences(table.schema(), contract.schema)
+    stored, wanted = _partitions(table.spec(), table.schema()), _partitions(contract.spec, contract.schema)
+    if stored != wanted:
+        differences.append(f"it is partitioned by {stored or 'nothing'}, not by {wanted}")
+    for name in ("commit.retry.num-retries",):
+        if table.properties.get(name) != contract.properties[name]:
+            differences.append(f"property {name} is {table.properties.get(name)}, not {contract.properties[name]}")
+    if differences:
+        raise ContractError(
+            f"table {'.'.join(table.name())} is not what this project writes: {'; '.join(differences)}. "
+            "Move it away or restore it; it is not altered."
+        )
+
+
+def _column_differences(stored: Schema, wanted: Schema) -> list[str]:
+    def columns(schema: Schema) -> dict[str, str]:
+        return {f.name: f"{f.field_type}{' required' if f.required else ''}" for f in schema.fields}
+
+    have, want = columns(stored), columns(wanted)
+    differences = [f"column {name} is missing" for name in want if name not in have]
+    differences += [f"column {name} is unknown" for name in have if name not in want]
+    differences += [f"column {n} is {have[n]}, not {want[n]}" for n in want if n in have and have[n] != want[n]]
+    if not differences and list(have) != list(want):
+        differences.append(f"the columns are in the order {', '.join(have)}, not {', '.join(want)}")
+    return differences
+
+
+def _partitions(spec: PartitionSpec, schema: Schema) -> str:
+    return ", ".join(f"{f.transform}({schema.find_column_name(f.source_id)})" for f in spec.fields)

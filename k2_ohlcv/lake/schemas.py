@@ -1,0 +1,143 @@
+"""The contracts of the tables: columns, types, partitions, sort orders and properties.
+
+Data only. Creating and verifying tables is in `catalog`.
+"""
+
+from dataclasses import dataclass
+
+from pyiceberg.partitioning import PartitionField, PartitionSpec
+from pyiceberg.schema import Schema
+from pyiceberg.table.sorting import SortField, SortOrder
+from pyiceberg.transforms import DayTransform, IdentityTransform, MonthTransform, Transform
+from pyiceberg.types import (
+    DateType,
+    DecimalType,
+    IcebergType,
+    LongType,
+    NestedField,
+    StringType,
+    TimestamptzType,
+)
+
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
+
+NAMESPACE = "market_data"
+TRADES_TABLE = "gold_crypto_trades"
+REJECTED_TABLE = "rejected_trades"
+
+#: Snapshots that a commit leaves: one took 1.6 s at 1,000 of them and 12 s at 3,000.
+SNAPSHOTS_KEPT = 100
+
+# decimal(18,8) x decimal(19,8) is exactly decimal(38,16) in every engine: widen neither alone.
+PRICE = DecimalType(18, 8)
+QUANTITY = DecimalType(19, 8)
+VOLUME = DecimalType(29, 8)
+
+_PROPERTIES = {
+    # PyIceberg's own retry would re-apply properties and pins on a newer base: we start over instead.
+    "commit.retry.num-retries": "0",
+    "commit.manifest-merge.enabled": "true",
+    "write.metadata.delete-after-commit.enabled": "true",
+    "write.metadata.previous-versions-max": "20",
+    "write.parquet.compression-codec": "zstd",
+}
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a table must be: its name in the namespace, and how it is created."""
+
+    name: str
+    schema: Schema
+    spec: PartitionSpec
+    order: SortOrder
+    properties: dict[str, str]
+
+    @property
+    def identifier(self) -> tuple[str, str]:
+        """Namespace and name."""
+        return (NAMESPACE, self.name)
+
+
+def _schema(*columns: tuple[str, IcebergType], optional: tuple[str, ...] = (), key: tuple[str, ...] = ()) -> Schema:
+    fields = [
+        NestedField(i, name, kind, required=name not in optional) for i, (name, kind) in enumerate(columns, start=1)
+    ]
+    return Schema(*fields, identifier_field_ids=[f.field_id for f in fields if f.name in key])
+
+
+def _spec(schema: Schema, column: str, grain: Grain) -> PartitionSpec:
+    transform: Transform[object, int] = DayTransform() if grain is Grain.DAY else MonthTransform()
+    source = schema.find_field(column).field_id
+    return PartitionSpec(PartitionField(source, 1000, transform, f"{column}_{grain.value}"))
+
+
+def _order(schema: Schema, *columns: str) -> SortOrder:
+    return SortOrder(*(SortField(schema.find_field(c).field_id, transform=IdentityTransform()) for c in columns))
+
+
+def _trades() -> Contract:
+    schema = _schema(
+        ("exchange", StringType()),
+        ("symbol", StringType()),
+        ("trade_id", StringType()),
+        ("timestamp", TimestamptzType()),
+        ("price", PRICE),
+        ("quantity", QUANTITY),
+        ("ingested_at", TimestamptzType()),
+    )
+    return Contract(
+        TRADES_TABLE, schema, _spec(schema, "timestamp", Grain.DAY), _order(schema, "timestamp"), _PROPERTIES
+    )
+
+
+def _rejected() -> Contract:
+    schema = _schema(
+        ("source", StringType()),
+        ("line", LongType()),
+        ("reason", StringType()),
+        ("raw", StringType()),
+        ("exchange", StringType()),
+        ("symbol", StringType()),
+        ("rejected_at", TimestamptzType()),
+        optional=("exchange", "symbol"),
+    )
+    return Contract(
+        REJECTED_TABLE,
+        schema,
+        _spec(schema, "rejected_at", Grain.DAY),
+        _order(schema, "source", "line"),
+        _PROPERTIES,
+    )
+
+
+def _candles(timeframe: Timeframe) -> Contract:
+    schema = _schema(
+        ("symbol", StringType()),
+        ("exchange", StringType()),
+        ("window_start", TimestamptzType()),
+        ("window_end", TimestamptzType()),
+        ("window_date", DateType()),
+        ("open_price", PRICE),
+        ("high_price", PRICE),
+        ("low_price", PRICE),
+        ("close_price", PRICE),
+        ("volume", VOLUME),
+        ("trade_count", LongType()),
+        ("vwap", PRICE),
+        ("created_at", TimestamptzType()),
+        ("updated_at", TimestamptzType()),
+        key=("exchange", "symbol", "window_start"),
+    )
+    return Contract(
+        timeframe.table,
+        schema,
+        _spec(schema, "window_start", timeframe.grain),
+        _order(schema, "exchange", "symbol", "window_start"),
+        _PROPERTIES,
+    )
+
+
+TRADES = _trades()
+REJECTED = _rejected()
+CANDLES = {timeframe.name: _candles(timeframe) for timeframe in TIMEFRAMES}
