@@ -46,6 +46,11 @@ class Interval:
     def __contains__(self, moment: datetime) -> bool:
         return self.start <= moment < self.end
 
+    @property
+    def last(self) -> datetime:
+        """The last microsecond in it."""
+        return self.end - MICROSECOND
+
     def intersect(self, other: "Interval") -> "Interval | None":
         """What lies in both, or None."""
         start, end = max(self.start, other.start), min(self.end, other.end)
@@ -92,7 +97,10 @@ def bound(intervals: Iterable[Interval], most: int) -> list[Interval]:
     merged = coalesce(intervals)
     if len(merged) <= most:
         return merged
-    gaps = [(after.start - before.end, i) for i, (before, after) in enumerate(zip(merged, merged[1:], strict=False))]
+    gaps = [
+        (after.start - before.end, i)
+        for i, (before, after) in enumerate(zip(merged, merged[1:], strict=False))
+    ]
     filled = {i for _, i in sorted(gaps)[: len(merged) - most]}
     bounded = [merged[0]]
     for i, interval in enumerate(merged[1:]):

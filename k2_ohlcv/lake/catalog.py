@@ -100,7 +100,9 @@ def verify(table: Table, contract: Contract) -> None:
         differences.append(f"it is partitioned by {stored or 'nothing'}, not by {wanted}")
     for name in ("commit.retry.num-retries",):
         if table.properties.get(name) != contract.properties[name]:
-            differences.append(f"property {name} is {table.properties.get(name)}, not {contract.properties[name]}")
+            differences.append(
+                f"property {name} is {table.properties.get(name)}, not {contract.properties[name]}"
+            )
     if differences:
         raise ContractError(
             f"table {'.'.join(table.name())} is not what this project writes: {'; '.join(differences)}. "
@@ -115,7 +117,9 @@ def _column_differences(stored: Schema, wanted: Schema) -> list[str]:
     have, want = columns(stored), columns(wanted)
     differences = [f"column {name} is missing" for name in want if name not in have]
     differences += [f"column {name} is unknown" for name in have if name not in want]
-    differences += [f"column {n} is {have[n]}, not {want[n]}" for n in want if n in have and have[n] != want[n]]
+    differences += [
+        f"column {n} is {have[n]}, not {want[n]}" for n in want if n in have and have[n] != want[n]
+    ]
     if not differences and list(have) != list(want):
         differences.append(f"the columns are in the order {', '.join(have)}, not {', '.join(want)}")
     return differences

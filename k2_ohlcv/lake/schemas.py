@@ -59,9 +59,12 @@ class Contract:
         return (NAMESPACE, self.name)
 
 
-def _schema(*columns: tuple[str, IcebergType], optional: tuple[str, ...] = (), key: tuple[str, ...] = ()) -> Schema:
+def _schema(
+    *columns: tuple[str, IcebergType], optional: tuple[str, ...] = (), key: tuple[str, ...] = ()
+) -> Schema:
     fields = [
-        NestedField(i, name, kind, required=name not in optional) for i, (name, kind) in enumerate(columns, start=1)
+        NestedField(i, name, kind, required=name not in optional)
+        for i, (name, kind) in enumerate(columns, start=1)
     ]
     return Schema(*fields, identifier_field_ids=[f.field_id for f in fields if f.name in key])
 
@@ -73,7 +76,9 @@ def _spec(schema: Schema, column: str, grain: Grain) -> PartitionSpec:
 
 
 def _order(schema: Schema, *columns: str) -> SortOrder:
-    return SortOrder(*(SortField(schema.find_field(c).field_id, transform=IdentityTransform()) for c in columns))
+    return SortOrder(
+        *(SortField(schema.find_field(c).field_id, transform=IdentityTransform()) for c in columns)
+    )
 
 
 def _trades() -> Contract:

@@ -1,0 +1,146 @@
+"""Candles as frames: finishing what the engine computed, and comparing it with what is stored.
+
+Pure functions on Arrow and Polars data. Nothing here reads or writes a table.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import reduce
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from k2_ohlcv.domain.candle import CLOCKS, KEY, NOTIONAL_LIMIT, SCALE, VALUES
+from k2_ohlcv.domain.errors import GateError
+from k2_ohlcv.domain.timeframe import Timeframe
+from k2_ohlcv.domain.window import Interval
+
+#: Rows that an error or a failed check shows.
+SHOWN = 20
+
+_PRICE = pl.Decimal(18, SCALE)
+
+#: The columns of a candle table, in order, without their nullability.
+CANDLE_TYPES: dict[str, pl.DataType] = {
+    "symbol": pl.String(),
+    "exchange": pl.String(),
+    "window_start": pl.Datetime("us", "UTC"),
+    "window_end": pl.Datetime("us", "UTC"),
+    "window_date": pl.Date(),
+    "open_price": _PRICE,
+    "high_price": _PRICE,
+    "low_price": _PRICE,
+    "close_price": _PRICE,
+    "volume": pl.Decimal(29, SCALE),
+    "trade_count": pl.Int64(),
+    "vwap": _PRICE,
+    "created_at": pl.Datetime("us", "UTC"),
+    "updated_at": pl.Datetime("us", "UTC"),
+}
+
+
+def finish(windows: pa.Table, timeframe: Timeframe) -> pl.DataFrame:
+    """Candles without clocks from the engine's windows.
+
+    vwap is notional / volume rounded half-even to 8 places, exactly: decimal256 keeps 46 places of the
+    quotient, and a quotient of these types that is not a tie is further than that from one.
+
+    Args:
+        windows: rows of `engine.rollup.WINDOWS`.
+        timeframe: what they are windows of.
+
+    Raises:
+        GateError: a candle's high x volume reaches 10^22, where engines may wrap its notional unnoticed.
+    """
+    high = windows["high_price"].cast(pa.decimal256(18, SCALE))
+    volume = windows["volume"].cast(pa.decimal256(29, SCALE))
+    fits = pc.less(pc.multiply(high, volume), pa.scalar(NOTIONAL_LIMIT, pa.decimal256(48, 2 * SCALE)))
+    if not pc.all(fits, min_count=0).as_py():
+        shown = render(pl.DataFrame(windows.filter(pc.invert(fits))))
+        raise GateError(
+            f"high x volume reaches {NOTIONAL_LIMIT:.0e} in the windows below; none is committed\n{shown}"
+        )
+    notional = windows["notional"].cast(pa.decimal256(38, 2 * SCALE))
+    vwap = pc.round(pc.divide(notional, volume), ndigits=SCALE, round_mode="half_to_even")
+    vwap = vwap.cast(pa.decimal256(76, SCALE)).cast(pa.decimal128(18, SCALE))
+    frame = pl.DataFrame(windows.append_column("vwap", vwap).drop_columns("notional"))
+    start = pl.col("window_start")
+    return frame.with_columns(
+        (start + timeframe.length).alias("window_end"), start.dt.date().alias("window_date")
+    ).select(*KEY, *VALUES)
+
+
+def render(frame: pl.DataFrame) -> str:
+    """The first rows of a frame as a plain table for people."""
+    with pl.Config(tbl_rows=SHOWN, tbl_cols=-1, tbl_width_chars=200, tbl_formatting="ASCII_MARKDOWN"):
+        return str(frame.head(SHOWN))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What makes stored candles equal to computed ones.
+
+    Attributes:
+        dropped: indexes (column `row` of the stored frame) of the rows that go.
+        written: the rows that come, with clocks, in the columns of a candle table.
+        fates: a row a key, with `window_start` and `fate`: added, changed, removed or unchanged.
+    """
+
+    dropped: pl.Series
+    written: pl.DataFrame
+    fates: pl.DataFrame
+
+
+def compare(stored: pl.DataFrame, computed: pl.DataFrame, now: datetime) -> Comparison:
+    """Compare the stored candles of some windows with what they must be.
+
+    Equal means every column but the two clocks, one row a key. `created_at` is kept, `updated_at` moves only
+    where a value changed.
+
+    Args:
+        stored: candle rows with a column `row`, unique; keys may repeat or be off the grid, which is damage.
+        computed: what `finish` gives for the same windows.
+        now: the clock for what is new or changed.
+    """
+    by_key = stored.with_columns(pl.len().over(*KEY).alias("copies")).sort("created_at")
+    first = by_key.unique(KEY, keep="first", maintain_order=True)
+    matched = computed.join(
+        first.select(*KEY, *VALUES, "created_at", "row", "copies"), on=KEY, how="left", suffix="_stored"
+    )
+    equal = reduce(
+        lambda left, right: left & right,
+        (pl.col(c).eq_missing(pl.col(f"{c}_stored")) for c in VALUES),
+        pl.col("copies").eq_missing(1),
+    )
+    fate = pl.when(pl.col("row").is_null()).then(pl.lit("added"))
+    fate = fate.when(equal).then(pl.lit("unchanged")).otherwise(pl.lit("changed"))
+    matched = matched.with_columns(fate.alias("fate"))
+    kept = matched.filter(pl.col("fate") == "unchanged")["row"]
+    written = matched.filter(pl.col("fate") != "unchanged").with_columns(
+        pl.col("created_at").fill_null(now), pl.lit(now, pl.Datetime("us", "UTC")).alias("updated_at")
+    )
+    replaced = matched.filter(pl.col("fate") == "changed").select("row")
+    dropped = stored.filter(~pl.col("row").is_in(kept.implode()))
+    removed = dropped.join(replaced, on="row", how="anti").select(
+        "window_start", pl.lit("removed").alias("fate")
+    )
+    return Comparison(
+        dropped["row"],
+        written.select(*CANDLE_TYPES).cast(dict(CANDLE_TYPES)),
+        pl.concat([matched.select("window_start", "fate"), removed]),
+    )
+
+
+def inside(column: str, intervals: Sequence[Interval]) -> pl.Expr:
+    """Whether a moment lies in any of the intervals."""
+    at = pl.col(column)
+    return reduce(
+        lambda left, right: left | right,
+        ((at >= interval.start) & (at < interval.end) for interval in intervals),
+        pl.lit(False),  # noqa: FBT003 - the identity of "or"
+    )
+
+
+assert set(CANDLE_TYPES) == {*KEY, *VALUES, *CLOCKS}

@@ -1,0 +1,129 @@
+"""A candle table's rows: what is stored for some windows, and the commit that makes them what they must be.
+
+What they must be is computed by the engine; the decision between the two is `domain.frame.compare`.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import polars as pl
+import pyarrow as pa
+from pyiceberg.expressions import AlwaysTrue
+from pyiceberg.io.pyarrow import ArrowScan, schema_to_pyarrow
+from pyiceberg.table import FileScanTask, Table
+
+from k2_ohlcv.domain.candle import KEY
+from k2_ohlcv.domain.frame import CANDLE_TYPES, Comparison, compare, inside
+from k2_ohlcv.domain.gate import gate
+from k2_ohlcv.domain.timeframe import Timeframe
+from k2_ohlcv.domain.window import Interval
+from k2_ohlcv.lake.commit import Change
+from k2_ohlcv.lake.files import live_span, partition_of, within
+
+#: Data files in one partition. A commit that would leave more rewrites the partition as one sorted file.
+MOST_FILES = 16
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The candles of some partitions, as one version of the table has them.
+
+    Attributes:
+        table: that version.
+        tasks: every data file of the partitions.
+        read: indexes into `tasks` of the files whose rows are in `rows`.
+        rows: whole files' rows, with `row` (an index) and `task` (which file).
+    """
+
+    table: Table
+    timeframe: Timeframe
+    tasks: tuple[FileScanTask, ...]
+    read: frozenset[int]
+    rows: pl.DataFrame
+
+    @classmethod
+    def load(cls, table: Table, timeframe: Timeframe, intervals: Sequence[Interval]) -> "Stored":
+        """Read the files that may hold windows of the intervals, and note the others of their partitions."""
+        partitions = timeframe.grain.partitions(intervals)
+        tasks = (
+            tuple(table.scan(row_filter=within("window_start", partitions)).plan_files())
+            if partitions
+            else ()
+        )
+        read = [i for i, task in enumerate(tasks) if _touches(table, timeframe, task, intervals)]
+        return cls(table, timeframe, tasks, frozenset(read), _read(table, tasks, read))
+
+    def change(self, computed: pl.DataFrame, intervals: Sequence[Interval], now: datetime) -> "CandleChange":
+        """What has to be committed so that these intervals hold exactly the computed candles.
+
+        Raises:
+            GateError: what would be written breaks the candle schema or an invariant.
+        """
+        comparison = compare(self.rows.filter(inside("window_start", intervals)), computed, now)
+        gate(comparison.written, self.timeframe)
+        return self._files(comparison)
+
+    def _files(self, comparison: Comparison) -> "CandleChange":
+        gone = pl.col("row").is_in(comparison.dropped.implode())
+        touched = set(self.rows.filter(gone)["task"].unique())
+        touched |= self._crowded(touched, comparison.written)
+        unread = sorted(touched - self.read)
+        rows = pl.concat([self.rows, _read(self.table, self.tasks, unread, self.rows.height)])
+        survivors = rows.filter(pl.col("task").is_in(list(touched)) & ~gone)
+        coming = pl.concat([survivors.select(*CANDLE_TYPES), comparison.written])
+        return CandleChange(
+            removed=tuple(self.tasks[i] for i in sorted(touched)),
+            rows=_arrow(self.table, coming),
+            fates=comparison.fates,
+        )
+
+    def _crowded(self, touched: set[int], written: pl.DataFrame) -> set[int]:
+        """The files of partitions that the commit would leave with too many files."""
+        grain = self.timeframe.grain
+        owners = [partition_of(task.file, grain) for task in self.tasks]
+        coming = {grain.partition(moment) for moment in written["window_start"]}
+        changing = coming | {owners[i] for i in touched}
+        left = Counter(owner for i, owner in enumerate(owners) if i not in touched)
+        crowded = {p for p in changing if left[p] + 1 > MOST_FILES}
+        return {i for i, owner in enumerate(owners) if owner in crowded}
+
+
+@dataclass(frozen=True)
+class CandleChange:
+    """The files and rows of one candle commit, and how many windows of each fate it stands for."""
+
+    removed: tuple[FileScanTask, ...]
+    rows: pa.Table
+    fates: pl.DataFrame
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the stored candles are already right."""
+        return not self.removed and not self.rows.num_rows
+
+    def to_commit(self, properties: Mapping[str, str], summary: Mapping[str, str]) -> Change:
+        """This change as a commit, with the properties that it sets."""
+        return Change(tuple(task.file for task in self.removed), self.rows, properties, summary)
+
+
+def _touches(table: Table, timeframe: Timeframe, task: FileScanTask, intervals: Sequence[Interval]) -> bool:
+    span = live_span(table, "window_start", timeframe.grain, task.file)
+    return any(span.intersect(interval) for interval in intervals)
+
+
+def _read(
+    table: Table, tasks: Sequence[FileScanTask], which: Sequence[int], first_row: int = 0
+) -> pl.DataFrame:
+    types = {**CANDLE_TYPES, "row": pl.UInt32(), "task": pl.UInt32()}
+    scan = ArrowScan(table.metadata, table.io, table.schema(), AlwaysTrue())
+    frames = [pl.DataFrame(scan.to_table([tasks[i]])).with_columns(task=pl.lit(i, pl.UInt32)) for i in which]
+    if not frames:
+        return pl.DataFrame(schema=types)
+    return pl.concat(frames).with_row_index("row", first_row).select(*types).cast(dict(types))
+
+
+def _arrow(table: Table, candles: pl.DataFrame) -> pa.Table:
+    schema = schema_to_pyarrow(table.schema(), include_field_ids=False)
+    return candles.sort(*KEY).to_arrow().cast(schema)

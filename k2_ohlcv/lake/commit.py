@@ -1,0 +1,112 @@
+"""One commit is one snapshot: files out, files in, properties and expiry, against one base.
+
+The one place that reaches below PyIceberg's public API: `tx.overwrite` makes two snapshots, never drops the
+manifests that only say what was deleted, and never merges any. What to commit is decided in `candles`.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+from pyiceberg.exceptions import CommitFailedException, ValidationException
+from pyiceberg.io.pyarrow import _dataframe_to_data_files
+from pyiceberg.manifest import DataFile, ManifestContent, ManifestFile
+from pyiceberg.table import Table, Transaction
+from pyiceberg.table.snapshots import Operation
+from pyiceberg.table.update.snapshot import ExpireSnapshots, _ManifestMergeManager, _OverwriteFiles
+
+from k2_ohlcv.lake.schemas import SNAPSHOTS_KEPT
+
+#: What a lost race looks like: the table moved since it was loaded. Start over from the load.
+CONFLICTS = (CommitFailedException, ValidationException)
+
+#: Manifests of a candle table are merged when so many have gathered, each of at most so many bytes.
+_MANIFESTS = 16
+_MANIFEST_BYTES = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one commit does to a table.
+
+    Attributes:
+        removed: data files that go.
+        rows: rows that come, as new data files; may be empty.
+        properties: table properties to set with them.
+        summary: what the snapshot says of itself, for people and for later readers of the history.
+        protected: snapshots that must not expire with this commit.
+    """
+
+    removed: tuple[DataFile, ...] = ()
+    rows: pa.Table | None = None
+    properties: Mapping[str, str] = field(default_factory=dict)
+    summary: Mapping[str, str] = field(default_factory=dict)
+    protected: frozenset[int] = frozenset()
+
+
+class _OneSnapshot(_OverwriteFiles):
+    """An overwrite that leaves no manifest without live files, and merges small ones."""
+
+    def _process_manifests(self, manifests: list[ManifestFile]) -> list[ManifestFile]:
+        live = [
+            m
+            for m in manifests
+            if m.added_snapshot_id == self._snapshot_id or m.has_added_files() or m.has_existing_files()
+        ]
+        data = [m for m in live if m.content == ManifestContent.DATA]
+        merger = _ManifestMergeManager(_MANIFEST_BYTES, _MANIFESTS, True, self)  # noqa: FBT003
+        return merger.merge_manifests(data) + [m for m in live if m.content == ManifestContent.DELETES]
+
+
+def commit(table: Table, change: Change) -> Table:
+    """Commit a change against the table as it was loaded, as exactly one snapshot.
+
+    Even a change of properties alone makes a snapshot, so that it conflicts with every other commit.
+
+    Returns:
+        The table as it is after the commit.
+
+    Raises:
+        CommitFailedException, ValidationException: the table moved since it was loaded (`CONFLICTS`).
+            Nothing is committed and the new data files are removed.
+    """
+    transaction = table.transaction()
+    operation = Operation.OVERWRITE if table.current_snapshot() else Operation.APPEND
+    producer = _OneSnapshot(operation, transaction, table.io, snapshot_properties=dict(change.summary))
+    written: list[DataFile] = []
+    try:
+        for data_file in change.removed:
+            producer.delete_data_file(data_file)
+        if change.rows is not None and change.rows.num_rows:
+            for data_file in _dataframe_to_data_files(
+                table.metadata, change.rows, table.io, write_uuid=producer.commit_uuid
+            ):
+                written.append(data_file)
+                producer.append_data_file(data_file)
+        producer.commit()
+        if change.properties:
+            transaction.set_properties(dict(change.properties))
+        _expire(transaction, change.protected)
+        return transaction.commit_transaction()
+    except CONFLICTS:
+        _remove(table, written)
+        raise
+
+
+def _expire(transaction: Transaction, protected: Iterable[int]) -> None:
+    metadata = transaction.table_metadata
+    held = {ref.snapshot_id for ref in metadata.refs.values()} | set(protected)
+    newest_first = sorted(
+        metadata.snapshots, key=lambda s: (s.sequence_number or 0, s.timestamp_ms), reverse=True
+    )
+    old = [s.snapshot_id for s in newest_first[SNAPSHOTS_KEPT:] if s.snapshot_id not in held]
+    if old:
+        ExpireSnapshots(transaction).by_ids(old).commit()
+
+
+def _remove(table: Table, files: Iterable[DataFile]) -> None:
+    for data_file in files:
+        try:
+            table.io.delete(data_file.file_path)
+        except OSError:
+            continue  # left for retention's sweep of files that nothing knows

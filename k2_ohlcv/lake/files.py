@@ -1,0 +1,111 @@
+"""What Iceberg's metadata says of a table's files: which are live, what they hold, what two snapshots differ in.
+
+Reads manifests only, never a data file.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from pyiceberg.conversions import from_bytes
+from pyiceberg.expressions import And, BooleanExpression, GreaterThanOrEqual, LessThan, Or
+from pyiceberg.manifest import DataFile, DataFileContent, ManifestFile
+from pyiceberg.table import Table
+from pyiceberg.types import TimestamptzType
+
+from k2_ohlcv.domain.timeframe import Grain
+from k2_ohlcv.domain.window import MICROSECOND, Interval, from_micros
+
+
+@dataclass(frozen=True)
+class LiveFile:
+    """A live data or delete file, with the span of moments that its rows may lie in."""
+
+    file: DataFile
+    span: Interval
+
+    @property
+    def path(self) -> str:
+        """Where the file is: what makes it the same file."""
+        return self.file.file_path
+
+    @property
+    def is_delete(self) -> bool:
+        """Whether the file says which rows of others are gone."""
+        return self.file.content != DataFileContent.DATA
+
+
+def live_files(table: Table, column: str, grain: Grain, snapshot_id: int | None) -> list[LiveFile]:
+    """The files of a snapshot, with the spans of a time column. None is the table without any snapshot."""
+    return _entries(table, column, grain, _manifests(table, snapshot_id).values())
+
+
+def difference(
+    table: Table, column: str, grain: Grain, before: int | None, after: int | None
+) -> tuple[list[LiveFile], list[LiveFile]]:
+    """The files that are live at one snapshot only: those gone since `before`, those new at `after`.
+
+    Manifests that both share hold the same live files, and are not opened.
+    """
+    old, new = _manifests(table, before), _manifests(table, after)
+    gone = _entries(table, column, grain, (m for path, m in old.items() if path not in new))
+    come = _entries(table, column, grain, (m for path, m in new.items() if path not in old))
+    gone_paths, come_paths = {f.path for f in gone}, {f.path for f in come}
+    return [f for f in gone if f.path not in come_paths], [f for f in come if f.path not in gone_paths]
+
+
+def _manifests(table: Table, snapshot_id: int | None) -> dict[str, ManifestFile]:
+    if snapshot_id is None:
+        return {}
+    snapshot = table.metadata.snapshot_by_id(snapshot_id)
+    if snapshot is None:
+        raise LookupError(f"snapshot {snapshot_id} of {'.'.join(table.name())} has expired")
+    return {manifest.manifest_path: manifest for manifest in snapshot.manifests(table.io)}
+
+
+def _entries(table: Table, column: str, grain: Grain, manifests: Iterable[ManifestFile]) -> list[LiveFile]:
+    return [
+        LiveFile(entry.data_file, live_span(table, column, grain, entry.data_file))
+        for manifest in manifests
+        for entry in manifest.fetch_manifest_entry(table.io, discard_deleted=True)
+    ]
+
+
+def live_span(table: Table, column: str, grain: Grain, file: DataFile) -> Interval:
+    """The file's own bounds of the column where it has them, else its partition."""
+    field = table.schema().find_field(column)
+    lower, upper = (
+        (file.lower_bounds or {}).get(field.field_id),
+        (file.upper_bounds or {}).get(field.field_id),
+    )
+    if file.content == DataFileContent.DATA and lower is not None and upper is not None:
+        kind = TimestamptzType()
+        return Interval(
+            from_micros(from_bytes(kind, lower)), from_micros(from_bytes(kind, upper)) + MICROSECOND
+        )
+    return grain.interval_of(_ordinal(file))
+
+
+def _ordinal(file: DataFile) -> int:
+    return int(file.partition[0])
+
+
+def partition_of(file: DataFile, grain: Grain) -> Interval:
+    """The partition that a file says it belongs to."""
+    return grain.interval_of(_ordinal(file))
+
+
+def within(column: str, intervals: Sequence[Interval]) -> BooleanExpression:
+    """A row filter for moments in the intervals: a balanced tree, as PyIceberg recurses out at 500 deep."""
+    if len(intervals) > 1:
+        half = len(intervals) // 2
+        return Or(within(column, intervals[:half]), within(column, intervals[half:]))
+    (interval,) = intervals
+    return And(
+        GreaterThanOrEqual(column, _iso(interval.start)),
+        LessThan(column, _iso(interval.end)),
+    )
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat()
