@@ -1,0 +1,94 @@
+"""A landing file as one stream of bytes, whatever wraps it: plain, gzip or zip, told by its first bytes.
+
+A zip holds exactly one file (folders, `__MACOSX` and `.CHECKSUM` files apart): several would make line
+numbers and made ids ambiguous. What is inside has to be text: wrapped archives are not unwrapped twice.
+"""
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+
+from k2_ohlcv.domain.errors import BadFileError
+
+ZIP, GZIP, PARQUET, TEXT = "zip", "gzip", "parquet", "text"
+_MAGIC = ((b"PK\x03\x04", ZIP), (b"PK\x05\x06", ZIP), (b"\x1f\x8b", GZIP), (b"PAR1", PARQUET))
+
+
+def kind_of(head: bytes) -> str:
+    """What a file is, from its first bytes."""
+    return next((kind for magic, kind in _MAGIC if head.startswith(magic)), TEXT)
+
+
+def sniff(path: Path) -> str:
+    """What the file is, from its first bytes.
+
+    Raises:
+        BadFileError: it is not there, not a file, not readable, or empty.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+    except OSError as error:
+        raise BadFileError(f"{path}: cannot be opened: {error.strerror}") from error
+    if not head:
+        raise BadFileError(f"{path}: the file is empty (0 bytes): fetch it again")
+    return kind_of(head)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """The unwrapped bytes of a file, as something with `read(size)`.
+
+    Raises:
+        BadFileError: the wrapping is cut or broken, or a zip does not hold exactly one file.
+    """
+    try:
+        kind = sniff(path)
+        if kind == ZIP:
+            with zipfile.ZipFile(path) as archive, archive.open(_member(path, archive)) as member:
+                yield member
+        elif kind == GZIP:
+            with pa.OSFile(str(path)) as file, pa.CompressedInputStream(file, "gzip") as stream:
+                yield stream
+        else:
+            with path.open("rb") as plain:
+                yield plain
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        raise BadFileError(f"{path}: the zip cannot be read to its end ({error}): fetch it again") from error
+    except OSError as error:
+        raise BadFileError(f"{path}: the file cannot be read to its end ({error}): fetch it again") from error
+
+
+def read_all(stream: IO[bytes], size: int) -> bytes:
+    """Exactly `size` bytes, or what is left where that is less."""
+    parts = []
+    while size > 0:
+        part = stream.read(size)
+        if not part:
+            break
+        parts.append(part)
+        size -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _member(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
+    members = [
+        info
+        for info in archive.infolist()
+        if not info.is_dir()
+        and not info.filename.startswith("__MACOSX/")
+        and not info.filename.endswith(".CHECKSUM")
+    ]
+    if len(members) != 1:
+        names = ", ".join(info.filename for info in members[:5]) or "nothing"
+        raise BadFileError(
+            f"{path}: a zip has to hold exactly one file, this one holds {names}: unpack it first"
+        )
+    if members[0].flag_bits & 1:
+        raise BadFileError(f"{path}: {members[0].filename} is encrypted: unpack it first")
+    return members[0]

@@ -1,0 +1,109 @@
+"""Which trade a row is: ids where there are none, and rows of one batch that are the same trade.
+
+Works on batches in the order of time, as `spool` gives them; all rows of one microsecond are in one batch.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from k2_ohlcv.sources.spool import micros
+from k2_ohlcv.sources.values import Int64s, is_plain
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Identified:
+    """A batch whose rows all have ids.
+
+    Attributes:
+        rows: the batch, `trade_id` filled.
+        made: which ids were made.
+        first: for each row, the row of the batch that came first (by file and line) with the same market and
+            id; itself, nearly always.
+        met: rows with made ids whose market and time an earlier file of the same call has too.
+    """
+
+    rows: pa.Table
+    made: Mask
+    first: Int64s
+    met: Mask
+
+
+def identify(rows: pa.Table) -> Identified:
+    """Give every row of a batch its id, and find the rows that share one.
+
+    A made id is `<timestamp in µs>-<ordinal>`, the ordinal counted from 0 among the rows of that market and
+    time in the file, so that equal rows stay distinct trades and the same file gives the same ids.
+    """
+    made: Mask = rows["trade_id"].is_null().to_numpy(zero_copy_only=False)
+    met = np.zeros(rows.num_rows, bool)
+    if made.any():
+        rows, met = _make_ids(rows, made)
+    return Identified(rows, made, _first_of_each(rows), met)
+
+
+def _make_ids(rows: pa.Table, made: Mask) -> tuple[pa.Table, Mask]:
+    times = micros(rows)
+    at = np.flatnonzero(made)
+    markets, files = rows["market"].to_numpy()[at], rows["file"].to_numpy()[at]
+    order = np.lexsort((files, times[at], markets))  # stable: lines stay in order
+    at, markets, files = at[order], markets[order], files[order]
+    moments = times[at]
+    new_moment = _changes(markets) | _changes(moments)
+    new_file = new_moment | _changes(files)
+    ordinals = _since_last(new_file)
+    ids = pc.binary_join_element_wise(
+        pc.cast(pa.array(moments), pa.string()), pc.cast(pa.array(ordinals), pa.string()), "-"
+    )
+    back = np.argsort(at, kind="stable")
+    filled = pc.replace_with_mask(rows["trade_id"].combine_chunks(), pa.array(made), ids.take(pa.array(back)))
+    met = np.zeros(len(made), bool)
+    # A later file of the same market and time: past its first file's rows, counted from where the time began.
+    first_file = files[np.maximum.accumulate(np.where(new_moment, np.arange(len(at)), 0))]
+    met[at[files != first_file]] = True
+    return rows.set_column(rows.schema.get_field_index("trade_id"), "trade_id", filled), met
+
+
+def _changes(values: npt.NDArray[np.integer]) -> Mask:
+    changed = np.ones(len(values), bool)
+    changed[1:] = values[1:] != values[:-1]
+    return changed
+
+
+def _since_last(starts: Mask) -> Int64s:
+    positions = np.arange(len(starts), dtype=np.int64)
+    ordinals: Int64s = positions - np.maximum.accumulate(np.where(starts, positions, 0))
+    return ordinals
+
+
+def _first_of_each(rows: pa.Table) -> Int64s:
+    own = np.arange(rows.num_rows, dtype=np.int64)
+    codes = _codes(rows)
+    if codes is None:
+        return own
+    order = np.lexsort((rows["line"].to_numpy(), rows["file"].to_numpy(), codes))
+    heads = np.maximum.accumulate(np.where(_changes(codes[order]), own, 0))
+    first = np.empty_like(own)
+    first[order] = order[heads]
+    return first
+
+
+def _codes(rows: pa.Table) -> Int64s | None:
+    """A number for each market and id, or None where it is plain that no two rows share them."""
+    ids = rows["trade_id"].combine_chunks()
+    markets = rows["market"].to_numpy()
+    if len(ids) < 2:
+        return None
+    # Integers that differ come from texts that differ: cheaper to see than the texts themselves.
+    if is_plain(ids, point=False) and not (markets != markets[0]).any():
+        numbers = pc.cast(ids, pa.int64()).to_numpy()
+        if (np.diff(numbers) > 0).all() or (np.diff(np.sort(numbers)) > 0).all():
+            return None
+    texts = ids.dictionary_encode()
+    codes: Int64s = texts.indices.to_numpy().astype(np.int64) * (int(markets.max()) + 1) + markets
+    return codes if len(np.unique(codes)) < len(codes) else None

@@ -1,0 +1,94 @@
+"""Rows that are not taken, on disk until they are kept: a file may be nothing but such rows."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+CONFLICT = "conflict: this trade_id is stored, or came before, with other values"
+
+REFUSED = pa.schema(
+    [
+        ("source", pa.string()),
+        ("line", pa.int64()),
+        ("reason", pa.string()),
+        ("raw", pa.string()),
+        ("exchange", pa.string()),
+        ("symbol", pa.string()),
+    ]
+)
+_BATCH_ROWS = 250_000
+
+
+class Refusals:
+    """Refused rows of all files, written as they come."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "refused.arrow"
+        self._sink: pa.OSFile | None = None
+        self._writer: pa.RecordBatchWriter | None = None
+
+    def add(self, rows: pa.Table, source: str) -> None:
+        """Put in rejected rows (`batch.REJECTED`) of a source."""
+        if rows.num_rows:
+            columns = [
+                pa.repeat(pa.scalar(source), rows.num_rows),
+                *(rows[name] for name in REFUSED.names[1:]),
+            ]
+            self.add_conflicts(pa.Table.from_arrays(columns, schema=REFUSED))
+
+    def add_conflicts(self, rows: pa.Table) -> None:
+        """Put in rows that say their source themselves."""
+        if not rows.num_rows:
+            return
+        if self._writer is None:
+            self._sink = pa.OSFile(str(self._path), "wb")
+            self._writer = pa.ipc.new_stream(
+                self._sink, REFUSED, options=pa.ipc.IpcWriteOptions(compression="lz4")
+            )
+        self._writer.write_table(rows)
+
+    def batches(self) -> Iterator[pa.Table]:
+        """All rows in bounded batches; nothing can be put in afterwards."""
+        if self._writer is None or self._sink is None:
+            return
+        self._writer.close()
+        self._sink.close()
+        held: list[pa.RecordBatch] = []
+        with pa.OSFile(str(self._path)) as source, pa.ipc.open_stream(source) as reader:
+            for batch in reader:
+                held.append(batch)
+                if sum(b.num_rows for b in held) >= _BATCH_ROWS:
+                    yield pa.Table.from_batches(held)
+                    held = []
+        if held:
+            yield pa.Table.from_batches(held)
+
+
+def conflicts(
+    rows: pa.Table, which: npt.NDArray[np.bool_], markets: Sequence[tuple[str, str]], sources: Sequence[str]
+) -> pa.Table:
+    """Rows of a batch as refused ones.
+
+    Their raw text is made again from their values, in the order of a plain table: timestamp, price,
+    quantity, trade_id.
+    """
+    if not which.any():
+        return REFUSED.empty_table()
+    refused = rows.filter(pa.array(which)).to_pylist()
+    return pa.Table.from_pylist(
+        [
+            {
+                "source": sources[row["file"]],
+                "line": row["line"],
+                "reason": CONFLICT,
+                "raw": f"{row['timestamp'].isoformat()},{row['price']},{row['quantity']},{row['trade_id']}",
+                "exchange": markets[row["market"]][0],
+                "symbol": markets[row["market"]][1],
+            }
+            for row in refused
+        ],
+        schema=REFUSED,
+    )

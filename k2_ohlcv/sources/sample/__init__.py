@@ -1,0 +1,41 @@
+"""The bundled sample of real trades, and daily candles that someone else made of them; see its README.md."""
+
+import csv
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+
+_FOLDER = Path(__file__).parent
+
+#: The exchange and the symbol of the sample.
+MARKET = ("BITSTAMP", "BTCUSD")
+
+
+@dataclass(frozen=True)
+class DailyCandle:
+    """A daily candle (UTC) as Bitcoincharts gives it: 12 significant digits.
+
+    `notional` is the sum of price times quantity, `vwap` that by the volume.
+    """
+
+    day: date
+    open: Decimal
+    high: Decimal
+    low: Decimal
+    close: Decimal
+    volume: Decimal
+    notional: Decimal
+    vwap: Decimal
+
+
+def trades_file() -> Path:
+    """The file of trades, a plain table for `ingest`."""
+    return _FOLDER / "bitstamp-btcusd-2013.csv.gz"
+
+
+def daily_candles() -> list[DailyCandle]:
+    """The independent daily candles of the six full days, in order."""
+    with (_FOLDER / "candles-1d.csv").open(newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    return [DailyCandle(date.fromisoformat(day), *map(Decimal, values)) for day, *values in rows]

@@ -1,0 +1,168 @@
+"""Rows on disk in the order of time: an external sort, so that a file of any size takes bounded memory.
+
+Parsed rows are gathered into runs, each sorted by time and written in small chunks whose first and last times
+are kept; a range of time is then read from the few chunks that touch it. Runs are Arrow files with lz4: they
+live for minutes and are read once, so speed of writing counts for more than size.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from k2_ohlcv.sources.batch import MICROS, TRADES
+from k2_ohlcv.sources.values import Int64s
+
+#: What a run holds: some 60 MB in memory.
+RUN_ROWS = 1_000_000
+_CHUNK_ROWS = 65_536
+_HOUR = 3_600_000_000
+_DAY = 24 * _HOUR
+
+#: Trades as they lie in runs: the market and the file as numbers, the time as microseconds.
+RUN = pa.schema(
+    [
+        ("market", pa.int32()),
+        ("file", pa.int32()),
+        *(TRADES.field(name) for name in ("trade_id", "timestamp", "price", "quantity", "line")),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Span:
+    """A half-open range of time in microseconds, and how many rows are in it."""
+
+    start: int
+    end: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class _Run:
+    path: Path
+    bounds: tuple[tuple[int, int], ...]
+
+
+class Spool:
+    """Trades of files, put in as they are parsed and taken out by ranges of time."""
+
+    def __init__(self, folder: Path, run_rows: int = RUN_ROWS) -> None:
+        self._folder = folder
+        self._run_rows = run_rows
+        self._runs: list[_Run] = []
+        self._pending: list[pa.Table] = []
+        self._pending_rows = 0
+        self._hours: Counter[int] = Counter()
+
+    def add(self, rows: pa.Table) -> None:
+        """Put rows in; files and their lines in order."""
+        if not rows.num_rows:
+            return
+        hours, counts = np.unique(micros(rows) // _HOUR, return_counts=True)
+        self._hours.update(dict(zip(hours.tolist(), counts.tolist(), strict=True)))
+        self._pending.append(rows)
+        self._pending_rows += rows.num_rows
+        if self._pending_rows >= self._run_rows:
+            self._flush()
+
+    def _flush(self) -> None:
+        rows = in_time_order(pa.concat_tables(self._pending))
+        path = self._folder / f"run-{len(self._runs):06}.arrow"
+        bounds = []
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, RUN, options=options) as writer:
+            for batch in rows.combine_chunks().to_batches(_CHUNK_ROWS):
+                writer.write_batch(batch)
+                times = batch.column("timestamp").cast(pa.int64())
+                bounds.append((times[0].as_py(), times[-1].as_py()))
+        self._runs.append(_Run(path, tuple(bounds)))
+        self._pending, self._pending_rows = [], 0
+
+    def read(self, start: int, end: int) -> pa.Table:
+        """The rows of a half-open range of microseconds, ordered by time, file and line."""
+        parts = [RUN.empty_table()]
+        for run in self._runs:
+            hits = [i for i, (first, last) in enumerate(run.bounds) if first < end and last >= start]
+            if hits:
+                with pa.OSFile(str(run.path)) as source, pa.ipc.open_file(source) as reader:
+                    parts += [
+                        _between(pa.Table.from_batches([reader.get_batch(i)]), start, end) for i in hits
+                    ]
+        parts += [_between(rows, start, end) for rows in self._pending]
+        return in_time_order(pa.concat_tables(parts))
+
+    def spans(self, most: int) -> Iterator[Span]:
+        """The rows' times in contiguous ranges of about `most` rows at most.
+
+        Whole days where they fit, else hours, else less. Rows of one microsecond are never parted, so a single
+        one may hold more.
+        """
+        days: Counter[int] = Counter()
+        for hour, count in self._hours.items():
+            days[hour * _HOUR // _DAY] += count
+        ranges = []
+        for day in sorted(days):
+            if days[day] <= most:
+                ranges.append(Span(day * _DAY, (day + 1) * _DAY, days[day]))
+            else:
+                ranges += list(self._hours_of(day, most))
+        yield from _joined(ranges, most)
+
+    def _hours_of(self, day: int, most: int) -> Iterator[Span]:
+        for hour in range(day * 24, day * 24 + 24):
+            span = Span(hour * _HOUR, (hour + 1) * _HOUR, self._hours.get(hour, 0))
+            if span.rows <= most:
+                yield span
+                continue
+            times = micros(self.read(span.start, span.end).select(["timestamp"]))
+            cuts = [span.start, *sorted({int(t) for t in times[most::most]} - {span.start}), span.end]
+            for start, end in pairwise(cuts):
+                yield Span(start, end, int(np.searchsorted(times, end) - np.searchsorted(times, start)))
+
+
+def _joined(ranges: list[Span], most: int) -> Iterator[Span]:
+    held: Span | None = None
+    for span in ranges:
+        if not span.rows:
+            continue
+        # Whole days go with whole days only: a day in pieces stays by itself.
+        same_kind = held and (
+            held.start // _DAY == span.start // _DAY or not (held.end % _DAY or span.end % _DAY)
+        )
+        if held and same_kind and held.rows + span.rows <= most:
+            held = Span(held.start, span.end, held.rows + span.rows)
+            continue
+        if held:
+            yield held
+        held = span
+    if held:
+        yield held
+
+
+def micros(rows: pa.Table) -> Int64s:
+    """The times of rows, in microseconds since the epoch."""
+    values: Int64s = rows["timestamp"].cast(pa.int64()).to_numpy()
+    return values
+
+
+def in_time_order(rows: pa.Table) -> pa.Table:
+    """The rows ordered by time; those of one time as they were."""
+    times = micros(rows)
+    if not len(times) or (np.diff(times) >= 0).all():
+        return rows
+    return rows.take(pa.array(np.argsort(times, kind="stable")))
+
+
+def _between(rows: pa.Table, start: int, end: int) -> pa.Table:
+    times = micros(rows)
+    if times.min() >= start and times.max() < end:
+        return rows
+    low, high = pa.scalar(start, pa.int64()).cast(MICROS), pa.scalar(end, pa.int64()).cast(MICROS)
+    inside = pc.and_(pc.greater_equal(rows["timestamp"], low), pc.less(rows["timestamp"], high))
+    return rows.filter(inside)
