@@ -1,0 +1,60 @@
+"""The rows that ingestion refused: each kept once, however often its file is ingested."""
+
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyiceberg.expressions import And
+from pyiceberg.io.pyarrow import ArrowScan
+from pyiceberg.table import Table
+
+from k2_ohlcv.lake.appends import append_new, between, isin
+from k2_ohlcv.lake.catalog import Lake
+
+#: What makes a refused row the same one. The markets may be told otherwise the next time.
+KEY = ("source", "line", "reason", "raw")
+
+
+def append(lake: Lake, rows: pa.Table, rejected_at: datetime) -> int:
+    """Keep refused rows that are not kept yet.
+
+    Args:
+        lake: the lake.
+        rows: `source`, `line`, `reason`, `raw`, `exchange`, `symbol`; a bounded number of them.
+        rejected_at: the moment of this ingestion.
+
+    Returns:
+        How many were added.
+    """
+    added = 0
+    rows = rows.group_by(list(KEY), use_threads=False).aggregate([("exchange", "first"), ("symbol", "first")])
+    rows = rows.rename_columns([*KEY, "exchange", "symbol"]).sort_by(
+        [("source", "ascending"), ("line", "ascending")]
+    )
+
+    def find_new(table: Table) -> pa.Table:
+        nonlocal added
+        new = _without_stored(table, rows)
+        added = new.num_rows
+        clock = pa.scalar(rejected_at.astimezone(UTC), pa.timestamp("us", "UTC"))
+        return new.append_column("rejected_at", pa.repeat(clock, new.num_rows))
+
+    if rows.num_rows:
+        append_new(lake.rejected, find_new)
+    return added
+
+
+def _without_stored(table: Table, rows: pa.Table) -> pa.Table:
+    lines = pc.min_max(rows["line"])
+    near = And(
+        isin("source", pc.unique(rows["source"]).to_pylist()),
+        between("line", lines["min"].as_py(), lines["max"].as_py()),
+    )
+    scan = table.scan(row_filter=near, selected_fields=KEY)
+    reader = ArrowScan(table.metadata, table.io, scan.projection(), scan.row_filter)
+    for task in scan.plan_files():
+        stored = reader.to_table([task]).select(list(KEY)).cast(rows.select(list(KEY)).schema)
+        rows = rows.join(stored, list(KEY), join_type="left anti").sort_by(
+            [("source", "ascending"), ("line", "ascending")]
+        )
+    return rows.select([*KEY, "exchange", "symbol"])

@@ -1,0 +1,237 @@
+"""The trades table: which of some rows it has already, and appending the others exactly once.
+
+(exchange, symbol, trade_id) is unique. Ids are looked for in the days of the incoming rows and one day either
+side; an id that is there with other values is a conflict and stays out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyiceberg.exceptions import NoSuchTableError
+from pyiceberg.expressions import And, BooleanExpression
+from pyiceberg.io.pyarrow import ArrowScan
+from pyiceberg.table import Table
+
+from k2_ohlcv.domain.window import DAY, Interval, bound, from_micros
+from k2_ohlcv.lake.appends import append_new, between, isin
+from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.lake.files import within
+from k2_ohlcv.lake.schemas import CANDLES, SNAPSHOTS_KEPT
+from k2_ohlcv.lake.watermark import Watermark
+
+Mask = npt.NDArray[np.bool_]
+Int64s = npt.NDArray[np.int64]
+
+# Alternatives in a filter: beyond this, days between are read instead.
+_MOST_INTERVALS = 64
+_DAY_MICROS = 86_400_000_000
+_COLUMNS = ("exchange", "symbol", "trade_id", "timestamp", "price", "quantity")
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """Rows that may be new trades, sorted by time.
+
+    Attributes:
+        rows: `market` (an index into `markets`), `trade_id`, `timestamp`, `price`, `quantity`.
+        markets: exchange and symbol of each market.
+        made: rows whose id was made, for want of one in the file.
+        first: for each row, the row among these that has the same id and came first.
+    """
+
+    rows: pa.Table
+    markets: Sequence[tuple[str, str]]
+    made: Mask
+    first: Int64s
+
+    @property
+    def moments(self) -> Int64s:
+        """The rows' times in microseconds since the epoch."""
+        moments: Int64s = self.rows["timestamp"].cast(pa.int64()).to_numpy()
+        return moments
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of incoming rows; a row that is in none of the masks is known already.
+
+    Attributes:
+        new: added.
+        conflict: not added: another row with this id is stored, or came first, with other values.
+        met: rows with made ids whose market and time are stored already.
+    """
+
+    new: Mask
+    conflict: Mask
+    met: Mask
+
+
+def append(lake: Lake, incoming: Incoming, ingested_at: datetime) -> Verdict:
+    """Add those incoming rows that the table does not have, in one snapshot, or none where there are none.
+
+    Raises:
+        CommitConflictError: others committed first, each time.
+    """
+    verdict: Verdict | None = None
+
+    def find_new(table: Table) -> pa.Table:
+        nonlocal verdict
+        verdict = look_up(table, incoming)
+        return _stored_form(incoming, verdict.new, ingested_at)
+
+    append_new(lake.trades, find_new, lambda table: expired(lake, table))
+    assert verdict is not None
+    return verdict
+
+
+def look_up(table: Table, incoming: Incoming) -> Verdict:
+    """Compare incoming rows with the table's current snapshot."""
+    size = incoming.rows.num_rows
+    same, other = np.zeros(size, bool), np.zeros(size, bool)
+    met = _Moments(incoming)
+    scan = table.scan(row_filter=_nearby(incoming), selected_fields=_COLUMNS)
+    ids = incoming.rows.select(["market", "trade_id"]).append_column("row", pa.array(np.arange(size)))
+    reader = ArrowScan(table.metadata, table.io, scan.projection(), scan.row_filter)
+    for task in scan.plan_files():  # one file at a time, so that memory does not grow with the table
+        stored = _with_markets(reader.to_table([task]), incoming.markets)
+        if not stored.num_rows:
+            continue
+        met.note(stored)
+        matches = ids.join(
+            stored.select(["market", "trade_id", "at"]), ["market", "trade_id"], join_type="inner"
+        )
+        if matches.num_rows:
+            rows = matches["row"].to_numpy()
+            equal = _equal(incoming.rows, rows, stored, matches["at"].to_numpy())
+            same[rows[equal]] = True
+            other[rows[~equal]] = True
+    return _judged(incoming, same, other & ~same, met.mask())
+
+
+def _judged(incoming: Incoming, same: Mask, other: Mask, met: Mask) -> Verdict:
+    new = ~same & ~other
+    repeats = np.flatnonzero(new & (incoming.first != np.arange(len(new))))
+    if len(repeats):
+        equal = _equal(incoming.rows, repeats, incoming.rows, incoming.first[repeats])
+        new[repeats] = False
+        other[repeats[~equal]] = True
+    return Verdict(new, other, met)
+
+
+def _equal(left: pa.Table, left_rows: Int64s, right: pa.Table, right_rows: Int64s) -> Mask:
+    equal = np.ones(len(left_rows), bool)
+    for name in ("timestamp", "price", "quantity"):
+        a, b = left[name].take(pa.array(left_rows)), right[name].take(pa.array(right_rows))
+        equal &= pc.equal(a, b.cast(a.type)).to_numpy()
+    return equal
+
+
+def _nearby(incoming: Incoming) -> BooleanExpression:
+    days = np.unique(incoming.moments // _DAY_MICROS) * _DAY_MICROS
+    around = [Interval(from_micros(d) - DAY, from_micros(d) + 2 * DAY) for d in days.tolist()]
+    exchanges, symbols = zip(*incoming.markets, strict=True)
+    near: BooleanExpression = And(
+        within("timestamp", bound(around, _MOST_INTERVALS)),
+        And(isin("exchange", exchanges), isin("symbol", symbols)),
+    )
+    if not incoming.made.any():  # else every stored row of their times has to be seen, whatever its id
+        least, greatest = (v.as_py() for v in pc.min_max(incoming.rows["trade_id"]).values())
+        near = And(near, between("trade_id", least, greatest))
+    return near
+
+
+def _with_markets(stored: pa.Table, markets: Sequence[tuple[str, str]]) -> pa.Table:
+    """Stored rows of these markets, with the market's index and their own position `at`."""
+    exchanges = pc.cast(stored["exchange"], pa.string()).combine_chunks().dictionary_encode()
+    symbols = pc.cast(stored["symbol"], pa.string()).combine_chunks().dictionary_encode()
+    index = {market: i for i, market in enumerate(markets)}
+    symbol_names = symbols.dictionary.to_pylist()
+    pairs = [index.get((e, s), -1) for e in exchanges.dictionary.to_pylist() for s in symbol_names]
+    codes = exchanges.indices.to_numpy().astype(np.int64) * len(symbol_names) + symbols.indices.to_numpy()
+    found = np.array(pairs, np.int32)[codes] if len(codes) else np.empty(0, np.int32)
+    stored = stored.drop_columns(["exchange", "symbol"]).append_column("market", pa.array(found))
+    stored = stored.set_column(0, "trade_id", pc.cast(stored["trade_id"], pa.string()))
+    if (found < 0).any():
+        stored = stored.filter(pa.array(found >= 0))
+    return stored.append_column("at", pa.array(np.arange(stored.num_rows)))
+
+
+class _Moments:
+    """Which moments of incoming rows with made ids are stored already."""
+
+    def __init__(self, incoming: Incoming) -> None:
+        self._size = incoming.rows.num_rows
+        self._rows = np.flatnonzero(incoming.made)
+        markets = incoming.rows["market"].to_numpy()[self._rows]
+        moments = incoming.moments[self._rows]
+        self._of = {m: np.flatnonzero(markets == m) for m in np.unique(markets).tolist()}
+        self._times = {m: np.unique(moments[at], return_inverse=True) for m, at in self._of.items()}
+        self._hit = {m: np.zeros(len(times), bool) for m, (times, _) in self._times.items()}
+
+    def note(self, stored: pa.Table) -> None:
+        if not self._of:
+            return
+        markets, moments = stored["market"].to_numpy(), stored["timestamp"].cast(pa.int64()).to_numpy()
+        for market, (times, _) in self._times.items():
+            seen = moments[markets == market]
+            at = np.minimum(np.searchsorted(times, seen), len(times) - 1)
+            self._hit[market][at[times[at] == seen]] = True
+
+    def mask(self) -> Mask:
+        met = np.zeros(self._size, bool)
+        for market, (_, inverse) in self._times.items():
+            met[self._rows[self._of[market]]] = self._hit[market][inverse]
+        return met
+
+
+def _stored_form(incoming: Incoming, new: Mask, ingested_at: datetime) -> pa.Table:
+    rows = incoming.rows if new.all() else incoming.rows.filter(pa.array(new))
+    exchanges, symbols = (pa.array(names, pa.string()) for names in zip(*incoming.markets, strict=True))
+    clock = pa.repeat(pa.scalar(ingested_at.astimezone(UTC), pa.timestamp("us", "UTC")), rows.num_rows)
+    return pa.table(
+        {
+            "exchange": exchanges.take(rows["market"].combine_chunks()),
+            "symbol": symbols.take(rows["market"].combine_chunks()),
+            **{name: rows[name] for name in ("trade_id", "timestamp", "price", "quantity")},
+            "ingested_at": clock,
+        }
+    )
+
+
+def expired(lake: Lake, trades: Table) -> list[int]:
+    """Snapshots of trades that a commit may drop: all but the newest, and none that candles still need.
+
+    A refresh reads what changed since its table's watermark: that snapshot and all after it stay, for the
+    candle table that is furthest behind; and so does whatever a branch or tag names.
+    """
+    snapshots = sorted(trades.metadata.snapshots, key=lambda s: (s.sequence_number or 0, s.timestamp_ms))
+    old = snapshots[: max(0, len(snapshots) - SNAPSHOTS_KEPT + 1)]
+    if not old:
+        return []
+    needed = _watermarks(lake)
+    held = {ref.snapshot_id for ref in trades.metadata.refs.values()}
+    first_needed = next((i for i, s in enumerate(snapshots) if s.snapshot_id in needed), len(snapshots))
+    return [s.snapshot_id for s in old[:first_needed] if s.snapshot_id not in held]
+
+
+def _watermarks(lake: Lake) -> set[int]:
+    found = set()
+    for contract in CANDLES.values():
+        try:
+            mark = Watermark.of(lake.catalog.load_table(contract.identifier))
+        except NoSuchTableError:
+            continue
+        if mark:
+            found.add(mark.snapshot_id)
+    return found
+
+
+def current_snapshot(lake: Lake) -> int | None:
+    """The id of the table's current snapshot, or None where nothing was ever added."""
+    snapshot = lake.trades().current_snapshot()
+    return snapshot.snapshot_id if snapshot else None
