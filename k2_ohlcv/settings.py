@@ -22,7 +22,7 @@ class Settings:
     """What the environment says.
 
     Attributes:
-        home: `K2_HOME`, default `.k2` in the working directory: where all lives when nothing else is configured.
+        home: `K2_HOME`, default `.k2` in the working directory: where all lives unless configured otherwise.
         dagster_home: `DAGSTER_HOME`, default `dagster/` in `home`: Dagster's own storage.
         spark_remote: `SPARK_REMOTE`: None for the embedded server, else `sc://host:port` or `local[N]`.
         start_date: `K2_START_DATE`: the first day of every table's partitions; None means the word

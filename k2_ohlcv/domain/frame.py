@@ -114,8 +114,8 @@ def compare(stored: pl.DataFrame, computed: pl.DataFrame, now: datetime) -> Comp
         (pl.col(c).eq_missing(pl.col(f"{c}_stored")) for c in VALUES),
         pl.col("copies").eq_missing(1),
     )
-    fate = pl.when(pl.col("row").is_null()).then(pl.lit("added"))
-    fate = fate.when(equal).then(pl.lit("unchanged")).otherwise(pl.lit("changed"))
+    known = pl.when(equal).then(pl.lit("unchanged")).otherwise(pl.lit("changed"))
+    fate = pl.when(pl.col("row").is_null()).then(pl.lit("added")).otherwise(known)
     matched = matched.with_columns(fate.alias("fate"))
     kept = matched.filter(pl.col("fate") == "unchanged")["row"]
     written = matched.filter(pl.col("fate") != "unchanged").with_columns(
@@ -128,7 +128,7 @@ def compare(stored: pl.DataFrame, computed: pl.DataFrame, now: datetime) -> Comp
     )
     return Comparison(
         dropped["row"],
-        written.select(*CANDLE_TYPES).cast(dict(CANDLE_TYPES)),
+        written.select(*CANDLE_TYPES).cast(pl.Schema(CANDLE_TYPES)),
         pl.concat([matched.select("window_start", "fate"), removed]),
     )
 
@@ -139,7 +139,7 @@ def inside(column: str, intervals: Sequence[Interval]) -> pl.Expr:
     return reduce(
         lambda left, right: left | right,
         ((at >= interval.start) & (at < interval.end) for interval in intervals),
-        pl.lit(False),  # noqa: FBT003 - the identity of "or"
+        pl.lit(False),  # the identity of "or"
     )
 
 

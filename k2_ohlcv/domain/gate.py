@@ -38,7 +38,7 @@ def invariants(timeframe: Timeframe) -> Mapping[str, pl.Expr]:
         & (start.dt.epoch("us") % timeframe.micros == 0)
         & (pl.col("window_date") == start.dt.date()),
     }
-    return {name: rule.fill_null(False) for name, rule in rules.items()}  # noqa: FBT003 - null is a failure
+    return {name: rule.fill_null(False) for name, rule in rules.items()}  # null is a failure
 
 
 def candle_schema(timeframe: Timeframe) -> "DataFrameSchema":

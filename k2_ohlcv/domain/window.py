@@ -6,6 +6,7 @@ What a timeframe's windows are is in `timeframe`; here is only what holds for an
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -97,10 +98,7 @@ def bound(intervals: Iterable[Interval], most: int) -> list[Interval]:
     merged = coalesce(intervals)
     if len(merged) <= most:
         return merged
-    gaps = [
-        (after.start - before.end, i)
-        for i, (before, after) in enumerate(zip(merged, merged[1:], strict=False))
-    ]
+    gaps = [(after.start - before.end, i) for i, (before, after) in enumerate(pairwise(merged))]
     filled = {i for _, i in sorted(gaps)[: len(merged) - most]}
     bounded = [merged[0]]
     for i, interval in enumerate(merged[1:]):

@@ -13,7 +13,7 @@ from k2_ohlcv.engine.session import Engine, open_engine
 from k2_ohlcv.settings import Settings
 
 
-class SparkResource(LazyPySparkResource):  # type: ignore[misc] # the base class is untyped
+class SparkResource(LazyPySparkResource):
     """A Spark session that starts when it is first used and ends with the run.
 
     `spark_session` is what dagster_pyspark promises; `engine` is the same session with what this project
@@ -36,7 +36,7 @@ class SparkResource(LazyPySparkResource):  # type: ignore[misc] # the base class
         assert self._engine is not None
         return self._engine
 
-    def teardown_after_execution(self, context: InitResourceContext) -> None:
+    def teardown_after_execution(self, context: InitResourceContext) -> None:  # noqa: ARG002 - the base's signature
         """End the session, if one was started."""
         self._engine, self._spark_session = None, None
         self._stack.close()

@@ -151,6 +151,9 @@ def _local_config(settings: Settings) -> dict[str, str]:
         # A cached table would not know the snapshot that was pinned a moment ago.
         f"{prefix}.cache-enabled": "false",
         "spark.ui.enabled": "false",
+        # The progress bars and notices of the JVM would mix with ours on stderr.
+        "spark.ui.showConsoleProgress": "false",
+        "spark.log.level": "ERROR",
         "spark.sql.session.timeZone": "UTC",
     }
     packages = [ICEBERG_RUNTIME]

@@ -121,7 +121,7 @@ def _read(
     frames = [pl.DataFrame(scan.to_table([tasks[i]])).with_columns(task=pl.lit(i, pl.UInt32)) for i in which]
     if not frames:
         return pl.DataFrame(schema=types)
-    return pl.concat(frames).with_row_index("row", first_row).select(*types).cast(dict(types))
+    return pl.concat(frames).with_row_index("row", first_row).select(*types).cast(pl.Schema(types))
 
 
 def _arrow(table: Table, candles: pl.DataFrame) -> pa.Table:

@@ -3,6 +3,7 @@
 What is in the tables, and how they change, is in `trades`, `changes` and `candles`.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pyiceberg.catalog import Catalog, load_catalog
@@ -45,7 +46,7 @@ class Lake:
 
     @classmethod
     def open(cls, settings: Settings) -> "Lake":
-        """The lake that the settings and PyIceberg's configuration name. Makes `K2_HOME` where it is needed."""
+        """The lake that the settings and PyIceberg's configuration name; makes `K2_HOME` if needed."""
         properties = catalog_properties(settings)
         if properties == embedded_properties(settings):
             settings.home.mkdir(parents=True, exist_ok=True)
@@ -72,10 +73,8 @@ class Lake:
         return table
 
     def _create(self, contract: Contract) -> Table:
-        try:
+        with suppress(NamespaceAlreadyExistsError):  # another process may make it after the look
             self.catalog.create_namespace_if_not_exists(NAMESPACE)
-        except NamespaceAlreadyExistsError:
-            pass  # another process made it between the look and the creation
         try:
             return self.catalog.create_table(
                 contract.identifier,

@@ -54,7 +54,7 @@ class _OneSnapshot(_OverwriteFiles):
             if m.added_snapshot_id == self._snapshot_id or m.has_added_files() or m.has_existing_files()
         ]
         data = [m for m in live if m.content == ManifestContent.DATA]
-        merger = _ManifestMergeManager(_MANIFEST_BYTES, _MANIFESTS, True, self)  # noqa: FBT003
+        merger = _ManifestMergeManager(_MANIFEST_BYTES, _MANIFESTS, True, self)
         return merger.merge_manifests(data) + [m for m in live if m.content == ManifestContent.DELETES]
 
 

@@ -1,14 +1,14 @@
-"""What Iceberg's metadata says of a table's files: which are live, what they hold, what two snapshots differ in.
+"""What Iceberg's metadata says of files: which are live, what they hold, what two snapshots differ in.
 
 Reads manifests only, never a data file.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from pyiceberg.conversions import from_bytes
-from pyiceberg.expressions import And, BooleanExpression, GreaterThanOrEqual, LessThan, Or
+from pyiceberg.expressions import And, BooleanExpression, GreaterThanOrEqual, LessThan, Or, Reference
+from pyiceberg.expressions.literals import literal
 from pyiceberg.manifest import DataFile, DataFileContent, ManifestFile
 from pyiceberg.table import Table
 from pyiceberg.types import TimestamptzType
@@ -81,7 +81,7 @@ def live_span(table: Table, column: str, grain: Grain, file: DataFile) -> Interv
     if file.content == DataFileContent.DATA and lower is not None and upper is not None:
         kind = TimestamptzType()
         return Interval(
-            from_micros(from_bytes(kind, lower)), from_micros(from_bytes(kind, upper)) + MICROSECOND
+            from_micros(int(from_bytes(kind, lower))), from_micros(int(from_bytes(kind, upper))) + MICROSECOND
         )
     return grain.interval_of(_ordinal(file))
 
@@ -101,11 +101,8 @@ def within(column: str, intervals: Sequence[Interval]) -> BooleanExpression:
         half = len(intervals) // 2
         return Or(within(column, intervals[:half]), within(column, intervals[half:]))
     (interval,) = intervals
+    moment = Reference(column)
     return And(
-        GreaterThanOrEqual(column, _iso(interval.start)),
-        LessThan(column, _iso(interval.end)),
+        GreaterThanOrEqual(term=moment, value=literal(interval.start.isoformat())),
+        LessThan(term=moment, value=literal(interval.end.isoformat())),
     )
-
-
-def _iso(moment: datetime) -> str:
-    return moment.isoformat()

@@ -1,0 +1,134 @@
+"""What the tables hold, for people: rows, partitions, spans, watermarks and lags. Reads Iceberg metadata only.
+
+Row counts are those of the manifests: exact for the tables that this project writes, which carry no row-level
+delete files.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from pyiceberg.table import Table
+
+from k2_ohlcv.domain.timeframe import Grain, Timeframe
+from k2_ohlcv.domain.window import Interval
+from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.lake.files import LiveFile, live_files, partition_of
+from k2_ohlcv.lake.watermark import Watermark
+
+
+@dataclass(frozen=True)
+class TableStatus:
+    """What a table holds, and how far behind its trades it is.
+
+    Attributes:
+        table: the table's name, without its namespace.
+        location: where its files are.
+        rows, partitions, files, bytes: how much of it is live.
+        first, last: the moments of its first and last row (window starts, for candles); None where empty.
+        snapshot: its current snapshot id.
+        watermark: the trades snapshot that a candle table is equal to; None for trades.
+        trades_head: the newest trade that the watermark covers; for trades, the newest there is.
+        behind: how many trades snapshots are newer than the watermark's; None where there is no watermark.
+        lag: the age of the oldest trades snapshot that the watermark has not reached; zero where there is
+            none, None where there is no watermark although there are trades.
+    """
+
+    table: str
+    location: str
+    rows: int
+    partitions: int
+    files: int
+    bytes: int
+    first: datetime | None
+    last: datetime | None
+    snapshot: int | None
+    watermark: int | None
+    trades_head: datetime | None
+    behind: int | None
+    lag: timedelta | None
+
+
+def trades_status(lake: Lake) -> TableStatus:
+    """What the trades table holds."""
+    trades = lake.trades()
+    files = _files(trades, "timestamp", Grain.DAY)
+    last = max((f.span.last for f in files), default=None)
+    return _status(trades, files, Grain.DAY, None, last, None, None, last)
+
+
+def candles_status(lake: Lake, timeframe: Timeframe, now: datetime | None = None) -> TableStatus:
+    """What a candle table holds, and how far behind the trades it is at `now` (default: this moment)."""
+    candles, trades = lake.candles(timeframe), lake.trades()
+    files = _files(candles, "window_start", timeframe.grain)
+    last = max((f.span.last for f in files), default=None)
+    watermark = Watermark.of(candles)
+    behind, lag = _lag(trades, watermark, now or datetime.now(UTC))
+    return _status(
+        candles,
+        files,
+        timeframe.grain,
+        watermark.snapshot_id if watermark else None,
+        watermark.head if watermark else None,
+        behind,
+        lag,
+        last,
+    )
+
+
+def data_span(lake: Lake, timeframe: Timeframe) -> Interval | None:
+    """From the first to the last partition of a timeframe that has trades or candles, or None."""
+    trades, candles = lake.trades(), lake.candles(timeframe)
+    spans = [f.span for f in _files(trades, "timestamp", Grain.DAY)]
+    spans += [f.span for f in _files(candles, "window_start", timeframe.grain)]
+    partitions = timeframe.grain.partitions(spans)
+    return Interval(partitions[0].start, partitions[-1].end) if partitions else None
+
+
+def _files(table: Table, column: str, grain: Grain) -> list[LiveFile]:
+    return [f for f in live_files(table, column, grain, _current(table)) if not f.is_delete]
+
+
+def _current(table: Table) -> int | None:
+    snapshot = table.current_snapshot()
+    return snapshot.snapshot_id if snapshot else None
+
+
+def _lag(trades: Table, watermark: Watermark | None, now: datetime) -> tuple[int | None, timedelta | None]:
+    if watermark is None:
+        return (None, None) if _current(trades) else (0, timedelta(0))
+    newer = []
+    snapshot = trades.current_snapshot()
+    while snapshot is not None and snapshot.snapshot_id != watermark.snapshot_id:
+        newer.append(snapshot)
+        parent = snapshot.parent_snapshot_id
+        snapshot = trades.metadata.snapshot_by_id(parent) if parent else None
+    if not newer:
+        return 0, timedelta(0)
+    return len(newer), now - datetime.fromtimestamp(newer[-1].timestamp_ms / 1000, UTC)
+
+
+def _status(
+    table: Table,
+    files: list[LiveFile],
+    grain: Grain,
+    watermark: int | None,
+    head: datetime | None,
+    behind: int | None,
+    lag: timedelta | None,
+    last: datetime | None,
+) -> TableStatus:
+    return TableStatus(
+        table=table.name()[-1],
+        location=table.location(),
+        rows=sum(f.file.record_count for f in files),
+        partitions=len({partition_of(f.file, grain) for f in files}),
+        files=len(files),
+        bytes=sum(f.file.file_size_in_bytes for f in files),
+        first=min((f.span.start for f in files), default=None),
+        last=last,
+        snapshot=_current(table),
+        watermark=watermark,
+        trades_head=head,
+        behind=behind,
+        lag=lag,
+    )
