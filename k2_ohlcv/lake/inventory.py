@@ -1,10 +1,10 @@
-"""What the tables hold, for people: rows, partitions, spans, watermarks and lags. Reads Iceberg metadata only.
+"""What the tables hold, for people: rows, partitions, spans, watermarks, lags. Reads Iceberg metadata only.
 
 Row counts are those of the manifests: exact for the tables that this project writes, which carry no row-level
 delete files.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from pyiceberg.table import Table
@@ -42,37 +42,27 @@ class TableStatus:
     first: datetime | None
     last: datetime | None
     snapshot: int | None
-    watermark: int | None
-    trades_head: datetime | None
-    behind: int | None
-    lag: timedelta | None
+    watermark: int | None = None
+    trades_head: datetime | None = None
+    behind: int | None = None
+    lag: timedelta | None = None
 
 
 def trades_status(lake: Lake) -> TableStatus:
     """What the trades table holds."""
-    trades = lake.trades()
-    files = _files(trades, "timestamp", Grain.DAY)
-    last = max((f.span.last for f in files), default=None)
-    return _status(trades, files, Grain.DAY, None, last, None, None, last)
+    status = _status(lake.trades(), "timestamp", Grain.DAY)
+    return replace(status, trades_head=status.last)
 
 
 def candles_status(lake: Lake, timeframe: Timeframe, now: datetime | None = None) -> TableStatus:
     """What a candle table holds, and how far behind the trades it is at `now` (default: this moment)."""
     candles, trades = lake.candles(timeframe), lake.trades()
-    files = _files(candles, "window_start", timeframe.grain)
-    last = max((f.span.last for f in files), default=None)
+    status = _status(candles, "window_start", timeframe.grain)
     watermark = Watermark.of(candles)
     behind, lag = _lag(trades, watermark, now or datetime.now(UTC))
-    return _status(
-        candles,
-        files,
-        timeframe.grain,
-        watermark.snapshot_id if watermark else None,
-        watermark.head if watermark else None,
-        behind,
-        lag,
-        last,
-    )
+    if watermark:
+        status = replace(status, watermark=watermark.snapshot_id, trades_head=watermark.head)
+    return replace(status, behind=behind, lag=lag)
 
 
 def data_span(lake: Lake, timeframe: Timeframe) -> Interval | None:
@@ -107,16 +97,8 @@ def _lag(trades: Table, watermark: Watermark | None, now: datetime) -> tuple[int
     return len(newer), now - datetime.fromtimestamp(newer[-1].timestamp_ms / 1000, UTC)
 
 
-def _status(
-    table: Table,
-    files: list[LiveFile],
-    grain: Grain,
-    watermark: int | None,
-    head: datetime | None,
-    behind: int | None,
-    lag: timedelta | None,
-    last: datetime | None,
-) -> TableStatus:
+def _status(table: Table, column: str, grain: Grain) -> TableStatus:
+    files = _files(table, column, grain)
     return TableStatus(
         table=table.name()[-1],
         location=table.location(),
@@ -125,10 +107,6 @@ def _status(
         files=len(files),
         bytes=sum(f.file.file_size_in_bytes for f in files),
         first=min((f.span.start for f in files), default=None),
-        last=last,
+        last=max((f.span.last for f in files), default=None),
         snapshot=_current(table),
-        watermark=watermark,
-        trades_head=head,
-        behind=behind,
-        lag=lag,
     )
