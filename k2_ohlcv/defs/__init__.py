@@ -1,0 +1,1 @@
+"""Dagster, thin: one file per concept. `definitions` puts them together; what they do is elsewhere."""

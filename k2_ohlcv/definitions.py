@@ -1,0 +1,40 @@
+"""The only place where Definitions is built. Importing it reads no environment; calling it does."""
+
+import warnings
+from collections.abc import Mapping
+
+import dagster as dg
+
+from k2_ohlcv import logs
+from k2_ohlcv.defs import assets, checks, jobs, runs
+from k2_ohlcv.defs.resources import resources
+from k2_ohlcv.settings import Settings
+
+
+def build(settings: Settings, overrides: Mapping[str, object] | None = None) -> dg.Definitions:
+    """The whole graph.
+
+    Args:
+        settings: `start_date` decides where partitions begin; the rest is read by each run for itself.
+        overrides: resources to use in place of the usual ones, by name; for tests.
+    """
+    with warnings.catch_warnings():
+        # Backfill policies and the like are called beta; we pin Dagster's minor version because of them.
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        return dg.Definitions(
+            assets=assets.build(settings.start_date),
+            asset_checks=checks.build(),
+            jobs=jobs.build(),
+            sensors=[runs.dead_runs],
+            resources={**resources(), **(overrides or {})},
+            executor=dg.in_process_executor,  # one run is one process, so all its steps share one session
+        )
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """What Dagster loads, with the environment of that moment."""
+    settings = Settings.read()
+    if settings.log_json:
+        logs.configure(json_lines=True)  # here, because every process of a run passes here before it logs
+    return build(settings)

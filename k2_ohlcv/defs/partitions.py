@@ -1,0 +1,56 @@
+"""Partitions: where each table's begin, that they include today and this month, how they map to trades.
+
+Here is only what Dagster needs to know. What a partition is, is `domain.timeframe.Grain`.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+
+import dagster as dg
+
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
+from k2_ohlcv.domain.window import Interval, midnight
+
+#: One more than Dagster's default, which ends at the last whole period: today and this month have trades too.
+_CURRENT = 1
+
+
+def first_day(timeframe: Timeframe | None, start: date | None, now: datetime | None = None) -> date:
+    """The day on which a table's partitions begin.
+
+    Args:
+        timeframe: the candle table's, or None for trades.
+        start: `Settings.start_date`; None means where the table's retention ends, counted from `now`. Trades
+            then begin with the table that is kept longest.
+        now: an aware UTC moment; the present one if None.
+    """
+    if start is not None:
+        return timeframe.grain.floor(midnight(start)).date() if timeframe else start
+    now = now or datetime.now(UTC)
+    kept = [timeframe] if timeframe else TIMEFRAMES
+    return min(t.grain.floor(now - t.kept) for t in kept).date()
+
+
+def partitions(grain: Grain, first: date) -> dg.DailyPartitionsDefinition | dg.MonthlyPartitionsDefinition:
+    """The partitions of a grain from a day on, up to and including the current one, in UTC."""
+    if grain is Grain.DAY:
+        return dg.DailyPartitionsDefinition(first.isoformat(), end_offset=_CURRENT)
+    return dg.MonthlyPartitionsDefinition(first.replace(day=1).isoformat(), end_offset=_CURRENT)
+
+
+def mapping(timeframe: Timeframe) -> dg.TimeWindowPartitionMapping:
+    """From a candle table's partitions to the days of trades that they are made of.
+
+    The current month has days that are not there yet, and the first one may have days before the start.
+    """
+    return dg.TimeWindowPartitionMapping(allow_nonexistent_upstream_partitions=timeframe.grain is Grain.MONTH)
+
+
+def interval(window: dg.TimeWindow) -> Interval:
+    """Dagster's time window as ours."""
+    return Interval(window.start.astimezone(UTC), window.end.astimezone(UTC))
+
+
+def selected(grain: Grain, window: dg.TimeWindow) -> Sequence[Interval]:
+    """The partitions of a run over a single partition or a range."""
+    return grain.partitions([interval(window)])

@@ -1,0 +1,110 @@
+"""Runs whose process is gone: who holds a run, how that is found out, and how it is ended.
+
+A killed process leaves its run "started" and its pool slots taken, and Dagster's default launcher can't tell.
+So each run records the process that works on it, and whoever comes next on the same machine looks.
+Commits are safe without any of this; it only keeps a dead run from blocking its table for ever.
+"""
+
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+import dagster as dg
+import psutil  # type: ignore[import-untyped] # ships none
+
+HOST_TAG = "k2/host"
+PID_TAG = "k2/pid"
+BORN_TAG = "k2/process-started"
+
+#: Where a clock is stepped, the kernel's start time of a process moves by as much; a pid that is used again
+#: within this many seconds of the first process's start is not a thing that happens.
+_BORN_TOLERANCE = 2.0
+
+_UNFINISHED = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+def process_tags() -> dict[str, str]:
+    """The run tags that say which process this is."""
+    process = psutil.Process()
+    return {HOST_TAG: _host(), PID_TAG: str(process.pid), BORN_TAG: f"{process.create_time():.2f}"}
+
+
+def is_gone(tags: Mapping[str, str]) -> bool:
+    """Whether the process that a run's tags name is known to be gone.
+
+    False where it can't be known: no tags yet, or another machine (or container) than this one.
+    """
+    if tags.get(HOST_TAG) != _host() or not tags.get(PID_TAG, "").isdecimal():
+        return False
+    try:
+        process = psutil.Process(int(tags[PID_TAG]))
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return True
+        return bool(abs(process.create_time() - float(tags[BORN_TAG])) > _BORN_TOLERANCE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def reap(instance: dg.DagsterInstance, *, besides: str | None = None) -> list[str]:
+    """Mark the runs whose process is gone as failed (canceled, if that was under way), free their pool slots.
+
+    Args:
+        instance: where the runs are recorded.
+        besides: the id of a run to leave alone: the caller's own.
+
+    Returns:
+        The ids of the runs that were ended or whose slots were freed.
+    """
+    ended = []
+    for run in instance.get_runs(filters=dg.RunsFilter(statuses=_UNFINISHED)):
+        if run.run_id == besides or not is_gone(run.tags):
+            continue
+        message = f"The process of this run (pid {run.tags[PID_TAG]}) is gone: it was killed."
+        if run.status == dg.DagsterRunStatus.CANCELING:
+            instance.report_run_canceled(run, message)
+        else:
+            instance.report_run_failed(run, message)
+        ended.append(run.run_id)
+    return [*ended, *_free_slots(instance, set(ended), besides)]
+
+
+def _free_slots(instance: dg.DagsterInstance, ended: set[str], besides: str | None) -> list[str]:
+    storage = instance.event_log_storage
+    if not storage.supports_global_concurrency_limits:
+        return []
+    freed = []
+    for run_id in storage.get_concurrency_run_ids() - {besides}:
+        run = instance.get_run_by_id(run_id)
+        # A run marked as ended from the UI may have a process that is still at work: it keeps its slot.
+        if run is None or (run.is_finished and is_gone(run.tags)):
+            storage.free_concurrency_slots_for_run(run_id)
+            freed.append(run_id)
+    return [run_id for run_id in freed if run_id not in ended]
+
+
+def _host() -> str:
+    """This machine, and in it this space of process ids: containers may share a host name but not pids."""
+    try:
+        space = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:  # not Linux
+        space = ""
+    return f"{socket.gethostname()} {space}".strip()
+
+
+@dg.sensor(
+    name="dead_runs",
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Ends runs whose process was killed, so that what waits for their table can go on.",
+)
+def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    """A queued run that waits for a dead one's pool never starts, so it can't look for itself."""
+    ended = reap(context.instance)
+    return dg.SkipReason(
+        f"Ended {len(ended)}: {', '.join(ended)}" if ended else "No run has lost its process."
+    )
