@@ -1,0 +1,156 @@
+"""The command line: parses, calls, prints. What the commands do is in `commands`.
+
+Nothing heavy is imported here: `--help` answers at once. With `--json` a command prints one JSON object on
+stdout and nothing else there; progress and errors are on stderr. Exit codes: 0 done, 1 the work failed,
+2 wrong use.
+"""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from k2_ohlcv.commands.terminal import Terminal
+from k2_ohlcv.domain.errors import K2Error, UsageError
+from k2_ohlcv.domain.timeframe import TIMEFRAMES
+from k2_ohlcv.settings import Settings
+
+app = typer.Typer(
+    name="k2-ohlcv",
+    help="Exact OHLCV candles from crypto trades, in Apache Iceberg, under K2_HOME (default .k2).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+#: `all`, or one of the timeframes: a wrong one is refused with these names.
+TimeframeChoice = StrEnum("TimeframeChoice", {"all": "all"} | {t.name: t.name for t in TIMEFRAMES})  # type: ignore[misc]
+
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")
+]
+Day = Annotated[str | None, typer.Option(metavar="DATE")]
+
+
+def _examples(*lines: str) -> str:
+    """The end of a command's help."""
+    return "[bold]Examples[/bold]\n\n" + "\n\n".join(f"  [dim]$[/dim] {line}" for line in lines)
+
+
+@app.command(
+    epilog=_examples(
+        "k2-ohlcv ingest BTCUSDT-trades-2024-05-01.zip --exchange BINANCE --symbol BTCUSDT",
+        "k2-ohlcv ingest .k2/landing/KRAKEN/XBTUSD/*.csv",
+        "k2-ohlcv ingest trades.parquet --json",
+    )
+)
+def ingest(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Files of trades: CSV, gzip, zip, Parquet.")
+    ],
+    exchange: Annotated[
+        str | None, typer.Option(help="The exchange, if neither path nor columns say it.")
+    ] = None,
+    symbol: Annotated[
+        str | None, typer.Option(help="The symbol, if neither path nor columns say it.")
+    ] = None,
+    format: Annotated[  # noqa: A002 # the name of the option
+        str, typer.Option(help="The format; auto tells it from the content.")
+    ] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Add the trades of files to the trades table, each trade once.
+
+    The same file again adds nothing. What cannot be a trade goes to rejected_trades, with the reason.
+    """
+    from k2_ohlcv.commands.ingest import ingest_files
+
+    with _terminal(as_json) as terminal:
+        ingest_files(terminal, files, exchange=exchange, symbol=symbol, format=format)
+
+
+@app.command(
+    epilog=_examples(
+        "k2-ohlcv rebuild",
+        "k2-ohlcv rebuild --timeframe 1m --from 2013-11-25 --to 2013-12-01",
+        "k2-ohlcv rebuild --timeframe 1d --json",
+    )
+)
+def rebuild(
+    timeframe: Annotated[
+        TimeframeChoice, typer.Option(help="The table, or all of them.")
+    ] = TimeframeChoice.all,  # type: ignore[attr-defined]
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="DATE", help="The first day, as YYYY-MM-DD.")
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option("--to", metavar="DATE", help="The day after the last one.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make candle tables equal to the trades, over days: a run of the Dagster job, which the UI shows.
+
+    By default all days that have trades or candles. 1d is rebuilt by whole months.
+    """
+    from k2_ohlcv.commands.rebuild import rebuild_tables
+
+    with _terminal(as_json) as terminal:
+        rebuild_tables(terminal, timeframe.value, start, end)
+
+
+@app.command(epilog=_examples("k2-ohlcv status", "k2-ohlcv status --json"))
+def status(as_json: AsJson = False) -> None:
+    """Show what each table holds, and how far it is behind the trades."""
+    from k2_ohlcv.commands.status import show_status
+
+    with _terminal(as_json) as terminal:
+        show_status(terminal)
+
+
+@app.command(epilog=_examples("k2-ohlcv demo", "K2_HOME=/tmp/k2 k2-ohlcv demo --json"))
+def demo(as_json: AsJson = False) -> None:
+    """Make all five tables from a bundled week of real trades, and hold them against independent candles.
+
+    Run again, it changes nothing and says so.
+    """
+    from k2_ohlcv.commands.demo import run_demo
+
+    with _terminal(as_json) as terminal:
+        run_demo(terminal)
+
+
+def _terminal(as_json: bool) -> Terminal:
+    return Terminal(Settings.read(), as_json=as_json)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line. Errors that a person can act on are a line on stderr, without a traceback.
+
+    Raises:
+        SystemExit: always, with the exit code.
+    """
+    try:
+        app(arguments, prog_name="k2-ohlcv")
+    except UsageError as error:
+        _end(error, 2)
+    except K2Error as error:
+        _end(error, 1)
+    except OSError as error:
+        _end(f"{error.filename}: {error.strerror}" if error.filename else error, 1)
+    except KeyboardInterrupt:
+        _end("interrupted", 130)
+
+
+def _end(error: object, code: int) -> None:
+    from k2_ohlcv.commands.terminal import report_error
+
+    report_error(str(error))
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

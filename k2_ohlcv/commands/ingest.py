@@ -1,0 +1,60 @@
+"""`k2-ohlcv ingest`: files to trades."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from k2_ohlcv.commands.terminal import Terminal, table
+from k2_ohlcv.ingest import IngestReport, ingest
+from k2_ohlcv.lake.catalog import Lake
+
+
+def ingest_files(
+    terminal: Terminal,
+    files: Sequence[Path],
+    *,
+    exchange: str | None,
+    symbol: str | None,
+    format: str,  # noqa: A002 # the name of the option
+) -> None:
+    """Ingest files and show what came of it.
+
+    Raises:
+        UsageError: a file is not there, or an option has a value that it does not take.
+        BadFileError: a file can't be read as a whole.
+    """
+    settings = terminal.settings
+    with terminal.progress("ingesting", total=len(files)) as steps:
+        report = ingest(
+            Lake.open(settings),
+            [file.absolute() for file in files],
+            exchange=exchange,
+            symbol=symbol,
+            format=format,
+            workspace=settings.home / "work",
+            landing=settings.landing,
+            progress=lambda what, rows: steps.doing(f"{rows:,} rows {what}"),
+        )
+        terminal.result(report.as_json())
+    terminal.show(*_lines(report))
+
+
+def _lines(report: IngestReport) -> list[object]:
+    shown = table("read#", "added#", "known#", "conflicts#", "rejected#", "first", "last")
+    counts = (report.read, report.added, report.known, report.conflicts, report.rejected)
+    shown.add_row(*(f"{count:,}" for count in counts), str(report.first or "-"), str(report.last or "-"))
+    notes = []
+    if report.conflicts:
+        notes.append(f"{report.conflicts:,} trades came again with other values and were kept out.")
+    if report.rejected:
+        notes.append(
+            f"{report.rejected:,} rows cannot be trades: see the table rejected_trades for the reasons."
+        )
+    rows, times = report.shared
+    if rows:
+        notes.append(
+            f"{rows:,} rows without ids share {times:,} timestamps with stored trades: see that these files "
+            "do not cut one second of a market in two."
+        )
+    if not report.added:
+        notes.append("Nothing new: the tables are as they were.")
+    return [shown, *notes]

@@ -1,0 +1,52 @@
+"""Dagster's instance of this project: where it lives, and its dagster.yaml put there."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import k2_ohlcv
+from k2_ohlcv.settings import Settings
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+_FILE = "dagster.yaml"
+
+
+def prepare(settings: Settings) -> Path:
+    """The folder of Dagster's instance, made ready.
+
+    A DAGSTER_HOME that is set is its owner's and left alone. Else it is `K2_HOME/dagster`, and gets our
+    dagster.yaml; an edited one there would be overwritten, so that an upgrade's changes arrive.
+    """
+    home = settings.dagster_home
+    if not os.environ.get("DAGSTER_HOME"):
+        home.mkdir(parents=True, exist_ok=True)
+        wanted = _shipped().read_bytes()
+        target = home / _FILE
+        if not target.exists() or target.read_bytes() != wanted:
+            partial = home / f".{_FILE}.{os.getpid()}"
+            partial.write_bytes(wanted)
+            partial.replace(target)  # at once, for a process that reads it now
+    return home
+
+
+def _shipped() -> Path:
+    package = Path(k2_ohlcv.__file__).parent
+    places = [package / _FILE, package.parent / _FILE]  # in a wheel, in a checkout
+    return next(place for place in places if place.exists())
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator["dg.DagsterInstance"]:
+    """The instance, for runs in this process. Their output is on the terminal, not captured to files."""
+    from dagster import DagsterInstance
+    from dagster._core.instance.ref import InstanceRef
+
+    home = prepare(settings)
+    nothing = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
+    ref = InstanceRef.from_dir(str(home), overrides={"compute_logs": nothing})
+    with DagsterInstance.from_ref(ref) as instance:
+        yield instance

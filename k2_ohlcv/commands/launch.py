@@ -1,0 +1,135 @@
+"""Runs in this process: the jobs that the UI would run, recorded in the same instance."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from k2_ohlcv import logs
+from k2_ohlcv.domain.errors import K2Error
+from k2_ohlcv.domain.timeframe import Grain
+from k2_ohlcv.domain.window import Interval
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+#: The name of our code location, as in workspace.yaml: what makes the UI list the runs under their jobs.
+LOCATION = "k2_ohlcv"
+
+#: So often a run that may be waiting for a pool looks whether the process that holds it is gone.
+_REAP_SECONDS = 10.0
+
+
+class RunFailedError(K2Error):
+    """A run ended in failure; the message says why and names the run."""
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A run that succeeded.
+
+    Attributes:
+        run_id: its id in the instance.
+        materialized: per table, each partition's metadata as plain values.
+        checks: per table, the name of each check and whether it passed.
+    """
+
+    run_id: str
+    materialized: dict[str, list[dict[str, object]]]
+    checks: dict[str, dict[str, bool]]
+
+
+def launch(
+    job: "dg.JobDefinition",
+    instance: "dg.DagsterInstance",
+    grain: Grain,
+    span: Interval,
+    tables: Sequence[str],
+) -> Launched:
+    """Run a job over the partitions of a span, in this process, and wait for it.
+
+    Args:
+        job: a job of the definitions.
+        instance: where the run is recorded.
+        grain: of the job's partitions.
+        span: whole partitions, one or several in a row.
+        tables: the assets of the job to compute; their checks run with them.
+
+    Raises:
+        RunFailedError: a step or a blocking check failed.
+    """
+    import dagster as dg
+
+    from k2_ohlcv.defs import runs
+    from k2_ohlcv.defs.failures import ATTENDED_TAG
+
+    keys = [grain.key(partition) for partition in grain.partitions([span])]
+    tags = {".dagster/repository": f"__repository__@{LOCATION}", ATTENDED_TAG: "true", **runs.process_tags()}
+    if len(keys) > 1:
+        tags |= {
+            "dagster/asset_partition_range_start": keys[0],
+            "dagster/asset_partition_range_end": keys[-1],
+        }
+    runs.reap(instance)
+    with _reaping(lambda: runs.reap(instance)):
+        result = job.execute_in_process(
+            instance=instance,
+            partition_key=keys[0] if len(keys) == 1 else None,
+            asset_selection=[dg.AssetKey(table) for table in tables],
+            tags=tags,
+            raise_on_error=False,
+        )
+    if not result.success:
+        raise RunFailedError(_reason(result))
+    return Launched(result.run_id, _materialized(result), _checks(result))
+
+
+@contextmanager
+def _reaping(reap: Callable[[], object]) -> Iterator[None]:
+    """Look again and again while inside: who holds the pool that a step waits for may die at any time."""
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(_REAP_SECONDS):
+            reap()
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _materialized(result: "dg.ExecuteInProcessResult") -> dict[str, list[dict[str, object]]]:
+    found: dict[str, list[dict[str, object]]] = {}
+    for event in result.get_asset_materialization_events():
+        assert event.asset_key is not None
+        metadata = event.step_materialization_data.materialization.metadata
+        found.setdefault(event.asset_key.to_user_string(), []).append(
+            {name: getattr(value, "value", None) for name, value in metadata.items()}
+        )
+    return found
+
+
+def _checks(result: "dg.ExecuteInProcessResult") -> dict[str, dict[str, bool]]:
+    found: dict[str, dict[str, bool]] = {}
+    for check in result.get_asset_check_evaluations():
+        found.setdefault(check.asset_key.to_user_string(), {})[check.check_name] = check.passed
+    return found
+
+
+def _reason(result: "dg.ExecuteInProcessResult") -> str:
+    failed = [
+        f"{check.asset_key.to_user_string()}: check {check.check_name} failed: {check.description}"
+        for check in result.get_asset_check_evaluations()
+        if not check.passed
+    ]
+    for event in result.all_events:
+        if event.is_step_failure and not (failed and event.step_key and event.step_key.startswith("check_")):
+            failed.append(f"{event.step_key}: {logs.failure_message(event)}")
+    if not failed:
+        failed = [f"{logs.failure_message(e) or e.message}" for e in result.all_events if e.is_run_failure]
+    return f"{'; '.join(failed) or 'the run did not succeed'} (run {result.run_id})"
