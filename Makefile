@@ -1,0 +1,77 @@
+# What people do here; .ci/run calls the same targets.
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+STAMP := $(VENV)/.ready
+# The port of `make dev`, and further arguments of `make test` and `make bench`.
+PORT ?= 3000
+ARGS ?=
+# Test processes: each has an engine of its own, which uses the other cores while it computes.
+WORKERS ?= 2
+
+.PHONY: help setup demo dev test lint format bench lock clean clean-lake
+
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Make .venv with the pinned dependencies (nothing to do if it is there)
+
+# The package itself goes in as a link to this folder, and without asking any index: its build needs only
+# what is already in .venv.
+$(STAMP): requirements.txt pyproject.toml
+	@set -euo pipefail; \
+	if command -v uv >/dev/null; then \
+	  [ -x $(PYTHON) ] || uv venv --quiet --python '>=3.11' $(VENV); \
+	  uv pip install --compile-bytecode --python $(PYTHON) -r requirements.txt; \
+	  uv pip install --quiet --offline --python $(PYTHON) --no-deps --no-build-isolation -e .; \
+	else \
+	  if [ ! -x $(PYTHON) ]; then \
+	    for python in python3 python3.13 python3.12 python3.11; do \
+	      if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
+	    done; \
+	    if [ -z "$${found:-}" ]; then \
+	      echo "Python 3.11 or newer is needed, and neither python3 nor python3.11 to python3.13 is that." >&2; exit 1; \
+	    fi; \
+	    "$$found" -m venv $(VENV) || { rm -rf $(VENV); \
+	      echo "$$found cannot make a virtual environment: install its venv module (python3-venv)." >&2; exit 1; }; \
+	  fi; \
+	  $(PYTHON) -m pip install --disable-pip-version-check -r requirements.txt; \
+	  $(PYTHON) -m pip install --disable-pip-version-check --quiet --no-index --no-deps --no-build-isolation -e .; \
+	fi
+	@touch $@
+
+demo: $(STAMP) ## Make all five candle tables from a bundled week of real trades
+	@$(VENV)/bin/k2-ohlcv demo
+
+dev: $(STAMP) ## Dagster's UI and daemon on http://127.0.0.1:3000 (PORT=...), on the same data
+	@$(PYTHON) -m k2_ohlcv.commands.dev --port $(PORT)
+
+test: $(STAMP) ## Run the tests (ARGS="-k name" for some of them)
+	$(PYTHON) -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+lint: $(STAMP) ## Check style and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(STAMP) ## Put the code in its form
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bench: $(STAMP) ## Measure against DuckDB and Polars on generated trades
+	$(PYTHON) -m bench $(ARGS)
+
+lock: ## Pin requirements.txt anew from pyproject.toml (needs uv and a network)
+	uv pip compile --quiet --universal --extra dev --python-version 3.11 --no-header --no-annotate --upgrade \
+	  pyproject.toml -o requirements.txt
+
+clean: ## Remove .venv, caches and build outputs; your data stays
+	rm -rf $(VENV) .bench .pytest_cache .mypy_cache .ruff_cache .hypothesis dist spark-warehouse *.egg-info
+	find k2_ohlcv k2_ohlcv_tests bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+clean-lake: ## Remove .k2: the tables, the landing files and Dagster's history of this folder
+	rm -rf .k2
