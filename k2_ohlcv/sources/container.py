@@ -7,9 +7,9 @@ numbers and made ids ambiguous. What is inside has to be text: wrapped archives 
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -17,6 +17,13 @@ from k2_ohlcv.domain.errors import BadFileError
 
 ZIP, GZIP, PARQUET, TEXT = "zip", "gzip", "parquet", "text"
 _MAGIC = ((b"PK\x03\x04", ZIP), (b"PK\x05\x06", ZIP), (b"\x1f\x8b", GZIP), (b"PAR1", PARQUET))
+
+
+class Stream(Protocol):
+    """What a file is read through."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most so many bytes, none at the end."""
 
 
 def kind_of(head: bytes) -> str:
@@ -40,31 +47,50 @@ def sniff(path: Path) -> str:
     return kind_of(head)
 
 
+class _Guarded:
+    """A stream whose errors of reading say which file broke off, and what to do."""
+
+    def __init__(self, path: Path, stream: Any) -> None:
+        self._path = path
+        self._stream = stream
+
+    def read(self, size: int) -> bytes:
+        with _explained(self._path):
+            part: bytes = self._stream.read(size)
+        return part
+
+
 @contextmanager
-def opened(path: Path) -> Iterator[Any]:
-    """The unwrapped bytes of a file, as something with `read(size)`.
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise BadFileError(f"{path}: cannot be read to its end ({error}): fetch it again") from error
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Stream]:
+    """The unwrapped bytes of a file.
 
     Raises:
-        BadFileError: the wrapping is cut or broken, or a zip does not hold exactly one file.
+        BadFileError: the wrapping is cut or broken, or a zip does not hold exactly one file. What is
+            behind shows only as it is read.
     """
-    try:
-        kind = sniff(path)
-        if kind == ZIP:
-            with zipfile.ZipFile(path) as archive, archive.open(_member(path, archive)) as member:
-                yield member
-        elif kind == GZIP:
-            with pa.OSFile(str(path)) as file, pa.CompressedInputStream(file, "gzip") as stream:
-                yield stream
-        else:
-            with path.open("rb") as plain:
-                yield plain
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-        raise BadFileError(f"{path}: the zip cannot be read to its end ({error}): fetch it again") from error
-    except OSError as error:
-        raise BadFileError(f"{path}: the file cannot be read to its end ({error}): fetch it again") from error
+    kind = sniff(path)
+    with ExitStack() as stack:
+        with _explained(path):
+            if kind == ZIP:
+                archive = stack.enter_context(zipfile.ZipFile(path))
+                stream = stack.enter_context(archive.open(_member(path, archive)))
+            elif kind == GZIP:
+                file = stack.enter_context(pa.OSFile(str(path)))
+                stream = stack.enter_context(pa.CompressedInputStream(file, "gzip"))
+            else:
+                stream = stack.enter_context(path.open("rb"))
+        yield _Guarded(path, stream)
 
 
-def read_all(stream: IO[bytes], size: int) -> bytes:
+def read_all(stream: Stream, size: int) -> bytes:
     """Exactly `size` bytes, or what is left where that is less."""
     parts = []
     while size > 0:

@@ -100,8 +100,8 @@ class Spool:
     def spans(self, most: int) -> Iterator[Span]:
         """The rows' times in contiguous ranges of about `most` rows at most.
 
-        Whole days where they fit, else hours, else less. Rows of one microsecond are never parted, so a single
-        one may hold more.
+        Whole days where they fit, else hours, else less. Rows of one microsecond are never parted, so a
+        single one may hold more.
         """
         days: Counter[int] = Counter()
         for hour, count in self._hours.items():

@@ -134,10 +134,11 @@ def exact_decimal(text: str, kind: Kind) -> Decimal | str:
     if value.adjusted() >= kind.type.precision - kind.type.scale:
         return f"{kind.name} does not fit decimal({kind.type.precision},{kind.type.scale})"
     digits, exponent = value.as_tuple().digits, int(value.as_tuple().exponent)
-    significant = len("".join(map(str, digits)).rstrip("0"))
-    if exponent + len(digits) - significant < -kind.type.scale:
+    zeros = len(digits) - len("".join(map(str, digits)).rstrip("0"))
+    if exponent + zeros < -kind.type.scale:
         return f"{kind.name} has more than {kind.type.scale} decimals"
-    return value
+    # Without its trailing zeros: there may be more of them than Arrow can hold.
+    return Decimal((0, digits[: len(digits) - zeros], exponent + zeros))
 
 
 def times(column: pa.Array, now: datetime) -> Column:
