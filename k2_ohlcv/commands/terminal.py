@@ -22,7 +22,6 @@ from rich.table import Table
 from k2_ohlcv import logs
 from k2_ohlcv.settings import Settings
 
-
 #: The widest of our tables.
 _WIDTH = 130
 

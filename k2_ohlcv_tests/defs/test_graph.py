@@ -1,0 +1,141 @@
+"""The facts of the graph, as one picture: what changes here changes what people see and what runs."""
+
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from k2_ohlcv.definitions import build
+from k2_ohlcv.defs import assets, checks, jobs
+from k2_ohlcv.defs.partitions import first_day, partitions
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
+from k2_ohlcv.lake.schemas import CANDLES, NAMESPACE, TRADES, TRADES_TABLE
+from k2_ohlcv.settings import DEFAULT_START_DATE, Settings
+
+# Dagster 1.13 reads a pydantic attribute that pydantic 2.14 calls deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
+
+CONTRACTS = {TRADES_TABLE: TRADES} | {t.table: CANDLES[t.name] for t in TIMEFRAMES}
+
+
+@pytest.fixture(scope="module")
+def graph() -> dg.Definitions:
+    return build(Settings.read({}))
+
+
+def asset(graph: dg.Definitions, name: str) -> dg.AssetsDefinition:
+    return graph.resolve_assets_def(name)
+
+
+def test_the_tables(graph: dg.Definitions) -> None:
+    """Trades and one asset per timeframe, and nothing else."""
+    keys = {key.to_user_string() for key in graph.resolve_asset_graph().get_all_asset_keys()}
+    assert keys == set(CONTRACTS)
+
+
+@pytest.mark.parametrize("name", CONTRACTS)
+def test_what_every_table_has(graph: dg.Definitions, name: str) -> None:
+    """Group, owners, kinds, names, columns, policies and one writer."""
+    table = asset(graph, name)
+    spec = table.get_asset_spec()
+    assert spec.group_name == assets.GROUP
+    assert tuple(spec.owners) == assets.OWNERS
+    assert "iceberg" in spec.kinds
+    assert spec.metadata["dagster/table_name"] == f"{NAMESPACE}.{name}"
+    columns = [column.name for column in spec.metadata["dagster/column_schema"].columns]
+    assert columns == [field.name for field in CONTRACTS[name].schema.fields]
+    assert table.backfill_policy == dg.BackfillPolicy.single_run()
+    assert table.op.retry_policy == dg.RetryPolicy(max_retries=2, delay=60)
+    assert table.op.pool == name
+
+
+@pytest.mark.parametrize("timeframe", TIMEFRAMES, ids=lambda t: t.name)
+def test_candles_follow_trades(graph: dg.Definitions, timeframe: Timeframe) -> None:
+    """Each candle table depends on trades alone, partition by partition, today and this month included."""
+    table = asset(graph, timeframe.table)
+    (dep,) = table.get_asset_spec().deps
+    assert dep.asset_key.to_user_string() == TRADES_TABLE
+    assert isinstance(dep.partition_mapping, dg.TimeWindowPartitionMapping)
+    now = datetime.now(UTC)
+    last = table.partitions_def.get_last_partition_key()
+    assert last == timeframe.grain.key(timeframe.grain.partition(now))
+    trades = asset(graph, TRADES_TABLE).partitions_def
+    upstream = dep.partition_mapping.get_upstream_mapped_partitions_result_for_partitions(
+        table.partitions_def.subset_with_partition_keys([last]), table.partitions_def, trades
+    )
+    days = set(upstream.partitions_subset.get_partition_keys())
+    wanted = {day.isoformat() for day in timeframe.grain.partition(now).days() if day <= now.date()}
+    assert days == wanted
+    assert upstream.required_but_nonexistent_subset.is_empty
+
+
+def test_the_start_of_partitions() -> None:
+    """A date begins them all; the word retention begins each table where it is kept from."""
+    now = datetime(2026, 11, 22, 5, tzinfo=UTC)
+    for timeframe in TIMEFRAMES:
+        assert first_day(timeframe, date(2013, 1, 1)) == date(2013, 1, 1)
+        kept = first_day(timeframe, None, now)
+        assert timeframe.grain.floor(now - timeframe.kept).date() == kept
+        assert first_day(None, None, now) <= kept
+    assert first_day(TIMEFRAMES[-1], date(2013, 1, 17)) == date(2013, 1, 1), "a month begins on its first"
+    assert first_day(None, date(2013, 1, 17)) == date(2013, 1, 17)
+
+
+@pytest.mark.parametrize("grain", Grain)
+def test_partition_keys_are_the_domains(grain: Grain) -> None:
+    """Dagster and the domain call a partition by the same name and mean the same time."""
+    ours = partitions(grain, DEFAULT_START_DATE)
+    for key in (ours.get_first_partition_key(), ours.get_last_partition_key()):
+        window = ours.time_window_for_partition_key(key)
+        partition = grain.partition(window.start.astimezone(UTC))
+        assert grain.key(partition) == key
+        assert (partition.start, partition.end) == (window.start, window.end)
+
+
+def test_the_jobs(graph: dg.Definitions) -> None:
+    """Each job has tables of one grain, and their checks."""
+    found = {}
+    for name in (jobs.INGEST, *jobs.REBUILD.values()):
+        job = graph.resolve_job_def(name)
+        found[name] = {key.to_user_string() for key in job.asset_layer.selected_asset_keys}
+        assert job.executor_def.name == "in_process"
+    assert found[jobs.INGEST] == {TRADES_TABLE}
+    for grain, name in jobs.REBUILD.items():
+        assert found[name] == {t.table for t in TIMEFRAMES if t.grain is grain}
+
+
+def test_the_checks(graph: dg.Definitions) -> None:
+    """Every candle table has every rule, and all of them block."""
+    asset_graph = graph.resolve_asset_graph()
+    for timeframe in TIMEFRAMES:
+        keys = asset_graph.get_check_keys_for_assets({dg.AssetKey(timeframe.table)})
+        assert {key.name for key in keys} == {rule.name for rule in checks.RULES}
+        assert all(asset_graph.get_check_spec(key).blocking for key in keys)
+
+
+def test_importing_reads_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong setting shows when definitions are asked for, not when the module is imported."""
+    import importlib
+
+    import k2_ohlcv.definitions as module
+    from k2_ohlcv.domain.errors import UsageError
+
+    monkeypatch.setenv("K2_START_DATE", "yesterday")
+    importlib.reload(module)
+    with pytest.raises(UsageError, match="K2_START_DATE"):
+        module.defs()
+
+
+def test_the_instance_file() -> None:
+    """One writer per table, enforced on steps: only then do runs outside the queue wait too."""
+    import yaml
+
+    root = Path(__file__).parents[2]
+    config = yaml.safe_load((root / "dagster.yaml").read_text())
+    assert config["concurrency"]["pools"] == {"default_limit": 1, "granularity": "op"}
+    assert config["telemetry"] == {"enabled": False}
+    assert config["run_monitoring"]["enabled"]
+    # Long enough for the longest wait that a policy allows, short enough to free a stuck table in a day.
+    longest = timedelta(seconds=config["run_monitoring"]["max_runtime_seconds"])
+    assert max(t.fail for t in TIMEFRAMES) / 24 < longest < timedelta(days=1)
