@@ -112,7 +112,10 @@ def test_the_real_binance_files(lake: Lake, run: Ingest) -> None:
     assert counts(report) == (9738 + 10_166 + 6098 + 8417, 0, 0, 0)
     assert report.per_day == {date(2024, 8, 8): 9738 + 6098, date(2024, 8, 9): 10_166 + 8417}
     assert len(lake.trades().snapshots()) == 1
-    assert {row for row in stored(lake, "exchange", "symbol")} == {("BINANCE", "BTCUSDT"), ("BINANCE", "ETHUSDT")}
+    assert set(stored(lake, "exchange", "symbol")) == {
+        ("BINANCE", "BTCUSDT"),
+        ("BINANCE", "ETHUSDT"),
+    }
     assert counts(run(*files, exchange=None, symbol=None, landing=landing)) == (0, 34_419, 0, 0)
 
 
@@ -142,7 +145,9 @@ def test_an_id_with_other_values_is_a_conflict(lake: Lake, run: Ingest) -> None:
     """What is stored stays; in one file the first line wins; each conflict is kept once."""
     base = HEADER + f"{T},1,1,a\n"
     run(base)
-    text = HEADER + f"{T},2,1,a\n{T},1,2,a\n{T + 1},1,1,a\n{T},1.0,1e0,a\n{T + 5},1,1,b\n{T},1,1,b\n{T},1,1,b\n"
+    text = (
+        HEADER + f"{T},2,1,a\n{T},1,2,a\n{T + 1},1,1,a\n{T},1.0,1e0,a\n{T + 5},1,1,b\n{T},1,1,b\n{T},1,1,b\n"
+    )
     for _ in range(2):
         report = run(text)
         assert (report.conflicts, report.rejected) == (5, 0)
@@ -181,7 +186,7 @@ def test_equal_rows_without_ids_are_distinct_trades(lake: Lake, run: Ingest) -> 
 
 
 def test_made_ids_that_meet_stored_times_are_reported(run: Ingest) -> None:
-    """Equal or not, and whatever ids are stored there; in the lake, and in an earlier file of the same call."""
+    """Equal or not, whatever ids are stored there; in the lake, or in an earlier file of the call."""
     header = "timestamp,price,amount\n"
     run(HEADER + f"{T + 9},1,1,native\n")
     first = header + f"{T},1,1\n{T},2,1\n{T + 1},1,1\n"
@@ -191,7 +196,10 @@ def test_made_ids_that_meet_stored_times_are_reported(run: Ingest) -> None:
     assert counts(report) == (3, 1, 1, 0)
     assert report.shared == (4, 2)
     assert report.as_json()["shared_timestamps"] == {"rows": 4, "timestamps": 2}
-    two = [header + f"{T + 100},1,1\n{T + 101},1,1\n", header + f"{T + 101},1,1\n{T + 101},5,1\n{T + 102},1,1\n"]
+    two = [
+        header + f"{T + 100},1,1\n{T + 101},1,1\n",
+        header + f"{T + 101},1,1\n{T + 101},5,1\n{T + 102},1,1\n",
+    ]
     report = run(*two)
     assert counts(report) == (4, 1, 0, 0)
     assert report.shared == (2, 1)

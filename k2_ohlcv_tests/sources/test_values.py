@@ -117,7 +117,9 @@ def test_a_time_is_read_in_any_of_its_forms(text: str, moment: datetime) -> None
     assert micros_of(text) == to_micros(moment)
 
 
-@pytest.mark.parametrize("text", ["", "x", "nan", "2024-13-01", "2024-08-09T25:00:00", "1,5", "\u0662\u0660\u0662\u0664-01-01"])
+@pytest.mark.parametrize(
+    "text", ["", "x", "nan", "2024-13-01", "2024-08-09T25:00:00", "1,5", "\u0662\u0660\u0662\u0664-01-01"]
+)
 def test_what_is_no_time_is_a_fault(text: str) -> None:
     """And leaves its neighbours alone."""
     column = times(pa.array(["1723161905", text]), NOW)

@@ -1,0 +1,192 @@
+"""Commits of ingestion beside other commits: against the base that was looked in, or not at all."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from pyiceberg.exceptions import CommitFailedException
+from pyiceberg.table import Table
+
+from k2_ohlcv.domain.errors import CommitConflictError
+from k2_ohlcv.domain.timeframe import TIMEFRAMES
+from k2_ohlcv.ingest import ingest
+from k2_ohlcv.lake import appends, trades
+from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.lake.schemas import SNAPSHOTS_KEPT
+from k2_ohlcv.settings import Settings
+
+T = 1723161255
+Add = Callable[..., int]
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake.open(Settings.read({"K2_HOME": str(tmp_path / "home")}))
+
+
+@pytest.fixture
+def add(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Add:
+    """Ingest rows of these numbers; gives how many were added."""
+    monkeypatch.setattr(appends, "_PAUSE", 0.0)
+
+    def call(*numbers: int) -> int:
+        path = tmp_path / f"{numbers}.csv"
+        path.write_text("timestamp,price,size,id\n" + "".join(f"{T + n},{n + 1},1,{n}\n" for n in numbers))
+        return ingest(lake, [path], exchange="E", symbol="S", workspace=tmp_path / "work").added
+
+    return call
+
+
+def ids(lake: Lake) -> list[int]:
+    return sorted(int(i) for i in lake.trades().scan().to_arrow()["trade_id"].to_pylist())
+
+
+def files_on_disk(lake: Lake) -> int:
+    return len(list(Path(lake.trades().location().removeprefix("file://"), "data").rglob("*.parquet")))
+
+
+def test_pyiceberg_refuses_an_append_on_a_moved_head(lake: Lake, add: Add) -> None:
+    """What all of this stands on: with no retries of its own, the second of two appends fails."""
+    add(1)
+    stale = lake.trades()
+    rows = stale.scan().to_arrow()
+    add(2)
+    with pytest.raises(CommitFailedException):
+        stale.append(rows)
+    empty_base = lake.rejected()
+    refused = empty_base.schema().as_arrow().empty_table()
+    lake.rejected().append(refused)
+    with pytest.raises(CommitFailedException):
+        empty_base.append(refused)
+
+
+def between_look_and_commit(
+    monkeypatch: pytest.MonkeyPatch, times: int, other: Callable[[], object]
+) -> list[int]:
+    """Let another writer in, so many times, after the look-up and before the commit."""
+    look, calls = trades.look_up, []
+
+    def looked(table: Table, incoming: trades.Incoming) -> trades.Verdict:
+        verdict = look(table, incoming)
+        calls.append(1)
+        if len(calls) <= times:
+            monkeypatch.setattr(trades, "look_up", look)
+            other()
+            monkeypatch.setattr(trades, "look_up", looked)
+        return verdict
+
+    monkeypatch.setattr(trades, "look_up", looked)
+    return calls
+
+
+def test_another_commit_in_between_is_looked_at_again(
+    lake: Lake, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows that the other one brought are known by then, and the files of the first try are gone."""
+    calls = between_look_and_commit(monkeypatch, 1, lambda: add(2, 3))
+    assert add(1, 2) == 1
+    assert len(calls) == 2
+    assert ids(lake) == [1, 2, 3]
+    assert files_on_disk(lake) == 2
+    assert len(lake.trades().snapshots()) == 2
+
+
+def test_files_are_written_once_where_the_other_commit_changes_nothing_for_us(
+    lake: Lake, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losing a race costs a look and a commit, not the writing."""
+    written: list[object] = []
+    write = appends.write
+    between_look_and_commit(monkeypatch, 3, lambda: add(100 + len(written)))
+    monkeypatch.setattr(appends, "write", lambda *a: written.append(a) or write(*a))
+    assert add(1, 2) == 2
+    assert len(written) == 1 + 3
+    assert len(ids(lake)) == 5
+
+
+def test_who_loses_every_time_says_so(lake: Lake, add: Add, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that can be tried again, nothing added, no file left."""
+    monkeypatch.setattr(appends, "ATTEMPTS", 3)
+    others = iter(range(100, 200))
+    between_look_and_commit(monkeypatch, 99, lambda: add(next(others)))
+    with pytest.raises(CommitConflictError, match="3 attempts") as caught:
+        add(1)
+    assert caught.value.retryable
+    assert ids(lake) == [100, 101, 102]
+    assert files_on_disk(lake) == 3
+
+
+def test_a_replaced_table_is_not_committed_to(lake: Lake, add: Add, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files written for the old one are not the new one's."""
+    add(1)
+
+    def replace() -> None:
+        lake.catalog.drop_table(lake.trades().name())
+        lake.trades()
+
+    between_look_and_commit(monkeypatch, 1, replace)
+    assert add(1, 2) == 2
+    assert ids(lake) == [1, 2]
+
+
+def snapshot_ids(lake: Lake) -> list[int]:
+    return [s.snapshot_id for s in sorted(lake.trades().snapshots(), key=lambda s: s.sequence_number or 0)]
+
+
+@pytest.fixture
+def many(lake: Lake, add: Add, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Keep three snapshots instead of a hundred; six are there."""
+    assert trades.SNAPSHOTS_KEPT == SNAPSHOTS_KEPT == 100
+    for n in range(6):
+        add(n)
+    monkeypatch.setattr(trades, "SNAPSHOTS_KEPT", 3)
+    return snapshot_ids(lake)
+
+
+def watermark(lake: Lake, which: int, snapshot: int) -> None:
+    lake.candles(TIMEFRAMES[which]).transaction().set_properties(
+        {"k2.trades-snapshot-id": str(snapshot)}
+    ).commit_transaction()
+
+
+def test_old_snapshots_go_with_the_commit_that_makes_them_old(lake: Lake, add: Add, many: list[int]) -> None:
+    """All data stays."""
+    add(6)
+    assert snapshot_ids(lake)[:2] == many[-2:]
+    assert len(snapshot_ids(lake)) == 3
+    assert ids(lake) == list(range(7))
+
+
+def test_what_a_candle_table_still_has_to_read_stays(lake: Lake, add: Add, many: list[int]) -> None:
+    """From the oldest watermark on; a table without one, or with one that is gone, holds nothing."""
+    lake.candles(TIMEFRAMES[0])
+    watermark(lake, 1, many[4])
+    watermark(lake, 2, many[1])
+    watermark(lake, 3, 12345)
+    add(6)
+    assert snapshot_ids(lake)[:-1] == many[1:]
+    watermark(lake, 2, many[5])
+    add(7)
+    assert snapshot_ids(lake)[:-2] == many[4:]
+
+
+def test_tags_stay_even_those_made_meanwhile(
+    lake: Lake, add: Add, many: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are looked at immediately before the commit."""
+    lake.trades().manage_snapshots().create_tag(many[0], "before").commit()
+    between_look_and_commit(
+        monkeypatch, 1, lambda: lake.trades().manage_snapshots().create_tag(many[1], "meanwhile").commit()
+    )
+    add(6)
+    assert snapshot_ids(lake)[:2] == many[:2]
+    assert len(snapshot_ids(lake)) == 2 + 3
+    assert {"before", "meanwhile"} <= set(lake.trades().metadata.refs)
+
+
+def test_the_clock_is_stored_in_utc(lake: Lake, add: Add) -> None:
+    """To the microsecond, near now."""
+    add(1)
+    (clock,) = lake.trades().scan().to_arrow()["ingested_at"].to_pylist()
+    assert abs(datetime.now(UTC) - clock).total_seconds() < 60
