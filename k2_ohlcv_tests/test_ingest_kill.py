@@ -18,8 +18,7 @@ T = 1723161255
 BATCH_ROWS = 500
 
 # Runs an ingestion that kills itself at the given moment: the name of a hook, and the how-manieth time.
-PROGRAM = (
-    """
+PROGRAM = """
 import os, signal, sys
 from pathlib import Path
 from k2_ohlcv.ingest import ingest
@@ -52,8 +51,6 @@ ingest(
     workspace=Path(home, "work"), batch_rows=int(sys.argv[5]), progress=lambda event, rows: hook(event),
 )
 """
-    % BATCH_ROWS
-)  # noqa: UP031 - the program is full of braces
 
 
 def text(rows: range, header: str = "timestamp,price,size,id") -> str:
