@@ -1,0 +1,53 @@
+"""The command line: `python -m bench [--quick] [SUITE…]`."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bench.lake import ROOT, Dataset
+from bench.machine import describe
+from bench.report import Row, markdown
+from bench.suites import SUITES
+
+_FULL = Dataset(rows=2_400_000, days=10)
+_QUICK = Dataset(rows=60_000, days=3)
+
+_EPILOG = "Examples: python -m bench; python -m bench --quick; python -m bench day ten-days --runs 9"
+
+
+def bench(
+    suites: Annotated[
+        list[str] | None,
+        typer.Argument(help="; ".join(f"{name}: {suite.about}" for name, suite in SUITES.items())),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Little data, to see that all works.")] = False,
+    runs: Annotated[int, typer.Option(min=1, help="Warm runs of each; the longest take at most 3.")] = 5,
+) -> None:
+    """Measure K2 OHLCV beside DuckDB and Polars on generated trades, kept in .bench/ between runs.
+
+    Prints a table and writes it to .bench/last.md (--quick: .bench/quick.md). Goals are shown, not enforced;
+    candles that differ between the three end it with an error.
+    """
+    unknown = [name for name in suites or [] if name not in SUITES]
+    if unknown:
+        raise typer.BadParameter(f"{', '.join(unknown)}: there are {', '.join(SUITES)}")
+    data, runs = (_QUICK, min(runs, 2)) if quick else (_FULL, runs)
+    console = Console(stderr=True)
+    machine = describe()
+    rows: list[Row] = []
+    with console.status("generating trades, once") as status:
+        _ = data.lake, data.csv
+        for name in suites or SUITES:
+            rows += SUITES[name].measure(data, runs, lambda what, name=name: status.update(f"{name}: {what}"))  # type: ignore[misc] # a lambda's default has no type
+    title = f"Benchmark on {data.rows:,} generated trades a day over 4 markets, {data.days} such days"
+    text = markdown(rows, machine, title)
+    (ROOT / ("quick.md" if quick else "last.md")).write_text(text, encoding="utf-8")
+    print(text, end="")
+
+
+app = typer.Typer(add_completion=False)
+app.command(epilog=_EPILOG)(bench)
+
+if __name__ == "__main__":
+    app(prog_name="python -m bench")

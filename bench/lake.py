@@ -1,0 +1,139 @@
+"""The lake of a benchmark: generated trades in Iceberg, in the files that our ingestion would write.
+
+Kept between runs under `.bench/`, by what decides its bytes. Measures nothing.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+from pyiceberg.catalog.sql import SqlCatalog
+
+from bench import trades
+from k2_ohlcv.domain.timeframe import Grain, Timeframe
+from k2_ohlcv.domain.window import DAY, Interval, midnight
+from k2_ohlcv.lake.appends import FILE_ROWS, append_new
+from k2_ohlcv.lake.catalog import CATALOG, Lake, embedded_properties
+from k2_ohlcv.lake.files import live_files
+from k2_ohlcv.lake.schemas import CANDLES, TRADES
+from k2_ohlcv.settings import Settings
+
+#: Where everything of the benchmarks lies, in the checkout; git ignores it.
+ROOT = Path(__file__).parent.parent / ".bench"
+
+
+def settings_of(home: Path) -> Settings:
+    """Settings of a lake of our own, whatever the environment says: a benchmark touches no one's tables."""
+    return Settings.read({"K2_HOME": str(home)})
+
+
+def open_lake(home: Path) -> Lake:
+    """The embedded lake at a path, whatever catalogs are configured."""
+    home.mkdir(parents=True, exist_ok=True)
+    properties = embedded_properties(settings_of(home))
+    return Lake(SqlCatalog(CATALOG, **{k: v for k, v in properties.items() if k != "type"}))
+
+
+def empty_candles(lake: Lake, timeframe: Timeframe) -> None:
+    """Leave a new candle table, without rows or history."""
+    table = lake.candles(timeframe)
+    folder = Path(url2pathname(urlsplit(table.location()).path))
+    lake.catalog.drop_table(CANDLES[timeframe.name].identifier)
+    shutil.rmtree(folder, ignore_errors=True)
+    lake.candles(timeframe)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Generated trades of some days, made when first asked for.
+
+    Attributes:
+        rows: trades a day, over all markets.
+        days: how many days.
+        root: the folder to keep it in.
+    """
+
+    rows: int
+    days: int
+    root: Path = ROOT
+
+    @property
+    def home(self) -> Path:
+        """The lake's `K2_HOME`, named by what decides its contents."""
+        how = repr((trades.VERSION, FILE_ROWS, sorted(TRADES.properties.items()), TRADES.schema))
+        key = hashlib.sha256(how.encode()).hexdigest()[:8]
+        return self.root / f"trades-{self.rows}x{self.days}-{key}"
+
+    @cached_property
+    def lake(self) -> Lake:
+        """The lake, with all its trades; what an interrupted run left of one is made anew."""
+        done = self.home / "complete"
+        if not done.exists():
+            shutil.rmtree(self.home, ignore_errors=True)
+            lake = open_lake(self.home)
+            for day in trades.days(self.days):
+                _append_day(lake, trades.day_of_trades(day, self.rows))
+            done.touch()
+        return open_lake(self.home)
+
+    @property
+    def csv(self) -> Path:
+        """As many trades as a day has, of one market, in the layout of Binance's spot dumps."""
+        market = trades.MARKETS[0]
+        path = self.home.with_name(self.home.name + ".csv")
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(".part")
+            _write_csv(trades.market_day(market, trades.FIRST_DAY, self.rows), part)
+            part.rename(path)
+        return path
+
+    @property
+    def first_day(self) -> Interval:
+        """The first day: alone in its month."""
+        start = midnight(trades.FIRST_DAY)
+        return Interval(start, start + DAY)
+
+    @property
+    def all_days(self) -> Interval:
+        """All days."""
+        start = midnight(trades.FIRST_DAY)
+        return Interval(start, start + self.days * DAY)
+
+    def files(self, interval: Interval) -> Sequence[str]:
+        """The live data files of the trades table that have trades of an interval."""
+        table = self.lake.trades()
+        snapshot = table.current_snapshot()
+        assert snapshot is not None
+        live = live_files(table, "timestamp", Grain.DAY, snapshot.snapshot_id)
+        return sorted(url2pathname(urlsplit(f.path).path) for f in live if f.span.intersect(interval))
+
+
+def _append_day(lake: Lake, rows: pa.Table) -> None:
+    clock = pa.repeat(pa.scalar(datetime.now(UTC), pa.timestamp("us", "UTC")), rows.num_rows)
+    table = rows.append_column("ingested_at", clock)
+    append_new(lake.trades, lambda _: table)
+
+
+def _write_csv(part: trades.Trades, path: Path) -> None:
+    price, quantity = trades.decimals(part.prices, 18), trades.decimals(part.quantities, 19)
+    maker = pa.array(np.arange(len(part.ids)) % 2 == 0)
+    columns = {
+        "id": pa.array(part.ids),
+        "price": price,
+        "qty": quantity,
+        "quote": pa.compute.cast(pa.compute.multiply(price, quantity), pa.decimal128(38, 16)),
+        "time": pa.array(part.millis * 1000),  # spot files have had microseconds since 2025
+        "maker": maker,
+        "best": pa.repeat(True, len(part.ids)),
+    }
+    pyarrow.csv.write_csv(pa.table(columns), path, pyarrow.csv.WriteOptions(include_header=False))

@@ -1,0 +1,102 @@
+"""What was measured, as one Markdown table: read by people in a terminal and put into the README as it is."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bench.contenders import OTHERS, OURS
+from bench.job import Measured
+
+GB = 10**9
+_MB = 10**6
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Something wished for: in words, what was found, and whether that meets it."""
+
+    text: str
+    found: str
+    met: bool
+
+    def __str__(self) -> str:
+        return f"{self.text}: {self.found}, {'met' if self.met else 'MISSED'}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: work on so many trades, and what each contender took."""
+
+    work: str
+    trades: int
+    measured: Mapping[str, Measured]
+    goals: Sequence[Goal] = field(default_factory=tuple)
+
+
+def median(measured: Measured) -> float:
+    """The seconds of the middle run."""
+    return statistics.median(measured.seconds)
+
+
+def ratio(measured: Mapping[str, Measured]) -> float | None:
+    """Our time over that of the faster of the others; None where there are none."""
+    others = [median(measured[name]) for name in OTHERS if name in measured]
+    return median(measured[OURS]) / min(others) if others else None
+
+
+def no_slower(measured: Mapping[str, Measured]) -> Goal:
+    """The goal of being at least as fast as the faster of the others."""
+    times = ratio(measured)
+    assert times is not None
+    return Goal("no slower than the faster of the two", f"{times:.2f} times", times <= 1)
+
+
+def markdown(rows: Sequence[Row], machine: Sequence[str], title: str) -> str:
+    """The report."""
+    names = [OURS, *OTHERS]
+    header = [
+        "work",
+        "trades",
+        *(f"{n}, s" for n in names),
+        f"{OURS}, trades/s",
+        "ratio",
+        "memory, MB",
+        "goal",
+    ]
+    right = "---:"
+    lines = [
+        f"**{title}**",
+        "",
+        *(f"- {line}" for line in machine),
+        f"- seconds: median (fastest to slowest) of warm runs; ratio: {OURS} over the faster of the others",
+        f"- memory: most held by a fresh process in its first run, {' / '.join(names)}",
+        "- the candles of all three were equal in every column",
+        "",
+        _line(header),
+        _line(["---", *([right] * (len(header) - 2)), "---"]),
+        *(_line(_cells(row, names)) for row in rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _cells(row: Row, names: Sequence[str]) -> list[str]:
+    times = ratio(row.measured)
+    return [
+        row.work,
+        f"{row.trades:,}",
+        *(_seconds(row.measured.get(name)) for name in names),
+        f"{row.trades / median(row.measured[OURS]):,.0f}",
+        "-" if times is None else f"{times:.2f}",
+        " / ".join(f"{row.measured[n].peak / _MB:,.0f}" if n in row.measured else "-" for n in names),
+        "; ".join(map(str, row.goals)) or "-",
+    ]
+
+
+def _seconds(measured: Measured | None) -> str:
+    if measured is None:
+        return "-"
+    return f"{median(measured):.2f} ({min(measured.seconds):.2f} to {max(measured.seconds):.2f})"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

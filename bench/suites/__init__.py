@@ -1,0 +1,25 @@
+"""What can be measured, one file a suite. A further one is one more file and one more row here."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from bench.lake import Dataset
+from bench.race import Tell
+from bench.report import Row
+from bench.suites import day, ingestion, tables, ten_days
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite: what it measures in words, and how, on data of a size, with so many warm runs."""
+
+    about: str
+    measure: Callable[[Dataset, int, Tell], list[Row]]
+
+
+SUITES: Mapping[str, Suite] = {
+    "day": Suite("1m of one day, from no candles, and again", day.measure),
+    "tables": Suite("all five tables of one day", tables.measure),
+    "ten-days": Suite("1m of ten days", ten_days.measure),
+    "ingest": Suite("a CSV of one day into trades", ingestion.measure),
+}

@@ -1,0 +1,117 @@
+"""Generated trades: seeded, so that every machine measures the same rows.
+
+They have what makes real ones hard: busy and quiet minutes, bursts that share a millisecond, prices that
+walk, ids that grow by a digit during the day. Nothing here knows of a lake.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+#: Counted up whenever the rows change: what was kept of older versions is then made anew.
+VERSION = 1
+
+EXCHANGE = "BINANCE"
+#: The first day is alone in its month, so that its 1d table can be rebuilt without the other nine.
+FIRST_DAY = date(2025, 5, 31)
+
+_SEED = 20250531
+_DAY_MS = 86_400_000
+_SCALE = 100_000_000
+
+Int64s = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Market:
+    """A market: its share of all trades, first price, and least steps of price and quantity, in 1e-8."""
+
+    symbol: str
+    share: float
+    price: int
+    tick: int
+    lot: int
+
+
+MARKETS = (
+    Market("BTC-USDT", 0.4, 104_000 * _SCALE, 1_000_000, 1_000),
+    Market("ETH-USDT", 0.3, 2_500 * _SCALE, 1_000_000, 10_000),
+    Market("SOL-USDT", 0.2, 155 * _SCALE, 1_000_000, 100_000),
+    Market("DOGE-USDT", 0.1, 19_000_000, 1_000, 100_000_000),
+)
+
+
+@dataclass(frozen=True)
+class Trades:
+    """One market's trades of a day, by time and id: ms since the epoch, and values in 1e-8."""
+
+    market: Market
+    ids: Int64s
+    millis: Int64s
+    prices: Int64s
+    quantities: Int64s
+
+
+def market_day(market: Market, day: date, rows: int) -> Trades:
+    """So many trades of one market on one day; always the same."""
+    ordinal = (day - FIRST_DAY).days
+    random = np.random.default_rng([_SEED, MARKETS.index(market), ordinal])
+    start = (day - date(1970, 1, 1)).days * _DAY_MS
+    steps = random.integers(-3, 4, rows)
+    walk = market.price // market.tick + np.cumsum(steps)
+    # The walk bounces off half the first price: none is ever zero or less.
+    floor = market.price // market.tick // 2
+    prices = (floor + np.abs(walk - floor) + 1) * market.tick
+    quantities = np.maximum(1, np.exp(random.normal(3.0, 1.5, rows)).astype(np.int64)) * market.lot
+    # The ids pass a power of ten in the middle of the first day: text order would be wrong there.
+    first = 10**9 - rows // 2 + ordinal * rows
+    return Trades(market, np.arange(first, first + rows), start + _moments(random, rows), prices, quantities)
+
+
+def _moments(random: np.random.Generator, rows: int) -> Int64s:
+    """Milliseconds of a day: minutes of very different weight, in them bursts of a millisecond or few."""
+    weights = np.exp(random.normal(0.0, 0.8, 1440))
+    bursts = max(1, rows // 3)
+    minutes = np.sort(random.choice(1440, bursts, p=weights / weights.sum()))
+    at = minutes * 60_000 + random.integers(0, 60_000, bursts)
+    of = np.concatenate([np.arange(bursts), random.integers(0, bursts, rows - bursts)])
+    late = np.where(random.random(rows) < 0.7, 0, random.integers(0, 5, rows))
+    return np.sort(np.minimum(at[of[:rows]] + late, _DAY_MS - 1))
+
+
+def day_of_trades(day: date, rows: int) -> pa.Table:
+    """A day of all markets in the columns of the trades table but its clock, by timestamp."""
+    parts = [market_day(market, day, round(rows * market.share)) for market in MARKETS]
+    table = pa.concat_tables(_rows(part) for part in parts)
+    millis = np.concatenate([part.millis for part in parts])
+    return table.take(pa.array(np.argsort(millis, kind="stable"))).combine_chunks()
+
+
+def _rows(part: Trades) -> pa.Table:
+    count = len(part.ids)
+    return pa.table(
+        {
+            "exchange": pa.repeat(EXCHANGE, count),
+            "symbol": pa.repeat(part.market.symbol, count),
+            "trade_id": pa.array(part.ids).cast(pa.string()),
+            "timestamp": pa.array(part.millis * 1000).cast(pa.timestamp("us", "UTC")),
+            "price": decimals(part.prices, 18),
+            "quantity": decimals(part.quantities, 19),
+        }
+    )
+
+
+def decimals(units: Int64s, precision: int) -> pa.Array:
+    """Decimals of scale 8 from counts of 1e-8, exactly: the bits are made, no arithmetic is done."""
+    halves = np.stack([units, units >> 63], axis=1)  # little-endian two's complement of 128 bits
+    kind = pa.decimal128(precision, 8)
+    return pa.Array.from_buffers(kind, len(units), [None, pa.py_buffer(halves.tobytes())])
+
+
+def days(count: int) -> Iterator[date]:
+    """The generated days, in order."""
+    return (FIRST_DAY + timedelta(days=i) for i in range(count))

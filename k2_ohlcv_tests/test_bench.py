@@ -1,0 +1,111 @@
+"""The benchmark's own parts: the generated trades, the comparison, and the two other engines' exactness."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from bench import trades
+from bench.__main__ import app
+from bench.contenders import OTHERS, open_contender
+from bench.job import Job, Measured, candles
+from bench.lake import Dataset
+from bench.race import UnequalError, compare
+from bench.report import Goal, Row, markdown
+from bench.suites import SUITES
+from k2_ohlcv.domain.candle import KEY, VALUES, Trade, aggregate
+from k2_ohlcv.domain.frame import CANDLE_TYPES
+from k2_ohlcv.domain.timeframe import TIMEFRAMES
+
+ROWS = 3000
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return Dataset(rows=ROWS, days=2, root=tmp_path_factory.mktemp("bench"))
+
+
+def test_generated_trades_are_the_same_every_time_and_have_ties() -> None:
+    """A day has its rows in order of time; many share a millisecond, and ids grow by a digit."""
+    day = trades.day_of_trades(trades.FIRST_DAY, ROWS)
+    assert day.equals(trades.day_of_trades(trades.FIRST_DAY, ROWS))
+    frame = pl.DataFrame(day)
+    assert frame.height == ROWS
+    assert frame["timestamp"].is_sorted()
+    assert frame["timestamp"].dt.date().unique().to_list() == [trades.FIRST_DAY]
+    assert frame.n_unique(["symbol", "timestamp"]) < 0.8 * ROWS
+    assert frame.n_unique(["symbol", "trade_id"]) == ROWS
+    assert set(frame["trade_id"].str.len_chars()) == {9, 10}
+    assert frame.select((pl.col("price") > 0).all() & (pl.col("quantity") > 0).all()).item()
+
+
+def test_the_first_day_is_alone_in_its_month() -> None:
+    """The 1d table of that day is rebuilt from its trades only."""
+    assert trades.FIRST_DAY.month != (trades.FIRST_DAY + timedelta(days=1)).month
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("tables", [("1m",), tuple(t.name for t in TIMEFRAMES)])
+def test_the_others_give_the_candles_of_the_definition(
+    data: Dataset, tmp_path: Path, name: str, tables: tuple[str, ...]
+) -> None:
+    """What is compared in time is equal in result: each engine is held against the reference."""
+    job = candles(data.home, data.files(data.first_day), tables, data.first_day, tmp_path)
+    contender = open_contender(name)
+    contender.prepare(job)
+    contender.run(job)
+    rows = trades.day_of_trades(trades.FIRST_DAY, ROWS).to_pylist()
+    for timeframe in job.timeframes:
+        expected = aggregate((Trade(**row) for row in rows), timeframe)
+        frame = pl.DataFrame(
+            [vars(candle) for candle in expected],
+            schema={column: CANDLE_TYPES[column] for column in (*KEY, *VALUES)},
+        )
+        compare(frame, pl.read_parquet(job.path(timeframe)), timeframe.name)
+
+
+def test_candles_that_differ_are_named() -> None:
+    """A comparison that fails says in which column and which window."""
+    values = {name: pl.Series([None], dtype=kind) for name, kind in CANDLE_TYPES.items()}
+    left = pl.DataFrame({**values, "symbol": ["A"], "exchange": ["E"], "trade_count": [1]}).cast(
+        pl.Schema(CANDLE_TYPES)
+    )
+    compare(left, left, "the same")
+    with pytest.raises(UnequalError, match="trade_count, 1 rows"):
+        compare(left, left.with_columns(trade_count=pl.lit(2, pl.Int64)), "two tables")
+    with pytest.raises(UnequalError, match="types differ"):
+        compare(left, left.with_columns(pl.col("trade_count").cast(pl.Int32)), "two tables")
+
+
+def test_a_job_travels_as_a_line(data: Dataset) -> None:
+    job = candles(data.home, ["a", "b"], ["1m"], data.all_days, data.home)
+    assert Job.from_json(job.to_json()) == job
+    assert job.interval == data.all_days
+
+
+def test_the_report_shows_goals_and_ratios() -> None:
+    """A missed goal is shown; a contender that did not take part is a dash."""
+    measured = {
+        "K2": Measured([2.0, 1.0, 3.0], 10**8),
+        "DuckDB": Measured([4.0], 1),
+        "Polars": Measured([8.0], 1),
+    }
+    rows = [
+        Row("work", 100, measured, [Goal("under 1", "2", met=False)]),
+        Row("alone", 100, {"K2": measured["K2"]}),
+    ]
+    text = markdown(rows, ["a machine"], "title")
+    assert "| 2.00 (1.00 to 3.00) | 4.00 (4.00 to 4.00) |" in text
+    assert "| 50 | 0.50 | 100 / 0 / 0 | under 1: 2, MISSED |" in text
+    assert "| alone | 100 | 2.00 (1.00 to 3.00) | - | - | 50 | - | 100 / - / - | - |" in text
+
+
+def test_the_command_names_its_suites() -> None:
+    """Help lists them, and a wrong name is answered with the right ones."""
+    runner = CliRunner(env={"COLUMNS": "300", "TERM": "dumb"})
+    assert all(name in runner.invoke(app, ["--help"]).output for name in SUITES)
+    wrong = runner.invoke(app, ["nonsense"])
+    assert wrong.exit_code == 2
+    assert all(name in wrong.output for name in SUITES)
