@@ -1,17 +1,20 @@
 """Ingestion end to end: what it adds, what it knows, what it refuses, what it reports."""
 
 import gzip
+import shutil
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from k2_ohlcv.domain.errors import BadFileError, UsageError
 from k2_ohlcv.domain.window import Interval, midnight
 from k2_ohlcv.ingest import IngestReport, ingest
+from k2_ohlcv.lake import trades
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.settings import Settings
 from k2_ohlcv.sources import sample
@@ -88,10 +91,7 @@ def test_files_within_a_day_are_sorted_by_time(lake: Lake, run: Ingest) -> None:
     """Whatever the order of the file."""
     run(HEADER + "".join(f"{T + (i * 7919) % 100_000},1,1,{i}\n" for i in range(3000)))
     for task in lake.trades().scan().plan_files():
-        times = lake.trades().io.new_input(task.file.file_path)
-        import pyarrow.parquet as pq
-
-        with times.open() as file:
+        with lake.trades().io.new_input(task.file.file_path).open() as file:
             values = pq.read_table(file, columns=["timestamp"])["timestamp"].to_pylist()
         assert values == sorted(values)
         assert len({v.date() for v in values}) == 1
@@ -100,8 +100,6 @@ def test_files_within_a_day_are_sorted_by_time(lake: Lake, run: Ingest) -> None:
 @pytest.mark.skipif(not REAL.is_dir(), reason="shared/data is not beside the repository")
 def test_the_real_binance_files(lake: Lake, run: Ingest) -> None:
     """Two days of two markets at once, found by their landing path."""
-    import shutil
-
     landing = lake_home(lake) / "landing"
     for file in (REAL / "binance-trades-2024" / "spot").glob("*.zip"):
         folder = landing / "BINANCE" / file.name.split("-")[0]
@@ -129,6 +127,18 @@ def test_an_overlapping_file_adds_what_is_new(lake: Lake, run: Ingest) -> None:
     assert counts(run(HEADER + "".join(rows[:6]))) == (6, 0, 0, 0)
     assert counts(run(HEADER + "".join(rows[3:] + rows[8:]))) == (4, 5, 0, 0)
     assert [row[0] for row in stored(lake)] == [str(i) for i in range(10)]
+
+
+@pytest.mark.parametrize("piece_rows", [1, 7, 1000])
+def test_large_stored_files_are_looked_through_in_pieces(
+    run: Ingest, monkeypatch: pytest.MonkeyPatch, piece_rows: int
+) -> None:
+    """And no row of them is missed, at whatever edge of a piece it lies."""
+    rows = [f"{T + i * i},{i + 1},1,{i}\n" for i in range(50)] + [f"{T},1,1,z\n"]
+    run(HEADER + "".join(rows))
+    monkeypatch.setattr(trades, "_PIECE_ROWS", piece_rows)
+    assert counts(run(HEADER + "".join(rows))) == (0, 51, 0, 0)
+    assert counts(run(HEADER + "".join(row.replace(",1,", ",2,", 1) for row in rows))) == (0, 0, 51, 0)
 
 
 def test_ids_are_those_of_a_market(lake: Lake, run: Ingest) -> None:

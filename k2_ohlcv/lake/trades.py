@@ -4,7 +4,7 @@
 side; an id that is there with other values is a conflict and stays out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -15,12 +15,13 @@ import pyarrow.compute as pc
 from pyiceberg.exceptions import NoSuchTableError
 from pyiceberg.expressions import And, BooleanExpression
 from pyiceberg.io.pyarrow import ArrowScan
-from pyiceberg.table import Table
+from pyiceberg.table import DataScan, Table
 
-from k2_ohlcv.domain.window import DAY, Interval, bound, from_micros
+from k2_ohlcv.domain.timeframe import Grain
+from k2_ohlcv.domain.window import DAY, MICROSECOND, Interval, bound, from_micros
 from k2_ohlcv.lake.appends import append_new, between, isin
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.files import within
+from k2_ohlcv.lake.files import live_span, within
 from k2_ohlcv.lake.schemas import CANDLES, SNAPSHOTS_KEPT
 from k2_ohlcv.lake.watermark import Watermark
 
@@ -29,6 +30,8 @@ Int64s = npt.NDArray[np.int64]
 
 # Alternatives in a filter: beyond this, days between are read instead.
 _MOST_INTERVALS = 64
+# As much of a stored file as is read at once: compaction makes files larger than ours.
+_PIECE_ROWS = 2_500_000
 _DAY_MICROS = 86_400_000_000
 _COLUMNS = ("exchange", "symbol", "trade_id", "timestamp", "price", "quantity")
 
@@ -96,11 +99,8 @@ def look_up(table: Table, incoming: Incoming) -> Verdict:
     met = _Moments(incoming)
     scan = table.scan(row_filter=_nearby(incoming), selected_fields=_COLUMNS)
     ids = incoming.rows.select(["market", "trade_id"]).append_column("row", pa.array(np.arange(size)))
-    reader = ArrowScan(table.metadata, table.io, scan.projection(), scan.row_filter)
-    for task in scan.plan_files():  # one file at a time, so that memory does not grow with the table
-        stored = _with_markets(reader.to_table([task]), incoming.markets)
-        if not stored.num_rows:
-            continue
+    for piece in _pieces(table, scan):
+        stored = _with_markets(piece, incoming.markets)
         met.note(stored)
         matches = ids.join(
             stored.select(["market", "trade_id", "at"]), ["market", "trade_id"], join_type="inner"
@@ -111,6 +111,20 @@ def look_up(table: Table, incoming: Incoming) -> Verdict:
             same[rows[equal]] = True
             other[rows[~equal]] = True
     return _judged(incoming, same, other & ~same, met.mask())
+
+
+def _pieces(table: Table, scan: DataScan) -> Iterator[pa.Table]:
+    """What a scan finds, file by file, large files by slices of time: memory stays as it is."""
+    for task in scan.plan_files():
+        count = -(-task.file.record_count // _PIECE_ROWS)
+        span = live_span(table, "timestamp", Grain.DAY, task.file)
+        step = (span.end - span.start) / count + MICROSECOND
+        for i in range(count):
+            slice_ = Interval(span.start + i * step, span.start + (i + 1) * step)
+            near = scan.row_filter if count == 1 else And(scan.row_filter, within("timestamp", [slice_]))
+            rows = ArrowScan(table.metadata, table.io, scan.projection(), near).to_table([task])
+            if rows.num_rows:
+                yield rows
 
 
 def _judged(incoming: Incoming, same: Mask, other: Mask, met: Mask) -> Verdict:
