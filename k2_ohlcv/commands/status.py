@@ -16,10 +16,8 @@ def show_status(terminal: Terminal) -> None:
     tables = [(one, candles_status(lake, one)) for one in TIMEFRAMES]
     terminal.result(
         {
-            "trades": asdict(trades),
-            "tables": [
-                {"table": one.table, "timeframe": one.name, **asdict(status)} for one, status in tables
-            ],
+            "trades": _numbers(trades),
+            "tables": [{"timeframe": one.name, **_numbers(status)} for one, status in tables],
         }
     )
     shown = table(
