@@ -80,7 +80,7 @@ def open_engine(settings: Settings, config: Mapping[str, str] | None = None) -> 
             _try_port(remote)
             yield from _session(remote, config or {}, workspace)
         elif remote.startswith("local"):
-            yield from _session(remote, {**_local_config(settings), **(config or {})}, workspace)
+            yield from _session(remote, {**local_config(settings), **(config or {})}, workspace)
         else:
             raise UsageError(
                 f"SPARK_REMOTE={remote!r} is not known: it is sc://host:port or local[N], or unset for Sail"
@@ -101,7 +101,7 @@ def _session(
         # The client offers the server's start-up settings (packages, catalogs) again to the session,
         # and warns that they can't be changed there.
         warnings.simplefilter("ignore", UserWarning)
-        spark = builder.create() if embedded else builder.getOrCreate()
+        spark = builder.getOrCreate() if remote.startswith("local") else builder.create()
     try:
         yield Engine(spark, embedded, workspace)
     finally:
@@ -138,7 +138,12 @@ def _try_port(remote: str) -> None:
         ) from None
 
 
-def _local_config(settings: Settings) -> dict[str, str]:
+def local_config(settings: Settings) -> dict[str, str]:
+    """Spark configuration for a server on this machine that has the same catalog under the same name.
+
+    Raises:
+        EngineUnavailableError: there is no Java.
+    """
     if shutil.which("java") is None and not os.environ.get("JAVA_HOME"):
         raise EngineUnavailableError(
             f"SPARK_REMOTE={settings.spark_remote} needs Java 17 or 21, and none is found. "

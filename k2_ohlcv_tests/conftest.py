@@ -1,0 +1,89 @@
+"""The engines that tests run on: Sail always, real Apache Spark where Java is.
+
+Set K2_REQUIRE_SPARK=1 (as CI does) to fail instead of skip where Spark cannot run.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+
+from k2_ohlcv.engine.session import Engine, open_engine
+from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv_tests import lakes
+from k2_ohlcv_tests.sparks import connect_server
+
+# The same examples in every run: a failure that somebody else caused is nobody's to find.
+hypothesis_settings.register_profile(
+    "k2", derandomize=True, deadline=None, max_examples=20, suppress_health_check=list(HealthCheck)
+)
+hypothesis_settings.load_profile("k2")
+
+SHARED = Path(__file__).parents[1].parent / "shared" / "data"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A lake with empty tables, and an engine that reads them."""
+
+    lake: Lake
+    engine: Engine
+    home: Path
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real trades that does not ship with the project."""
+    if not SHARED.is_dir():
+        pytest.skip("the folder shared/data with real trades is not beside this checkout")
+    return SHARED
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    """An empty lake of its own."""
+    return lakes.open_lake(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def sail(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    """Sail in this process."""
+    home = tmp_path_factory.mktemp("sail")
+    with open_engine(lakes.settings(home)) as engine:
+        yield Bench(lakes.open_lake(home), engine, home)
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    """Real Apache Spark: a Connect server in a process of its own."""
+    if shutil.which("java") is None and not os.environ.get("K2_REQUIRE_SPARK"):
+        pytest.skip("real Spark needs Java, and none is found")
+    home = tmp_path_factory.mktemp("spark")
+    lakes.empty(lakes.open_lake(home))  # Spark's catalog expects its tables to be there
+    with connect_server(home) as remote, open_engine(lakes.settings(home, SPARK_REMOTE=remote)) as engine:
+        yield Bench(lakes.open_lake(home), engine, home)
+
+
+@pytest.fixture(
+    params=[
+        "sail",
+        pytest.param("spark", marks=[pytest.mark.spark, pytest.mark.xdist_group("spark")]),
+    ]
+)
+def bench(request: pytest.FixtureRequest) -> Bench:
+    """Each engine in turn, over empty tables."""
+    chosen: Bench = request.getfixturevalue(request.param)
+    clear(chosen)
+    return chosen
+
+
+def clear(bench: Bench) -> None:
+    """Empty the lake, and forget what the engine has on its shelf."""
+    lakes.empty(bench.lake)
+    bench.engine.shelf.__init__()  # type: ignore[misc]
+    bench.engine.share = frozenset()

@@ -1,0 +1,167 @@
+"""Finishing and comparing frames of candles, and the gate before a commit."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from fractions import Fraction
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from k2_ohlcv.domain.candle import KEY, VALUES, Candle, aggregate
+from k2_ohlcv.domain.errors import GateError
+from k2_ohlcv.domain.frame import CANDLE_TYPES, compare, finish, inside
+from k2_ohlcv.domain.gate import gate
+from k2_ohlcv.domain.timeframe import timeframe
+from k2_ohlcv.engine.rollup import WINDOWS
+from k2_ohlcv_tests.strategies import trades
+
+MINUTE = timeframe("1m")
+THEN, NOW = datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 6, 1, tzinfo=UTC)
+
+
+def engine_row(**values: object) -> pa.Table:
+    row = {
+        "symbol": "Y",
+        "exchange": "X",
+        "window_start": THEN,
+        "open_price": Decimal(1),
+        "high_price": Decimal(2),
+        "low_price": Decimal(1),
+        "close_price": Decimal(2),
+        "volume": Decimal(2),
+        "trade_count": 2,
+        "notional": Decimal(3),
+    }
+    return pa.Table.from_pylist([row | values], schema=WINDOWS)
+
+
+@given(st.integers(1, 10**29 - 1), st.data())
+def test_vwap_is_the_exact_quotient_rounded_half_even(volume: int, data: st.DataObject) -> None:
+    """Over the whole range of volumes, ties and their neighbours included."""
+    tie = data.draw(st.integers(1, 10**9)) * volume + volume // 2
+    least, most = volume, min(10**38, 10**18 * volume) - 1
+    near = st.integers(-2, 2).map(lambda d: max(least, min(most, tie + d)))
+    notional = data.draw(st.one_of(st.integers(least, most), near))
+    exact = round(Fraction(notional, volume))
+    if exact >= 10**18:
+        return  # no price of 18 digits averages to this
+    found = finish(
+        engine_row(
+            volume=Decimal(volume).scaleb(-8),
+            notional=Decimal(notional).scaleb(-16),
+            high_price=Decimal("1e-8"),
+        ),
+        MINUTE,
+    )
+    assert found["vwap"].item() == Decimal(exact).scaleb(-8)
+
+
+def test_a_notional_that_could_wrap_is_refused() -> None:
+    """high x volume below 10^22 passes; at it, an engine may have wrapped the sum unnoticed."""
+    finish(engine_row(high_price=Decimal("9999999999"), volume=Decimal("1000000000000")), MINUTE)
+    with pytest.raises(GateError, match=r"high x volume reaches 1e\+22"):
+        finish(engine_row(high_price=Decimal("1000000000"), volume=Decimal("10000000000000")), MINUTE)
+
+
+def candles(some: list[Candle], clock: datetime = THEN) -> pl.DataFrame:
+    rows = [{**vars(c), "created_at": clock, "updated_at": clock} for c in some]
+    return pl.DataFrame(rows, schema=CANDLE_TYPES).with_row_index("row")
+
+
+def without_clocks(some: list[Candle]) -> pl.DataFrame:
+    return candles(some).select(*KEY, *VALUES)
+
+
+@given(trades(), trades(), st.data())
+def test_applying_a_comparison_gives_the_computed_candles(old: list, new: list, data: st.DataObject) -> None:
+    """Whatever is stored, dropping and writing as told leaves exactly what was computed, and no needless write."""
+    stored, wanted = aggregate(old, MINUTE), aggregate(old[: len(old) // 2] + new, MINUTE)
+    repeats = data.draw(st.lists(st.sampled_from(stored), max_size=3))
+    table = candles(stored + repeats)
+    found = compare(table, without_clocks(wanted), NOW)
+    kept = table.filter(~pl.col("row").is_in(found.dropped.implode()))
+    after = pl.concat([kept.drop("row"), found.written])
+    assert sorted(after.select(*KEY, *VALUES).rows()) == sorted(without_clocks(wanted).rows())
+    single = [c for c in stored if c not in repeats]
+    assert set(kept.select(*KEY).rows()) == {tuple(getattr(c, k) for k in KEY) for c in wanted if c in single}
+    fates = dict(found.fates.group_by("fate").len().iter_rows())
+    assert fates.get("unchanged", 0) == kept.height
+    assert fates.get("changed", 0) + fates.get("added", 0) == found.written.height
+    assert fates.get("removed", 0) == len(found.dropped) - fates.get("changed", 0)
+    assert (found.written["updated_at"] == NOW).all()
+
+
+def test_created_at_is_kept_and_updated_at_moves_where_a_value_changed() -> None:
+    (candle,) = aggregate_one()
+    changed = replace(candle, trade_count=candle.trade_count + 1)
+    found = compare(candles([candle]), without_clocks([changed]), NOW)
+    assert found.written.select("created_at", "updated_at").rows() == [(THEN, NOW)]
+    assert compare(candles([candle]), without_clocks([candle]), NOW).written.is_empty()
+
+
+def aggregate_one() -> list[Candle]:
+    return [
+        Candle(
+            "Y",
+            "X",
+            THEN,
+            MINUTE.window(THEN).end,
+            THEN.date(),
+            Decimal(1),
+            Decimal(2),
+            Decimal(1),
+            Decimal(2),
+            Decimal(2),
+            2,
+            Decimal("1.5"),
+        )
+    ]
+
+
+BROKEN = {
+    "price_relationships": [
+        {"high_price": Decimal("0.5")},
+        {"low_price": Decimal(0)},
+        {"open_price": Decimal(3)},
+    ],
+    "vwap_bounds": [{"vwap": Decimal(9)}, {"vwap": Decimal("0.1")}],
+    "positive_metrics": [{"volume": Decimal(0)}, {"trade_count": 0}],
+    "window_alignment": [
+        {"window_end": THEN},
+        {"window_date": NOW.date()},
+        {"window_start": THEN.replace(second=1), "window_end": THEN.replace(minute=1, second=1)},
+    ],
+}
+
+
+@pytest.mark.parametrize(("check", "damage"), [(c, d) for c, many in BROKEN.items() for d in many])
+def test_the_gate_refuses_each_kind_of_damage_by_name(check: str, damage: dict) -> None:
+    (candle,) = aggregate_one()
+    good = candles([candle]).drop("row")
+    gate(good, MINUTE)
+    bad = candles([replace(candle, **damage)]).drop("row")
+    with pytest.raises(GateError, match=check) as refused:
+        gate(pl.concat([good, bad]), MINUTE)
+    assert "1 candles" in str(refused.value) or "2 candles" in str(refused.value)
+
+
+def test_the_gate_refuses_repeated_keys_and_other_columns() -> None:
+    good = candles(aggregate_one()).drop("row")
+    with pytest.raises(GateError, match=r"2 candles .* uniqueness|multiple_fields_uniqueness"):
+        gate(pl.concat([good, good]), MINUTE)
+    with pytest.raises(GateError):
+        gate(good.drop("vwap"), MINUTE)
+    with pytest.raises(GateError):
+        gate(good.with_columns(pl.col("trade_count").cast(pl.Int32)), MINUTE)
+
+
+def test_inside_is_half_open() -> None:
+    window = MINUTE.window(THEN)
+    moments = pl.DataFrame(
+        {"at": [window.start, window.last, window.end]}, schema={"at": pl.Datetime("us", "UTC")}
+    )
+    assert moments.select(inside("at", [window])).to_series().to_list() == [True, True, False]

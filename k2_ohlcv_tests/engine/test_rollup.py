@@ -1,0 +1,52 @@
+"""The rollup against the reference aggregation, on both engines."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from k2_ohlcv.domain.candle import KEY, Candle, Trade, aggregate
+from k2_ohlcv.domain.frame import finish
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
+from k2_ohlcv.domain.window import Interval, coalesce
+from k2_ohlcv.engine.rollup import windows
+from k2_ohlcv_tests import lakes
+from k2_ohlcv_tests.conftest import Bench, clear
+from k2_ohlcv_tests.strategies import trades
+
+
+def computed(bench: Bench, timeframe: Timeframe, intervals: list[Interval]) -> list[Candle]:
+    table = bench.lake.trades()
+    snapshot = table.current_snapshot()
+    assert snapshot is not None
+    found = finish(windows(bench.engine, table, snapshot.snapshot_id, timeframe, intervals), timeframe)
+    return [Candle(**row) for row in found.sort(*KEY).to_dicts()]
+
+
+def days_of(some: list[Trade]) -> list[Interval]:
+    return coalesce(Grain.DAY.partition(trade.timestamp) for trade in some)
+
+
+def check(bench: Bench, some: list[Trade]) -> None:
+    clear(bench)
+    lakes.add_trades(bench.lake, some)
+    for share in (frozenset[str](), frozenset(t.name for t in TIMEFRAMES)):
+        bench.engine.share = share
+        for timeframe in TIMEFRAMES:
+            assert computed(bench, timeframe, days_of(some)) == aggregate(some, timeframe), timeframe.name
+
+
+@given(trades())
+def test_sail_gives_the_reference_windows(sail: Bench, some: list[Trade]) -> None:
+    """Scanned alone or shared among the five, windows are those of the reference."""
+    check(sail, some)
+
+
+@pytest.mark.spark
+@pytest.mark.xdist_group("spark")
+@settings(max_examples=1)
+@given(st.lists(trades(), min_size=12, max_size=12))
+def test_spark_gives_the_reference_windows(spark: Bench, lots: list[list[Trade]]) -> None:
+    """Real Spark gives the same windows from the same expression: a dozen cases at once, as it is slow."""
+    check(spark, [replace(t, exchange=f"{t.exchange}-{i}") for i, some in enumerate(lots) for t in some])

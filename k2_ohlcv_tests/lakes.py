@@ -1,0 +1,73 @@
+"""Lakes for tests: put trades in directly, read candles back plainly."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+from pyiceberg.io.pyarrow import schema_to_pyarrow
+from pyiceberg.table import Table
+
+from k2_ohlcv.domain.candle import KEY, Candle, Trade, aggregate
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
+from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.lake.schemas import NAMESPACE
+from k2_ohlcv.settings import Settings
+
+INGESTED = datetime(2024, 6, 1, tzinfo=UTC)
+
+
+def settings(home: Path, **environ: str) -> Settings:
+    """Settings of a lake in a folder."""
+    return Settings.read({"K2_HOME": str(home), **environ})
+
+
+def open_lake(home: Path) -> Lake:
+    """A lake in a folder."""
+    return Lake.open(settings(home))
+
+
+def empty(lake: Lake) -> None:
+    """Drop every table of a lake."""
+    lake.catalog.create_namespace_if_not_exists(NAMESPACE)
+    for identifier in lake.catalog.list_tables(NAMESPACE):
+        lake.catalog.drop_table(identifier)
+
+
+def add_trades(lake: Lake, trades: Iterable[Trade]) -> Table:
+    """Append trades as they are, in one snapshot, without looking for known ones."""
+    table = lake.trades()
+    table.append(trades_table(table, trades))
+    return table
+
+
+def trades_table(table: Table, trades: Iterable[Trade]) -> pa.Table:
+    """Trades as Arrow rows of the trades table."""
+    rows = [{**vars(trade), "ingested_at": INGESTED} for trade in trades]
+    return pa.Table.from_pylist(rows, schema=schema_to_pyarrow(table.schema(), include_field_ids=False))
+
+
+def stored(lake: Lake, timeframe: Timeframe) -> list[Candle]:
+    """The candles of a table without clocks, by key."""
+    rows = frame(lake, timeframe).sort(*KEY).drop("created_at", "updated_at").to_dicts()
+    return [Candle(**row) for row in rows]
+
+
+def frame(lake: Lake, timeframe: Timeframe) -> pl.DataFrame:
+    """The rows of a candle table."""
+    return pl.DataFrame(lake.candles(timeframe).scan().to_arrow())
+
+
+def assert_equal_to_trades(
+    lake: Lake, trades: Iterable[Trade], timeframes: Iterable[Timeframe] = TIMEFRAMES
+) -> None:
+    """Every candle table is what the reference aggregation makes of these trades."""
+    trades = list(trades)
+    for timeframe in timeframes:
+        assert stored(lake, timeframe) == aggregate(trades, timeframe), timeframe.name
+
+
+def data_files(table: Table) -> list[str]:
+    """The live data files of a table."""
+    return sorted(task.file.file_path for task in table.scan().plan_files())

@@ -1,0 +1,337 @@
+"""The one operation: candle tables become equal to the trades, exactly, whoever else is writing."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+
+from k2_ohlcv import reconcile
+from k2_ohlcv.domain.candle import KEY, Trade, aggregate
+from k2_ohlcv.domain.errors import CommitConflictError, GateError
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe, timeframe
+from k2_ohlcv.domain.window import DAY, Interval
+from k2_ohlcv.engine import rollup
+from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.lake.watermark import Watermark
+from k2_ohlcv.reconcile import Report, rebuild
+from k2_ohlcv_tests import lakes
+from k2_ohlcv_tests.conftest import Bench, clear
+from k2_ohlcv_tests.strategies import late, trades
+
+MINUTE, DAILY = timeframe("1m"), timeframe("1d")
+AT = datetime(2024, 2, 28, 12, tzinfo=UTC)
+
+
+def trade(number: int, at: datetime = AT, price: str = "100", quantity: str = "1") -> Trade:
+    return Trade("BINANCE", "BTCUSDT", str(number), at, Decimal(price), Decimal(quantity))
+
+
+def week() -> list[Trade]:
+    """Three days across a month's end, two trades an hour."""
+    moments = [AT + timedelta(minutes=30 * i) for i in range(48 * 3)]
+    return [trade(i, at, str(100 + i % 7), f"0.{i % 9 + 1}") for i, at in enumerate(moments)]
+
+
+def rebuild_all(bench: Bench, timeframes: tuple[Timeframe, ...] = TIMEFRAMES) -> list[Report]:
+    return [rebuild(bench.lake, bench.engine, each) for each in timeframes]
+
+
+def day(moment: datetime) -> Interval:
+    return Grain.DAY.partition(moment)
+
+
+def test_both_engines_make_the_candles_of_the_trades(bench: Bench) -> None:
+    """A rebuild of everything makes all five tables equal to the reference, and says what it did."""
+    some = week()
+    lakes.add_trades(bench.lake, some)
+    for each, report in zip(TIMEFRAMES, rebuild_all(bench), strict=True):
+        wanted = aggregate(some, each)
+        assert (report.added, report.changed, report.removed, report.unchanged) == (len(wanted), 0, 0, 0)
+        assert report.trades_read == len(some)
+        assert report.watermark_moved
+        assert [p.partition for p in report.partitions] == each.grain.partitions(
+            each.window(t.timestamp) for t in some
+        )
+    lakes.assert_equal_to_trades(bench.lake, some)
+
+
+@settings(max_examples=8)
+@given(trades(), trades(most=10))
+def test_late_trades_change_their_windows_and_no_other(
+    sail: Bench, some: list[Trade], more: list[Trade]
+) -> None:
+    """After new trades, a rebuild moves `updated_at` of the windows that they fall in, and keeps `created_at`."""
+    clear(sail)
+    lakes.add_trades(sail.lake, some)
+    rebuild_all(sail)
+    before = {each.name: lakes.frame(sail.lake, each) for each in TIMEFRAMES}
+    added = [late(t, timedelta(0)) for t in more]
+    lakes.add_trades(sail.lake, added)
+    rebuild_all(sail)
+    lakes.assert_equal_to_trades(sail.lake, some + added)
+    for each in TIMEFRAMES:
+        touched = {(t.exchange, t.symbol, each.floor(t.timestamp)) for t in added}
+        both = before[each.name].join(lakes.frame(sail.lake, each), on=KEY, suffix="_after")
+        moved = {
+            tuple(row)
+            for row in both.filter(pl.col("updated_at") != pl.col("updated_at_after")).select(*KEY).rows()
+        }
+        assert moved == touched & {tuple(row) for row in both.select(*KEY).rows()}
+        assert (both["created_at"] == both["created_at_after"]).all()
+
+
+@settings(max_examples=8)
+@given(trades())
+def test_any_order_and_batching_of_trades_gives_the_same_tables(sail: Bench, some: list[Trade]) -> None:
+    clear(sail)
+    half = len(some) // 2
+    for batch in (some[half:][::-1], some[:half]):
+        if batch:
+            lakes.add_trades(sail.lake, batch)
+    rebuild_all(sail)
+    lakes.assert_equal_to_trades(sail.lake, some)
+
+
+def test_a_second_rebuild_commits_nothing(bench: Bench) -> None:
+    lakes.add_trades(bench.lake, week())
+    rebuild_all(bench)
+    snapshots = {each.name: bench.lake.candles(each).current_snapshot() for each in TIMEFRAMES}
+    for each, report in zip(TIMEFRAMES, rebuild_all(bench), strict=True):
+        assert not report.committed
+        assert (report.added, report.changed, report.removed) == (0, 0, 0)
+        assert report.unchanged > 0
+        assert bench.lake.candles(each).current_snapshot() == snapshots[each.name]
+
+
+def test_new_trades_that_change_no_window_move_only_the_watermark(sail: Bench) -> None:
+    """Trades rewritten as they were: no data file changes, and one empty snapshot carries the watermark."""
+    clear(sail)
+    some = week()
+    table = lakes.add_trades(sail.lake, some)
+    rebuild(sail.lake, sail.engine, MINUTE)
+    files = lakes.data_files(sail.lake.candles(MINUTE))
+    table.overwrite(lakes.trades_table(table, some))
+    report = rebuild(sail.lake, sail.engine, MINUTE)
+    candles = sail.lake.candles(MINUTE)
+    assert report.committed
+    assert report.added + report.changed + report.removed == 0
+    assert lakes.data_files(candles) == files
+    assert Watermark.of(candles) == Watermark(report.trades_snapshot or 0, some[-1].timestamp)
+
+
+def test_trades_that_went_take_their_candles_along(sail: Bench) -> None:
+    """Windows without trades have no candle, and a partition that loses all its trades loses all its rows."""
+    clear(sail)
+    some = week()
+    table = lakes.add_trades(sail.lake, some)
+    rebuild_all(sail)
+    kept = [t for t in some if t.timestamp < AT + DAY and t.timestamp.minute == 0]
+    table.overwrite(lakes.trades_table(table, kept))
+    rebuild_all(sail)
+    lakes.assert_equal_to_trades(sail.lake, kept)
+    sail.lake.trades().delete()
+    reports = rebuild_all(sail)
+    assert all(r.removed for r in reports)
+    lakes.assert_equal_to_trades(sail.lake, [])
+
+
+def test_damage_is_repaired(sail: Bench) -> None:
+    """Repeated rows, rows off the grid and rows with wrong values: a rebuild leaves one right row a key."""
+    clear(sail)
+    some = week()
+    lakes.add_trades(sail.lake, some)
+    rebuild(sail.lake, sail.engine, MINUTE)
+    rows = lakes.frame(sail.lake, MINUTE)
+    wrong = rows[5:7].with_columns(pl.col("volume") + 1, pl.col("window_start") + timedelta(seconds=7))
+    schema = sail.lake.candles(MINUTE).scan().to_arrow().schema
+    sail.lake.candles(MINUTE).append(
+        pl.concat([rows[:3], rows[3:5].with_columns(pl.col("trade_count") + 1), wrong])
+        .to_arrow()
+        .cast(schema)
+    )
+    report = rebuild(sail.lake, sail.engine, MINUTE)
+    lakes.assert_equal_to_trades(sail.lake, some, [MINUTE])
+    assert (report.changed, report.removed) == (5, 7)
+
+
+def test_only_the_chosen_partitions_are_rebuilt(sail: Bench) -> None:
+    """And the watermark stays where it was, as other dirty windows remain."""
+    clear(sail)
+    some = week()
+    lakes.add_trades(sail.lake, some)
+    report = rebuild(sail.lake, sail.engine, MINUTE, [day(AT)])
+    assert not report.watermark_moved
+    assert Watermark.of(sail.lake.candles(MINUTE)) is None
+    wanted = [c for c in aggregate(some, MINUTE) if c.window_start in day(AT)]
+    assert lakes.stored(sail.lake, MINUTE) == wanted
+
+
+def test_a_rebuild_that_covers_all_that_is_dirty_moves_the_watermark(sail: Bench) -> None:
+    """Be it only one day: the others have not changed since the watermark."""
+    clear(sail)
+    some = week()
+    lakes.add_trades(sail.lake, some)
+    rebuild(sail.lake, sail.engine, MINUTE)
+    lakes.add_trades(sail.lake, [trade(10_000, AT + DAY)])
+    assert not rebuild(sail.lake, sail.engine, MINUTE, [day(AT)]).watermark_moved
+    assert rebuild(sail.lake, sail.engine, MINUTE, [day(AT + DAY)]).watermark_moved
+    lakes.assert_equal_to_trades(sail.lake, [*some, trade(10_000, AT + DAY)], [MINUTE])
+
+
+def test_no_trades_at_all_is_no_error(sail: Bench) -> None:
+    clear(sail)
+    for report in rebuild_all(sail):
+        assert not report.committed
+        assert report.trades_snapshot is None
+        assert report.partitions == ()
+
+
+def test_a_long_rebuild_commits_in_parts_and_moves_the_watermark_last(
+    sail: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clear(sail)
+    some = week()
+    lakes.add_trades(sail.lake, some)
+    monkeypatch.setattr(reconcile, "_CHUNK_PARTITIONS", 2)
+    rebuild(sail.lake, sail.engine, MINUTE)
+    lakes.assert_equal_to_trades(sail.lake, some, [MINUTE])
+    candles = sail.lake.candles(MINUTE)
+    assert len(candles.snapshots()) == 2
+    assert Watermark.of(candles) is not None
+
+
+def test_candles_that_break_an_invariant_are_never_committed(
+    sail: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clear(sail)
+    lakes.add_trades(sail.lake, week())
+    real = reconcile.finish
+
+    def broken(windows: object, each: Timeframe) -> pl.DataFrame:
+        return real(windows, each).with_columns(vwap=pl.col("high_price") + 1)
+
+    monkeypatch.setattr(reconcile, "finish", broken)
+    with pytest.raises(GateError, match="vwap_bounds"):
+        rebuild(sail.lake, sail.engine, MINUTE)
+    assert sail.lake.candles(MINUTE).current_snapshot() is None
+
+
+@dataclass(frozen=True)
+class Interrupted(Lake):
+    """A lake in which something happens right after the trades table is loaded, for so many times."""
+
+    what: list[Callable[[], object]] = None  # type: ignore[assignment]
+
+    def trades(self):  # type: ignore[no-untyped-def]
+        table = super().trades()
+        if self.what:
+            self.what.pop(0)()
+        return table
+
+
+def test_an_old_pin_is_never_written_over_a_newer_result(sail: Bench) -> None:
+    """Trades are pinned, then others add trades and rebuild: the commit from the old pin must not land.
+
+    Fails when the trades are pinned before the candle table is loaded.
+    """
+    clear(sail)
+    lakes.add_trades(sail.lake, week())
+    rebuild(sail.lake, sail.engine, MINUTE)
+    lakes.add_trades(sail.lake, [trade(20_000)])
+
+    def others() -> None:
+        lakes.add_trades(sail.lake, [trade(30_000)])
+        rebuild(sail.lake, sail.engine, MINUTE)
+
+    rebuild(Interrupted(sail.lake.catalog, [others]), sail.engine, MINUTE, [day(AT)])
+    lakes.assert_equal_to_trades(sail.lake, [*week(), trade(20_000), trade(30_000)], [MINUTE])
+
+
+def interrupt_windows(
+    monkeypatch: pytest.MonkeyPatch, what: Callable[[], object], times: int = 1
+) -> list[int]:
+    """Let something happen while windows are being computed; counts the computations."""
+    real, calls = rollup.windows, [0]
+
+    def windows(*args: object) -> object:
+        calls[0] += 1
+        computed = real(*args)  # type: ignore[arg-type]
+        if calls[0] <= times:
+            monkeypatch.setattr(rollup, "windows", real)
+            what()
+            monkeypatch.setattr(rollup, "windows", windows)
+        return computed
+
+    monkeypatch.setattr(rollup, "windows", windows)
+    return calls
+
+
+def test_a_commit_in_another_file_makes_a_rebuild_start_over(
+    sail: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails when PyIceberg's own retry is left on: it sees no conflict where the files differ."""
+    clear(sail)
+    some = week()
+    lakes.add_trades(sail.lake, some)
+    calls = interrupt_windows(monkeypatch, lambda: rebuild(sail.lake, sail.engine, MINUTE, [day(AT + DAY)]))
+    rebuild(sail.lake, sail.engine, MINUTE, [day(AT)])
+    assert calls[0] == 2
+    wanted = [c for c in aggregate(some, MINUTE) if c.window_start < day(AT + DAY).end]
+    assert lakes.stored(sail.lake, MINUTE) == wanted
+
+
+def test_a_commit_of_the_watermark_alone_makes_a_rebuild_start_over(
+    sail: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails when the watermark moves without a snapshot: then nothing conflicts with it."""
+    clear(sail)
+    some = week()
+    lakes.add_trades(sail.lake, some)
+    rebuild(sail.lake, sail.engine, MINUTE)
+    table = sail.lake.trades()
+    table.overwrite(lakes.trades_table(table, some))
+
+    def others() -> None:
+        assert rebuild(sail.lake, sail.engine, MINUTE).committed
+
+    calls = interrupt_windows(monkeypatch, others)
+    report = rebuild(sail.lake, sail.engine, MINUTE)
+    assert calls[0] == 2
+    assert not report.committed
+
+
+def test_losing_every_race_says_so(sail: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    clear(sail)
+    lakes.add_trades(sail.lake, week())
+    numbers = iter(range(50_000, 60_000))
+
+    def others() -> None:
+        lakes.add_trades(sail.lake, [trade(next(numbers))])
+        rebuild(sail.lake, sail.engine, MINUTE, [day(AT)])
+
+    monkeypatch.setattr(reconcile, "ATTEMPTS", 2)
+    interrupt_windows(monkeypatch, others, times=2)
+    with pytest.raises(CommitConflictError, match="during each of 2 attempts"):
+        rebuild(sail.lake, sail.engine, MINUTE)
+
+
+def test_the_two_engines_write_equal_tables(bench: Bench, sail: Bench) -> None:
+    """All columns but the clocks, types included."""
+    some = [replace(t, exchange="KRAKEN") for t in week()] + week()
+    lakes.add_trades(bench.lake, some)
+    rebuild_all(bench)
+    theirs = {
+        each.name: lakes.frame(bench.lake, each).drop("created_at", "updated_at").sort(*KEY)
+        for each in TIMEFRAMES
+    }
+    clear(sail)
+    lakes.add_trades(sail.lake, some)
+    rebuild_all(sail)
+    for each in TIMEFRAMES:
+        ours = lakes.frame(sail.lake, each).drop("created_at", "updated_at").sort(*KEY)
+        assert ours.equals(theirs[each.name])
+        assert ours.schema == theirs[each.name].schema
