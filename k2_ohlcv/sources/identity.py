@@ -44,7 +44,9 @@ def identify(rows: pa.Table) -> Identified:
     met = np.zeros(rows.num_rows, bool)
     if made.any():
         rows, met = _make_ids(rows, made)
-    return Identified(rows, made, _first_of_each(rows), met)
+    # Made ids are told apart by how they are made, but for those that an earlier file made too.
+    apart = made.all() and not met.any()
+    return Identified(rows, made, np.arange(len(made)) if apart else _first_of_each(rows), met)
 
 
 def _make_ids(rows: pa.Table, made: Mask) -> tuple[pa.Table, Mask]:

@@ -121,9 +121,19 @@ class Spool:
                 yield span
                 continue
             times = micros(self.read(span.start, span.end).select(["timestamp"]))
-            cuts = [span.start, *sorted({int(t) for t in times[most::most]} - {span.start}), span.end]
+            cuts = [span.start, *_cuts(times, most), span.end]
             for start, end in pairwise(cuts):
                 yield Span(start, end, int(np.searchsorted(times, end) - np.searchsorted(times, start)))
+
+
+def _cuts(times: Int64s, most: int) -> Iterator[int]:
+    """Moments at which sorted times are cut into parts of so many at most, a single moment apart."""
+    at = 0
+    while len(times) - at > most:
+        first = int(np.searchsorted(times, times[at + most]))
+        at = first if first > at else int(np.searchsorted(times, times[at], side="right"))
+        if at < len(times):
+            yield int(times[at])
 
 
 def _joined(ranges: list[Span], most: int) -> Iterator[Span]:
