@@ -28,13 +28,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     port = parser.parse_args(arguments).port
     settings = Settings.read()
     environment = {**os.environ, "K2_HOME": str(settings.home), "DAGSTER_HOME": str(prepare(settings))}
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # a shell that starts us in the background ignores the first
+        signal.signal(number, _interrupt)
     processes = [
         # In a session of its own each, so that Ctrl-C reaches them through us, once, and in order.
         subprocess.Popen(command, env=environment, cwd=settings.dagster_home, start_new_session=True)
         for command in _commands(port, "json" if settings.log_json else "colored")
     ]
-    sys.stderr.write(f"Dagster starts at http://127.0.0.1:{port} (15 seconds or so). Ctrl-C ends it.\n")
+    if not settings.log_json:
+        sys.stderr.write(f"Dagster starts at http://127.0.0.1:{port} (15 seconds or so). Ctrl-C ends it.\n")
     try:
         while all(process.poll() is None for process in processes):
             time.sleep(0.5)
