@@ -88,9 +88,9 @@ def test_a_job_travels_as_a_line(data: Dataset) -> None:
 def test_the_report_shows_goals_and_ratios() -> None:
     """A missed goal is shown; a contender that did not take part is a dash."""
     measured = {
-        "K2": Measured([2.0, 1.0, 3.0], 10**8),
-        "DuckDB": Measured([4.0], 1),
-        "Polars": Measured([8.0], 1),
+        "K2": Measured([2.0, 1.0, 3.0], [2.5], 10**8),
+        "DuckDB": Measured([4.0], [3.0], 1),
+        "Polars": Measured([8.0], [7.0], 1),
     }
     rows = [
         Row("work", 100, measured, [Goal("under 1", "2", met=False)]),
@@ -98,8 +98,8 @@ def test_the_report_shows_goals_and_ratios() -> None:
     ]
     text = markdown(rows, ["a machine"], "title")
     assert "| 2.00 (1.00 to 3.00) | 4.00 (4.00 to 4.00) |" in text
-    assert "| 50 | 0.50 | 100 / 0 / 0 | under 1: 2, MISSED |" in text
-    assert "| alone | 100 | 2.00 (1.00 to 3.00) | - | - | 50 | - | 100 / - / - | - |" in text
+    assert "| 50 | 0.50 | 2.50 / 3.00 / 7.00 | 100 / 0 / 0 | under 1: 2, MISSED |" in text
+    assert "| alone | 100 | 2.00 (1.00 to 3.00) | - | - | 50 | - | 2.50 / - / - | 100 / - / - | - |" in text
 
 
 def test_the_command_names_its_suites() -> None:

@@ -64,7 +64,7 @@ def test_both_engines_make_the_candles_of_the_trades(bench: Bench) -> None:
 def test_late_trades_change_their_windows_and_no_other(
     sail: Bench, some: list[Trade], more: list[Trade]
 ) -> None:
-    """After new trades, a rebuild moves `updated_at` of the windows that they fall in, and keeps `created_at`."""
+    """After new trades, `updated_at` moves in the windows that they fall in, and `created_at` stays."""
     clear(sail)
     lakes.add_trades(sail.lake, some)
     rebuild_all(sail)

@@ -1,4 +1,4 @@
-"""The reference aggregation, by hand and against DuckDB: what all else is held against must itself be right."""
+"""The reference aggregation, by hand and against DuckDB: what all else is held against must be right."""
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -54,7 +54,8 @@ def test_vwap_is_rounded_half_even() -> None:
 
 
 QUERY = """
-select symbol, exchange, to_timestamp(0) + to_microseconds(epoch_us("timestamp") // {us} * {us}) as window_start,
+select symbol, exchange,
+  to_timestamp(0) + to_microseconds(epoch_us("timestamp") // {us} * {us}) as window_start,
   arg_min(price, ("timestamp", length(trade_id), trade_id)) as open_price, max(price) as high_price,
   min(price) as low_price, arg_max(price, ("timestamp", length(trade_id), trade_id)) as close_price,
   sum(quantity)::decimal(29,8) as volume, count(*) as trade_count
@@ -64,7 +65,7 @@ from rows group by all order by exchange, symbol, window_start
 
 @given(trades())
 def test_duckdb_agrees(some: list[Trade]) -> None:
-    """An independent engine, told the definition in SQL, finds the same candles (vwap apart: it has no such division)."""
+    """An independent engine, told the definition in SQL, finds the same candles (vwap it cannot divide)."""
     types = {"price": pl.Decimal(18, 8), "quantity": pl.Decimal(19, 8), "timestamp": pl.Datetime("us", "UTC")}
     rows = pl.DataFrame([vars(t) for t in some], schema_overrides=types)
     with duckdb.connect() as connection:

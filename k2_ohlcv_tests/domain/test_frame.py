@@ -61,7 +61,7 @@ def test_vwap_is_the_exact_quotient_rounded_half_even(volume: int, data: st.Data
 
 
 def test_a_notional_that_could_wrap_is_refused() -> None:
-    """high x volume below 10^22 passes; at it, an engine may have wrapped the sum unnoticed."""
+    """Below 10^22 high x volume passes; at it, an engine may have wrapped the sum unnoticed."""
     finish(engine_row(high_price=Decimal("9999999999"), volume=Decimal("1000000000000")), MINUTE)
     with pytest.raises(GateError, match=r"high x volume reaches 1e\+22"):
         finish(engine_row(high_price=Decimal("1000000000"), volume=Decimal("10000000000000")), MINUTE)
@@ -78,7 +78,7 @@ def without_clocks(some: list[Candle]) -> pl.DataFrame:
 
 @given(trades(), trades(), st.data())
 def test_applying_a_comparison_gives_the_computed_candles(old: list, new: list, data: st.DataObject) -> None:
-    """Whatever is stored, dropping and writing as told leaves exactly what was computed, and no needless write."""
+    """Whatever is stored, dropping and writing as told leaves what was computed, with no needless write."""
     stored, wanted = aggregate(old, MINUTE), aggregate(old[: len(old) // 2] + new, MINUTE)
     repeats = data.draw(st.lists(st.sampled_from(stored), max_size=3))
     table = candles(stored + repeats)

@@ -1,6 +1,7 @@
 """Intervals: the arithmetic everything else stands on, held against sets of minutes."""
 
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -37,7 +38,7 @@ some = st.lists(
 def test_coalesce_keeps_the_moments_in_disjoint_order(intervals: list[Interval]) -> None:
     merged = coalesce(intervals)
     assert moments(merged) == moments(intervals)
-    assert all(a.end < b.start for a, b in zip(merged, merged[1:], strict=False))
+    assert all(a.end < b.start for a, b in pairwise(merged))
 
 
 @given(some, some)

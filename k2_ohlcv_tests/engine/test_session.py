@@ -1,0 +1,90 @@
+"""Sessions: each way of asking for one, and what is said when it cannot be had."""
+
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from k2_ohlcv.domain.errors import EngineUnavailableError, UsageError
+from k2_ohlcv.engine.resource import SparkResource
+from k2_ohlcv.engine.session import local_config, open_engine
+from k2_ohlcv_tests import lakes
+from k2_ohlcv_tests.sparks import free_port
+
+
+def test_an_address_where_nothing_listens_fails_in_seconds(tmp_path: Path) -> None:
+    port = free_port()
+    started = time.monotonic()
+    with (
+        pytest.raises(
+            EngineUnavailableError, match=rf"no Spark Connect server answers at 127\.0\.0\.1:{port}"
+        ),
+        open_engine(lakes.settings(tmp_path, SPARK_REMOTE=f"sc://127.0.0.1:{port}")),
+    ):
+        pass
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("remote", ["spark://x:7077", "yarn", "sc://host:port"])
+def test_another_kind_of_address_names_the_right_ones(tmp_path: Path, remote: str) -> None:
+    with (
+        pytest.raises(UsageError, match=r"SPARK_REMOTE="),
+        open_engine(lakes.settings(tmp_path, SPARK_REMOTE=remote)),
+    ):
+        pass
+
+
+def test_local_spark_without_java_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    with (
+        pytest.raises(EngineUnavailableError, match="needs Java 17 or 21"),
+        open_engine(lakes.settings(tmp_path, SPARK_REMOTE="local[2]")),
+    ):
+        pass
+
+
+def test_local_spark_gets_the_same_catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite, Postgres and REST catalogs, and the keys of an S3 warehouse, as Spark calls them."""
+    monkeypatch.setenv("JAVA_HOME", "/somewhere")
+    settings = lakes.settings(tmp_path, SPARK_REMOTE="local[2]")
+    assert local_config(settings)["spark.sql.catalog.k2.uri"] == f"jdbc:sqlite:{tmp_path / 'catalog.db'}"
+    monkeypatch.setenv("PYICEBERG_CATALOG__K2__URI", "postgresql+psycopg2://me:secret@db/k2")
+    monkeypatch.setenv("PYICEBERG_CATALOG__K2__WAREHOUSE", "s3://lake/warehouse")
+    monkeypatch.setenv("PYICEBERG_CATALOG__K2__S3__ENDPOINT", "http://127.0.0.1:9000")
+    config = local_config(settings)
+    assert config["spark.sql.catalog.k2.uri"] == "jdbc:postgresql://db:5432/k2"
+    assert config["spark.sql.catalog.k2.jdbc.user"] == "me"
+    assert config["spark.sql.catalog.k2.s3.endpoint"] == "http://127.0.0.1:9000"
+    assert config["spark.sql.catalog.k2.io-impl"].endswith("S3FileIO")
+    monkeypatch.setenv("PYICEBERG_CATALOG__K2__URI", "http://127.0.0.1:8181")
+    config = local_config(settings)
+    assert (config["spark.sql.catalog.k2.type"], config["spark.sql.catalog.k2.uri"]) == (
+        "rest",
+        "http://127.0.0.1:8181",
+    )
+
+
+def test_a_session_ends_with_its_block_and_leaves_nothing(tmp_path: Path) -> None:
+    with open_engine(lakes.settings(tmp_path)) as engine:
+        assert engine.spark.sql("select 1 as one").toArrow().to_pydict() == {"one": [1]}
+        workspace, remote = engine.workspace, engine.spark.client._builder.endpoint
+        assert workspace.is_dir()
+    assert not workspace.exists()
+    address, _, port = remote.partition(":")
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection((address, int(port)), timeout=1)
+
+
+def test_the_resource_starts_when_used_and_stops_with_the_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("K2_HOME", str(tmp_path))
+    monkeypatch.delenv("SPARK_REMOTE", raising=False)
+    resource = SparkResource(spark_config={})
+    assert resource._engine is None
+    assert resource.spark_session is resource.engine.spark
+    workspace = resource.engine.workspace
+    resource.teardown_after_execution(None)  # type: ignore[arg-type]
+    assert not workspace.exists()

@@ -1,0 +1,108 @@
+"""The lake: where it is, and tables held to their contracts."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pyiceberg.schema import Schema
+from pyiceberg.types import DoubleType, NestedField, StringType
+
+from k2_ohlcv.domain.candle import CLOCKS, KEY, VALUES
+from k2_ohlcv.domain.errors import ContractError
+from k2_ohlcv.domain.frame import CANDLE_TYPES
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, timeframe
+from k2_ohlcv.lake.catalog import Lake, catalog_properties
+from k2_ohlcv.lake.schemas import CANDLES, TRADES
+from k2_ohlcv_tests import lakes
+
+
+def test_tables_are_created_on_first_use_and_found_again(lake: Lake, tmp_path: Path) -> None:
+    uuid = lake.trades().metadata.table_uuid
+    again = lakes.open_lake(tmp_path)
+    assert again.trades().metadata.table_uuid == uuid
+    assert lake.trades().location().startswith((tmp_path / "warehouse").as_uri())
+    for each in TIMEFRAMES:
+        table = lake.candles(each)
+        assert [f.name for f in table.schema().fields] == list(CANDLE_TYPES)
+        assert {table.schema().find_column_name(i) for i in table.schema().identifier_field_ids} == set(KEY)
+        assert table.spec().fields[0].name == f"window_start_{each.grain.value}"
+    assert {f.name for f in lake.rejected().schema().fields} >= {"source", "line", "reason", "raw"}
+
+
+def test_the_contract_is_that_of_the_design() -> None:
+    """Fixed for other people's tools: columns in order, types, and what is required."""
+    assert [(f.name, str(f.field_type), f.required) for f in TRADES.schema.fields] == [
+        ("exchange", "string", True),
+        ("symbol", "string", True),
+        ("trade_id", "string", True),
+        ("timestamp", "timestamptz", True),
+        ("price", "decimal(18, 8)", True),
+        ("quantity", "decimal(19, 8)", True),
+        ("ingested_at", "timestamptz", True),
+    ]
+    assert [(f.name, str(f.field_type), f.required) for f in CANDLES["1m"].schema.fields] == [
+        ("symbol", "string", True),
+        ("exchange", "string", True),
+        ("window_start", "timestamptz", True),
+        ("window_end", "timestamptz", True),
+        ("window_date", "date", True),
+        ("open_price", "decimal(18, 8)", True),
+        ("high_price", "decimal(18, 8)", True),
+        ("low_price", "decimal(18, 8)", True),
+        ("close_price", "decimal(18, 8)", True),
+        ("volume", "decimal(29, 8)", True),
+        ("trade_count", "long", True),
+        ("vwap", "decimal(18, 8)", True),
+        ("created_at", "timestamptz", True),
+        ("updated_at", "timestamptz", True),
+    ]
+    assert {*KEY, *VALUES, *CLOCKS} == set(CANDLE_TYPES)
+
+
+def test_a_table_with_other_columns_is_an_error_that_names_the_difference(lake: Lake) -> None:
+    minute = timeframe("1m")
+    contract = CANDLES["1m"]
+    fields = [
+        replace_type(f, DoubleType()) if f.name == "vwap" else f
+        for f in contract.schema.fields
+        if f.name != "volume"
+    ]
+    lake.trades()  # makes the namespace
+    lake.catalog.create_table(
+        contract.identifier,
+        Schema(*fields, NestedField(99, "colour", StringType())),
+        properties=contract.properties,
+    )
+    with pytest.raises(ContractError) as refused:
+        lake.candles(minute)
+    for difference in (
+        "column volume is missing",
+        "column colour is unknown",
+        "column vwap is double required, not decimal(18, 8) required",
+        "partitioned by nothing, not by day(window_start)",
+    ):
+        assert difference in str(refused.value)
+
+
+def replace_type(field: NestedField, kind: DoubleType) -> NestedField:
+    return NestedField(field.field_id, field.name, kind, required=field.required)
+
+
+def test_a_table_on_which_pyiceberg_would_retry_by_itself_is_refused(lake: Lake) -> None:
+    """Its retry would put an old pin over a newer result."""
+    with lake.trades().transaction() as change:
+        change.set_properties({"commit.retry.num-retries": "4"})
+    with pytest.raises(ContractError, match=r"commit\.retry\.num-retries is 4, not 0"):
+        lake.trades()
+
+
+def test_pyicebergs_own_configuration_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = lakes.settings(tmp_path)
+    assert catalog_properties(settings)["uri"] == f"sqlite:///{tmp_path / 'catalog.db'}"
+    uri = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    monkeypatch.setenv("PYICEBERG_CATALOG__K2__TYPE", "sql")
+    monkeypatch.setenv("PYICEBERG_CATALOG__K2__URI", uri)
+    monkeypatch.setenv("PYICEBERG_CATALOG__K2__WAREHOUSE", (tmp_path / "other").as_uri())
+    assert catalog_properties(replace(settings, home=tmp_path / "home"))["uri"] == uri
+    assert Lake.open(settings).trades().location().startswith((tmp_path / "other").as_uri())
+    assert not (tmp_path / "catalog.db").exists()
