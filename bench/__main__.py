@@ -1,9 +1,11 @@
 """The command line: `python -m bench [--quick] [SUITE…]`."""
 
+from functools import partial
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.status import Status
 
 from bench.lake import ROOT, Dataset
 from bench.machine import describe
@@ -39,11 +41,16 @@ def bench(
     with console.status("generating trades, once") as status:
         _ = data.lake, data.csv
         for name in suites or SUITES:
-            rows += SUITES[name].measure(data, runs, lambda what, name=name: status.update(f"{name}: {what}"))  # type: ignore[misc] # a lambda's default has no type
-    title = f"Benchmark on {data.rows:,} generated trades a day over 4 markets, {data.days} such days"
+            rows += SUITES[name].measure(data, runs, partial(_tell, status, name))
+    what = "Quick benchmark, too small for the goals," if quick else "Benchmark"
+    title = f"{what} on {data.rows:,} generated trades a day over 4 markets, {data.days} such days"
     text = markdown(rows, machine, title)
     (ROOT / ("quick.md" if quick else "last.md")).write_text(text, encoding="utf-8")
     print(text, end="")
+
+
+def _tell(status: Status, suite: str, what: str) -> None:
+    status.update(f"{suite}: {what}")
 
 
 app = typer.Typer(add_completion=False)

@@ -73,14 +73,33 @@ class Contender(Protocol):
         """The job; measured."""
 
 
+@dataclass(frozen=True)
+class Run:
+    """One run: seconds by the clock and of processors, and the most bytes that its process has held."""
+
+    seconds: float
+    cpu: float
+    peak: int
+
+
 @dataclass
 class Measured:
     """What came of one contender's runs of one job.
 
     Attributes:
-        seconds: of each warm run.
+        seconds: of each warm run, by the clock.
+        cpu: seconds of processor time in each, over all threads: other work on the machine disturbs it less.
         peak: bytes of memory that a fresh process held at most, up to the end of its first run.
     """
 
     seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
     peak: int = 0
+
+    def add(self, run: "Run", *, first: bool) -> None:
+        """Take a run in: of the first its memory, of the others their times."""
+        if first:
+            self.peak = run.peak
+        else:
+            self.seconds.append(run.seconds)
+            self.cpu.append(run.cpu)

@@ -5,7 +5,7 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-import psutil
+import psutil  # type: ignore[import-untyped] # ships none
 
 _PACKAGES = ("pysail", "pyspark", "pyiceberg", "pyarrow", "duckdb", "polars")
 
@@ -19,7 +19,7 @@ def describe() -> list[str]:
         ", ".join(f"{package} {version(package)}" for package in _PACKAGES),
     ]
     load = os.getloadavg()[0]
-    lines.append(f"load before the first run: {load:.2f} (above about 0.5, other work disturbed the times)")
+    lines.append(f"load before the first run: {load:.2f} (well above 0, other work disturbed the times)")
     return lines
 
 

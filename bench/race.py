@@ -62,11 +62,8 @@ def race(
             for case, measured in zip(cases, found, strict=True):
                 for name in case.contenders:
                     job = candles(data.home, files, case.tables, interval, out / name)
-                    seconds, peak = workers[name].run(replace(job, again=case.again))
-                    if turn:
-                        measured[name].seconds.append(seconds)
-                    else:
-                        measured[name].peak = peak
+                    run = workers[name].run(replace(job, again=case.again))
+                    measured[name].add(run, first=not turn)
     tell("comparing the candles")
     for name in sorted({name for case in cases for name in case.tables}):
         _verify(data, interval, timeframe(name))

@@ -1,7 +1,7 @@
 """What was measured, as one Markdown table: read by people in a terminal and put into the README as it is."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bench.contenders import OTHERS, OURS
@@ -60,6 +60,7 @@ def markdown(rows: Sequence[Row], machine: Sequence[str], title: str) -> str:
         *(f"{n}, s" for n in names),
         f"{OURS}, trades/s",
         "ratio",
+        "processor, s",
         "memory, MB",
         "goal",
     ]
@@ -69,6 +70,7 @@ def markdown(rows: Sequence[Row], machine: Sequence[str], title: str) -> str:
         "",
         *(f"- {line}" for line in machine),
         f"- seconds: median (fastest to slowest) of warm runs; ratio: {OURS} over the faster of the others",
+        "- processor: median of the processor time of those runs, all threads; other work disturbs it less",
         f"- memory: most held by a fresh process in its first run, {' / '.join(names)}",
         "- the candles of all three were equal in every column",
         "",
@@ -87,9 +89,14 @@ def _cells(row: Row, names: Sequence[str]) -> list[str]:
         *(_seconds(row.measured.get(name)) for name in names),
         f"{row.trades / median(row.measured[OURS]):,.0f}",
         "-" if times is None else f"{times:.2f}",
-        " / ".join(f"{row.measured[n].peak / _MB:,.0f}" if n in row.measured else "-" for n in names),
+        _each(row, names, lambda one: f"{statistics.median(one.cpu):.2f}"),
+        _each(row, names, lambda one: f"{one.peak / _MB:,.0f}"),
         "; ".join(map(str, row.goals)) or "-",
     ]
+
+
+def _each(row: Row, names: Sequence[str], show: Callable[[Measured], str]) -> str:
+    return " / ".join(show(row.measured[name]) if name in row.measured else "-" for name in names)
 
 
 def _seconds(measured: Measured | None) -> str:

@@ -1,7 +1,6 @@
 """A contender in a process of its own: `python -m bench.worker NAME` takes jobs on stdin, a line each.
 
-Answers each on stdout with a line of JSON: the seconds that it took, and the most memory that the process has
-held so far.
+Answers each on stdout with a line of JSON: what the run took.
 """
 
 import gc
@@ -12,11 +11,12 @@ import subprocess
 import sys
 import time
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 
 from bench.contenders import open_contender
-from bench.job import Job
+from bench.job import Job, Run
 from bench.lake import ROOT
 
 
@@ -42,10 +42,10 @@ def serve(name: str) -> None:
         job = Job.from_json(line)
         contender.prepare(job)
         gc.collect()
-        started = time.perf_counter()
+        cpu, started = time.process_time(), time.perf_counter()
         contender.run(job)
-        seconds = time.perf_counter() - started
-        print(json.dumps({"seconds": seconds, "peak": peak_memory()}), file=answers)
+        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+        print(json.dumps(asdict(Run(seconds, cpu, peak_memory()))), file=answers)
 
 
 class Worker(AbstractContextManager["Worker"]):
@@ -61,8 +61,8 @@ class Worker(AbstractContextManager["Worker"]):
             cwd=ROOT.parent,
         )
 
-    def run(self, job: Job) -> tuple[float, int]:
-        """Seconds and peak bytes of a job.
+    def run(self, job: Job) -> Run:
+        """What a job took.
 
         Raises:
             RuntimeError: the process broke off; it has said on stderr why.
@@ -73,8 +73,7 @@ class Worker(AbstractContextManager["Worker"]):
         answer = self._process.stdout.readline()
         if not answer:
             raise RuntimeError(f"{self.name} broke off, exit code {self._process.wait()}: see above")
-        values = json.loads(answer)
-        return values["seconds"], values["peak"]
+        return Run(**json.loads(answer))
 
     def __exit__(
         self,

@@ -23,11 +23,7 @@ def measure(data: Dataset, runs: int, tell: Tell) -> list[Row]:
         for turn in range(min(runs, _MOST_RUNS) + 1):
             tell(f"run {turn}" if turn else "first run, in a fresh process")
             for measured, again in ((new, False), (known, True)):
-                seconds, peak = worker.run(replace(job, again=again))
-                if turn:
-                    measured.seconds.append(seconds)
-                else:
-                    measured.peak = peak
+                measured.add(worker.run(replace(job, again=again)), first=not turn)
     shutil.rmtree(job.home, ignore_errors=True)
     speed = data.rows / median(new)
     goal = Goal(f"{_GOAL:,} trades/s or more", f"{speed:,.0f}", speed >= _GOAL)
