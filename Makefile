@@ -51,7 +51,7 @@ dev: $(STAMP) ## Dagster's UI and daemon on http://127.0.0.1:3000 (PORT=...), on
 	@$(PYTHON) -m k2_ohlcv.commands.dev --port $(PORT)
 
 test: $(STAMP) ## Run the tests (ARGS="-k name" for some of them)
-	$(PYTHON) -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+	$(PYTHON) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 lint: $(STAMP) ## Check style and types
 	$(VENV)/bin/ruff check .

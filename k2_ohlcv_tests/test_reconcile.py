@@ -16,6 +16,8 @@ from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe, timeframe
 from k2_ohlcv.domain.window import DAY, Interval
 from k2_ohlcv.engine import rollup
 from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.lake.commit import Change, commit
+from k2_ohlcv.lake.files import live_files
 from k2_ohlcv.lake.watermark import Watermark
 from k2_ohlcv.reconcile import Report, rebuild
 from k2_ohlcv_tests import lakes
@@ -270,23 +272,33 @@ def interrupt_windows(
     return calls
 
 
-def test_a_commit_in_another_file_makes_a_rebuild_start_over(
-    sail: Bench, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("what", ["in another file", "of properties alone"])
+def test_any_other_commit_makes_a_rebuild_start_over(
+    sail: Bench, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    """Fails when PyIceberg's own retry is left on: it sees no conflict where the files differ."""
+    """Fails when PyIceberg's own retry is left on: it sees no conflict with a commit that adds no file."""
     clear(sail)
     some = week()
     lakes.add_trades(sail.lake, some)
-    calls = interrupt_windows(monkeypatch, lambda: rebuild(sail.lake, sail.engine, MINUTE, [day(AT + DAY)]))
+    rebuild(sail.lake, sail.engine, MINUTE)
+    lakes.add_trades(sail.lake, [trade(10_000)])
+
+    def others() -> None:
+        candles = sail.lake.candles(MINUTE)
+        files = live_files(candles, "window_start", Grain.DAY, candles.metadata.current_snapshot_id)
+        elsewhere = next(f.file for f in files if f.span.start > day(AT + DAY).start)
+        commit(candles, Change(removed=(elsewhere,)) if "file" in what else Change(properties={"note": "1"}))
+
+    calls = interrupt_windows(monkeypatch, others)
     rebuild(sail.lake, sail.engine, MINUTE, [day(AT)])
     assert calls[0] == 2
-    wanted = [c for c in aggregate(some, MINUTE) if c.window_start < day(AT + DAY).end]
-    assert lakes.stored(sail.lake, MINUTE) == wanted
+    wanted = aggregate([*some, trade(10_000)], MINUTE)
+    assert [c for c in lakes.stored(sail.lake, MINUTE) if c.window_start in day(AT)] == [
+        c for c in wanted if c.window_start in day(AT)
+    ]
 
 
-def test_a_commit_of_the_watermark_alone_makes_a_rebuild_start_over(
-    sail: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_moves_of_the_watermark_conflict(sail: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails when the watermark moves without a snapshot: then nothing conflicts with it."""
     clear(sail)
     some = week()
