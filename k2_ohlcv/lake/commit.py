@@ -45,17 +45,12 @@ class Change:
 
 
 class _OneSnapshot(_OverwriteFiles):
-    """An overwrite that leaves no manifest without live files, and merges small ones."""
+    """An overwrite that merges small manifests, and with them those that only say what was deleted."""
 
     def _process_manifests(self, manifests: list[ManifestFile]) -> list[ManifestFile]:
-        live = [
-            m
-            for m in manifests
-            if m.added_snapshot_id == self._snapshot_id or m.has_added_files() or m.has_existing_files()
-        ]
-        data = [m for m in live if m.content == ManifestContent.DATA]
+        data = [m for m in manifests if m.content == ManifestContent.DATA]
         merger = _ManifestMergeManager(_MANIFEST_BYTES, _MANIFESTS, True, self)
-        return merger.merge_manifests(data) + [m for m in live if m.content == ManifestContent.DELETES]
+        return merger.merge_manifests(data) + [m for m in manifests if m.content == ManifestContent.DELETES]
 
 
 def commit(table: Table, change: Change) -> Table:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from fractions import Fraction
 
 import polars as pl
@@ -39,6 +39,11 @@ def engine_row(**values: object) -> pa.Table:
     return pa.Table.from_pylist([row | values], schema=WINDOWS)
 
 
+def scaled(units: int, places: int) -> Decimal:
+    with localcontext(prec=76):  # the default context would round
+        return Decimal(units).scaleb(-places)
+
+
 @settings(max_examples=200)
 @given(st.integers(1, 10**29 // 2 - 1), st.integers(1, 10**8), st.sampled_from([-1, 0, 0, 1]))
 def test_vwap_is_the_exact_quotient_rounded_half_even(half: int, quotient: int, off: int) -> None:
@@ -46,8 +51,8 @@ def test_vwap_is_the_exact_quotient_rounded_half_even(half: int, quotient: int, 
     notional = min(quotient * 2 * half + half + off, 10**38 - 1)
     found = finish(
         engine_row(
-            volume=Decimal(2 * half).scaleb(-8),
-            notional=Decimal(notional).scaleb(-16),
+            volume=scaled(2 * half, 8),
+            notional=scaled(notional, 16),
             high_price=Decimal("1e-8"),
         ),
         MINUTE,
