@@ -24,7 +24,10 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
         {"pyspark", "pysail", "pyiceberg", "dagster", "dagster_pyspark"},
     ),
     "ingest": ({"lake", "sources"}, {"pyiceberg"}),
-    "reconcile": ({"lake", "engine"}, {"pyiceberg"}),
+    "plan": ({"lake"}, {"pyiceberg"}),
+    "report": ({"plan"}, set()),
+    "reconcile": ({"lake", "engine", "plan", "report"}, {"pyiceberg"}),
+    "refresh": ({"lake", "engine", "plan", "report", "reconcile"}, {"pyiceberg"}),
 }
 
 

@@ -83,7 +83,8 @@ class Stored:
         """The files of partitions that the commit would leave with too many files."""
         grain = self.timeframe.grain
         owners = [partition_of(task.file, grain) for task in self.tasks]
-        coming = {grain.partition(moment) for moment in written["window_start"]}
+        days = written["window_start"].dt.truncate("1d").unique()
+        coming = {grain.partition(day) for day in days}
         changing = coming | {owners[i] for i in touched}
         left = Counter(owner for i, owner in enumerate(owners) if i not in touched)
         crowded = {p for p in changing if left[p] + 1 > MOST_FILES}

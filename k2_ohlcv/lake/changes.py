@@ -1,39 +1,195 @@
-"""What happened to trades between two snapshots, as spans of time. Reads Iceberg metadata only.
+"""What happened to trades between two snapshots: which files, and which moments.
 
-Spans here are not aligned to anything: whoever asks aligns them to its windows.
+The difference of the two snapshots' live files, from the manifests that they do not share. It does not matter
+how the one became the other (appends, overwrites, a rollback): what is live at one only is what differs.
+Walking the history instead would miss the files of a snapshot that expired in between.
+
+The moments here are not aligned to anything: whoever asks aligns them to its windows.
 """
 
-from pyiceberg.table import Table
-from pyiceberg.table.snapshots import ancestors_of
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from k2_ohlcv.domain.timeframe import Grain
-from k2_ohlcv.domain.window import Interval, coalesce
-from k2_ohlcv.lake.files import difference, live_files
+import polars as pl
+from pyiceberg.expressions import AlwaysTrue
+from pyiceberg.io.pyarrow import ArrowScan
+from pyiceberg.manifest import DataFile
+from pyiceberg.table import FileScanTask, Table
+
+from k2_ohlcv.domain.timeframe import Grain, Timeframe
+from k2_ohlcv.domain.window import Interval, coalesce, from_micros
+from k2_ohlcv.lake.files import TIME, LiveFile, difference, live_files
+from k2_ohlcv.lake.moves import Moves
+
+#: Rows and files that are read to find windows more closely. What is beyond counts with its bounds: reading
+#: it would cost as much as computing its windows.
+MOST_ROWS, MOST_FILES = 5_000_000, 500
+#: Iceberg's field id of the path column in position delete files; its bounds say which data files they touch.
+_PATH_FIELD = 2147483546
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The files in which two snapshots of trades differ.
+
+    Attributes:
+        gone: data files that only the earlier one has.
+        come: data files that only the later one has.
+        spans: where delete files that only one of them has may have deleted rows.
+        reason: why the difference cannot be known, and everything may have changed; None where it is known.
+    """
+
+    gone: tuple[LiveFile, ...] = ()
+    come: tuple[LiveFile, ...] = ()
+    spans: tuple[Interval, ...] = ()
+    reason: str | None = None
+
+    @property
+    def bounds(self) -> list[Interval]:
+        """Where anything may have changed, by the bounds of the files alone."""
+        return coalesce([*(f.span for f in (*self.gone, *self.come)), *self.spans])
+
+
+def changes(trades: Table, before: int | None, after: int) -> Changes:
+    """Compare two snapshots of trades, from metadata alone.
+
+    Files that `replace` snapshots (compaction) only moved are left out, as far as the history still tells.
+
+    Args:
+        trades: the trades table, its metadata knowing `after`.
+        before: the snapshot that candles are equal to; None where there is none.
+        after: the snapshot that they shall be equal to.
+    """
+    if before is None:
+        return Changes(reason="the table has no watermark yet")
+    if before == after:
+        return Changes()
+    if trades.metadata.snapshot_by_id(before) is None:
+        return Changes(
+            reason=f"the trades snapshot of the watermark, {before}, has expired or is of another table"
+        )
+    gone, come = difference(trades, TIME, Grain.DAY, before, after)
+    spans = _deleted_spans(trades, [f for f in (*gone, *come) if f.is_delete], (before, after))
+    if spans is None:
+        return Changes(reason="delete files were added or removed whose rows cannot be told from metadata")
+    moved = Moves.between(trades, before, after)
+    gone, come = moved.settle([f for f in gone if not f.is_delete], [f for f in come if not f.is_delete])
+    return Changes(tuple(gone), tuple(come), tuple(spans))
 
 
 def trades_spans(trades: Table, snapshot_id: int | None) -> list[Interval]:
     """Where there are trades at a snapshot, to the bounds of each data file."""
-    return coalesce(
-        f.span for f in live_files(trades, "timestamp", Grain.DAY, snapshot_id) if not f.is_delete
-    )
-
-
-def descends(trades: Table, snapshot_id: int, ancestor_id: int) -> bool:
-    """Whether a snapshot is another one or comes after it in the table's history."""
-    snapshot = trades.metadata.snapshot_by_id(snapshot_id)
-    return any(s.snapshot_id == ancestor_id for s in ancestors_of(snapshot, trades.metadata))
+    return coalesce(f.span for f in live_files(trades, TIME, Grain.DAY, snapshot_id) if not f.is_delete)
 
 
 def dirty_spans(trades: Table, before: int, after: int) -> list[Interval] | None:
-    """The spans in which trades may differ between two snapshots.
+    """Where trades may differ between two snapshots, by bounds alone; None where it cannot be known."""
+    found = changes(trades, before, after)
+    return None if found.reason else found.bounds
 
-    Returns:
-        Spans, empty where nothing changed; None where it cannot be known, because `before` has expired or
-        is no ancestor of `after`: then everything may have changed.
+
+@dataclass(frozen=True)
+class Dirty:
+    """Windows that may have changed.
+
+    Attributes:
+        intervals: whole windows, coalesced.
+        files_read: trades files that were opened to find them.
     """
-    if before == after:
-        return []
-    if trades.metadata.snapshot_by_id(before) is None or not descends(trades, after, before):
+
+    intervals: tuple[Interval, ...]
+    files_read: int
+
+
+def dirty_windows(trades: Table, found: Changes, timeframe: Timeframe) -> Dirty:
+    """The windows in which rows differ, as closely as reading the changed files can tell.
+
+    A copy-on-write change replaces whole files: where those gone and come can both be read, only rows that
+    are not in both count. Files that are large, no longer there, or of one window count with their bounds.
+    """
+    spans, rows, opened = list(found.spans), 0, 0
+    for gone, come in _neighbours(found):
+        files = [*gone, *come]
+        size = sum(f.file.record_count for f in files)
+        bounds = [f.span for f in files]
+        few = rows + size <= MOST_ROWS and opened + len(files) <= MOST_FILES
+        one_window = timeframe.align(bounds) == [timeframe.window(files[0].span.start)]
+        frames = _read(trades, files, whole=bool(gone and come)) if few and not one_window else None
+        if frames is None:
+            spans += bounds
+        else:
+            rows, opened = rows + size, opened + len(files)
+            spans += _window_starts(frames[: len(gone)], frames[len(gone) :], timeframe)
+    return Dirty(tuple(timeframe.align(spans)), opened)
+
+
+def _neighbours(found: Changes) -> list[tuple[list[LiveFile], list[LiveFile]]]:
+    """The changed files by connected spans of time: only files that overlap can hold the same rows."""
+    groups: list[tuple[list[LiveFile], list[LiveFile]]] = []
+    for span in found.bounds:
+        gone = [f for f in found.gone if f.span.intersect(span)]
+        come = [f for f in found.come if f.span.intersect(span)]
+        if gone:
+            groups.append((gone, come))
+        else:
+            groups.extend(([], [f]) for f in come)
+    return groups
+
+
+def _read(trades: Table, files: Sequence[LiveFile], *, whole: bool) -> list[pl.DataFrame] | None:
+    """The files' rows, or only their times; None where one is no longer there."""
+    names = [f.name for f in trades.schema().fields if f.name != "ingested_at"] if whole else [TIME]
+    scan = ArrowScan(trades.metadata, trades.io, trades.schema().select(*names), AlwaysTrue())
+    try:
+        return [pl.DataFrame(scan.to_table([FileScanTask(f.file)])) for f in files]
+    except FileNotFoundError:
         return None
-    gone, come = difference(trades, "timestamp", Grain.DAY, before, after)
-    return coalesce(f.span for f in (*gone, *come))
+
+
+def _window_starts(
+    gone: Sequence[pl.DataFrame], come: Sequence[pl.DataFrame], timeframe: Timeframe
+) -> list[Interval]:
+    rows = pl.concat([*gone, *come])
+    if gone and come:
+        sign = pl.concat(
+            [pl.repeat(-1, sum(map(len, gone)), eager=True), pl.repeat(1, sum(map(len, come)), eager=True)]
+        )
+        counted = rows.with_columns(sign.alias("sign")).group_by(rows.columns).agg(pl.col("sign").sum())
+        rows = counted.filter(pl.col("sign") != 0)
+    micros = rows[TIME].dt.epoch("us")
+    starts = (micros - micros % timeframe.micros).unique()
+    return coalesce(timeframe.window(from_micros(start)) for start in starts)
+
+
+def _deleted_spans(
+    trades: Table, deletes: Sequence[LiveFile], snapshots: Iterable[int]
+) -> list[Interval] | None:
+    """Where delete files may have deleted rows; None where that may be anywhere."""
+    if not deletes:
+        return []
+    data = [f for s in snapshots for f in live_files(trades, TIME, Grain.DAY, s) if not f.is_delete]
+    by_path = {f.path: f.span for f in data}
+    spans: list[Interval] = []
+    for delete in deletes:
+        path = _target(delete.file)
+        if path is not None:
+            if path in by_path:
+                spans.append(by_path[path])
+            continue
+        same = [f.span for f in data if f.file.partition == delete.file.partition]
+        if delete.file.spec_id != trades.spec().spec_id or not trades.spec().fields:
+            return None
+        spans += same
+    return spans
+
+
+def _target(delete: DataFile) -> str | None:
+    """The one data file whose rows a delete file names, where its metadata says it."""
+    lower, upper = (
+        (delete.lower_bounds or {}).get(_PATH_FIELD),
+        (delete.upper_bounds or {}).get(_PATH_FIELD),
+    )
+    referenced = getattr(delete, "referenced_data_file", None)
+    if referenced is not None:
+        return str(referenced)
+    return lower.decode() if lower is not None and lower == upper else None

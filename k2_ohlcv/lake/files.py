@@ -3,18 +3,29 @@
 Reads manifests only, never a data file.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from threading import Lock
 
 from pyiceberg.conversions import from_bytes
 from pyiceberg.expressions import And, BooleanExpression, GreaterThanOrEqual, LessThan, Or, Reference
 from pyiceberg.expressions.literals import literal
+from pyiceberg.io import FileIO
 from pyiceberg.manifest import DataFile, DataFileContent, ManifestFile
 from pyiceberg.table import Table
 from pyiceberg.types import TimestamptzType
 
 from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.domain.window import MICROSECOND, Interval, from_micros
+
+#: The column of trades that windows are made of.
+TIME = "timestamp"
+
+#: Entries of manifests kept in memory, some 2 kB each: one plan asks for the same ones several times.
+_FILES_KEPT = 20_000
+_MANIFESTS: OrderedDict[str, tuple[DataFile, ...]] = OrderedDict()
+_LOCK = Lock()
 
 
 @dataclass(frozen=True)
@@ -65,10 +76,25 @@ def _manifests(table: Table, snapshot_id: int | None) -> dict[str, ManifestFile]
 
 def _entries(table: Table, column: str, grain: Grain, manifests: Iterable[ManifestFile]) -> list[LiveFile]:
     return [
-        LiveFile(entry.data_file, live_span(table, column, grain, entry.data_file))
+        LiveFile(file, live_span(table, column, grain, file))
         for manifest in manifests
-        for entry in manifest.fetch_manifest_entry(table.io, discard_deleted=True)
+        for file in _files_of(table.io, manifest)
     ]
+
+
+def _files_of(io: FileIO, manifest: ManifestFile) -> tuple[DataFile, ...]:
+    """The live files of a manifest; those read last are kept, as a manifest never changes."""
+    path = manifest.manifest_path
+    with _LOCK:
+        if path in _MANIFESTS:
+            _MANIFESTS.move_to_end(path)
+            return _MANIFESTS[path]
+    files = tuple(e.data_file for e in manifest.fetch_manifest_entry(io, discard_deleted=True))
+    with _LOCK:
+        _MANIFESTS[path] = files
+        while sum(map(len, _MANIFESTS.values())) > _FILES_KEPT and len(_MANIFESTS) > 1:
+            _MANIFESTS.popitem(last=False)
+    return files
 
 
 def live_span(table: Table, column: str, grain: Grain, file: DataFile) -> Interval:

@@ -1,0 +1,90 @@
+"""What compactions moved: rows that are in other files than before, and the same rows.
+
+A `replace` snapshot writes the rows of some files into others. Between two snapshots of trades such files
+differ, and no window does.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pyiceberg.manifest import ManifestContent, ManifestEntryStatus
+from pyiceberg.table import Table
+from pyiceberg.table.snapshots import Operation, Snapshot, ancestors_of
+
+from k2_ohlcv.domain.timeframe import Grain
+from k2_ohlcv.lake.files import TIME, LiveFile, live_files, live_span
+
+
+@dataclass
+class Moves:
+    """What `replace` snapshots did: rows moved from some files into others, and nothing changed by it."""
+
+    #: For each file that such a snapshot wrote or removed: all that it removed, and all that it wrote.
+    sources: dict[str, list[LiveFile]] = field(default_factory=dict)
+    results: dict[str, list[LiveFile]] = field(default_factory=dict)
+    before: set[str] = field(default_factory=set)
+    after: set[str] = field(default_factory=set)
+
+    @classmethod
+    def between(cls, trades: Table, before: int, after: int) -> "Moves":
+        """The moves in the history of `after` that `before` does not have, as far as it is there."""
+        snapshot = trades.metadata.snapshot_by_id(after)
+        known = {s.snapshot_id for s in ancestors_of(trades.metadata.snapshot_by_id(before), trades.metadata)}
+        moves = cls()
+        for ancestor in ancestors_of(snapshot, trades.metadata):
+            if ancestor.snapshot_id in known:
+                break
+            if _only_moves(trades, ancestor):
+                removed, written = _steps(trades, ancestor)
+                moves.sources |= {f.path: removed for f in written}
+                moves.results |= {f.path: written for f in removed}
+        if moves.sources:
+            moves.before = {f.path for f in live_files(trades, TIME, Grain.DAY, before)}
+            moves.after = {f.path for f in live_files(trades, TIME, Grain.DAY, after)}
+        return moves
+
+    def settle(
+        self, gone: Sequence[LiveFile], come: Sequence[LiveFile]
+    ) -> tuple[list[LiveFile], list[LiveFile]]:
+        """The files that really went and came: not those that only moved."""
+        came = {f.path: f for file in come for f in self._origins(file)}
+        went = [f for f in gone if not self._kept(f)]
+        return went, [f for f in came.values() if f.path not in self.before]
+
+    def _origins(self, file: LiveFile) -> list[LiveFile]:
+        """The files that a file's rows came in, before they were moved into it."""
+        if file.path not in self.sources:
+            return [file]
+        return [origin for source in self.sources[file.path] for origin in self._origins(source)]
+
+    def _kept(self, file: LiveFile) -> bool:
+        """Whether all rows of a file that went are in files that are there."""
+        return file.path in self.results and all(
+            f.path in self.after or self._kept(f) for f in self.results[file.path]
+        )
+
+
+def _only_moves(trades: Table, snapshot: Snapshot) -> bool:
+    """Whether a snapshot only moved rows: a compaction of files that no delete file bore on.
+
+    One that applies row-level deletes on the way writes other rows than its sources have.
+    """
+    if snapshot.summary is None or snapshot.summary.operation != Operation.REPLACE:
+        return False
+    parent = trades.metadata.snapshot_by_id(snapshot.parent_snapshot_id or 0)
+    return parent is not None and all(m.content == ManifestContent.DATA for m in parent.manifests(trades.io))
+
+
+def _steps(trades: Table, snapshot: Snapshot) -> tuple[list[LiveFile], list[LiveFile]]:
+    """The data files that one snapshot removed, and those that it wrote."""
+    removed: list[LiveFile] = []
+    written: list[LiveFile] = []
+    for manifest in snapshot.manifests(trades.io):
+        if manifest.added_snapshot_id != snapshot.snapshot_id:
+            continue
+        for entry in manifest.fetch_manifest_entry(trades.io, discard_deleted=False):
+            if entry.snapshot_id != snapshot.snapshot_id or entry.status == ManifestEntryStatus.EXISTING:
+                continue
+            file = LiveFile(entry.data_file, live_span(trades, TIME, Grain.DAY, entry.data_file))
+            (removed if entry.status == ManifestEntryStatus.DELETED else written).append(file)
+    return removed, written

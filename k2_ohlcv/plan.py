@@ -1,0 +1,156 @@
+"""What a rebuild or a refresh has to do: which windows, and whether the watermark moves. Does nothing.
+
+Made from the two tables as they were loaded, so that a plan and the commits that carry it out share one base.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pyiceberg.table import Table
+
+from k2_ohlcv.domain.timeframe import Grain, Timeframe
+from k2_ohlcv.domain.window import Interval, bound, coalesce, covers
+from k2_ohlcv.lake.changes import changes, dirty_windows, trades_spans
+from k2_ohlcv.lake.files import live_files
+from k2_ohlcv.lake.watermark import Watermark
+
+#: Scattered windows are read as so many intervals at the most, by filling the narrowest gaps between them.
+MOST_INTERVALS = 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done to a candle table.
+
+    Attributes:
+        timeframe: the table.
+        trades_from: the trades snapshot of its watermark; None where it has none.
+        trades_to: the trades snapshot to make it equal to; None where trades have none.
+        intervals: whole windows to reconcile, in order, disjoint.
+        days: the days that have trades, within which there is something to read.
+        watermark: what to set with the last commit; None leaves it.
+        reason: why everything is dirty, where it is; None where what changed is known.
+        files_changed: trades files in which the two snapshots differ.
+        files_read: trades files that are read, to find the windows and to compute them.
+    """
+
+    timeframe: Timeframe
+    trades_from: int | None
+    trades_to: int | None
+    intervals: tuple[Interval, ...]
+    days: tuple[Interval, ...]
+    watermark: Watermark | None
+    reason: str | None = None
+    files_changed: int = 0
+    files_read: int = 0
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the table's watermark is at the current trades already."""
+        return self.trades_from == self.trades_to
+
+    @property
+    def partitions(self) -> list[Interval]:
+        """The partitions that the intervals lie in."""
+        return self.timeframe.grain.partitions(self.intervals)
+
+    def as_json(self) -> dict[str, object]:
+        """The plan as one JSON object."""
+        return {
+            "table": self.timeframe.table,
+            "timeframe": self.timeframe.name,
+            "from": self.trades_from,
+            "to": self.trades_to,
+            "dirty": [[i.start.isoformat(), i.end.isoformat()] for i in self.intervals],
+            "partitions": [self.timeframe.grain.key(p) for p in self.partitions],
+            "reason": self.reason,
+            "files_changed": self.files_changed,
+            "files_read": self.files_read,
+        }
+
+    def lines(self) -> list[str]:
+        """The plan in words."""
+        table = self.timeframe.table
+        if self.is_current:
+            return [f"{table}: up to date with trades snapshot {self.trades_to}: nothing to do."]
+        why = (
+            self.reason
+            or f"{self.files_changed} trades files differ from those of snapshot {self.trades_from}"
+        )
+        return [
+            f"{table}: {why}.",
+            f"  {len(self.intervals)} intervals in {len(self.partitions)} partitions are made equal to "
+            f"trades snapshot {self.trades_to}, reading {self.files_read} trades files:",
+            *(f"    {interval}" for interval in self.intervals[:10]),
+            *([f"    and {len(self.intervals) - 10} more"] if len(self.intervals) > 10 else []),
+        ]
+
+
+def plan_rebuild(
+    candles: Table, trades: Table, timeframe: Timeframe, intervals: Sequence[Interval] | None
+) -> Plan:
+    """Whole partitions, those that the intervals touch or all that have trades or candles.
+
+    The watermark moves where they cover all that is dirty.
+    """
+    spans, occupied = _occupied(candles, trades, timeframe)
+    chosen = occupied if intervals is None else timeframe.grain.partitions(intervals)
+    since, current = Watermark.of(candles), trades.metadata.current_snapshot_id
+    moved = None
+    if current is not None:
+        found = changes(trades, since.snapshot_id if since else None, current)
+        if covers(chosen, timeframe.align(found.bounds) if found.reason is None else occupied):
+            moved = _watermark(current, spans)
+    work = tuple(p for p in chosen if p in set(occupied))
+    return Plan(
+        timeframe=timeframe,
+        trades_from=since.snapshot_id if since else None,
+        trades_to=current,
+        intervals=tuple(coalesce(work)),
+        days=tuple(coalesce(Grain.DAY.partitions(spans))),
+        watermark=moved,
+        files_read=_overlapping(trades, current, work),
+    )
+
+
+def plan_refresh(candles: Table, trades: Table, timeframe: Timeframe) -> Plan:
+    """The windows that may differ since the watermark; everything where that cannot be known."""
+    since, current = Watermark.of(candles), trades.metadata.current_snapshot_id
+    before = since.snapshot_id if since else None
+    spans, occupied = _occupied(candles, trades, timeframe)
+    if current is None:
+        found, windows, opened, reason = None, occupied, 0, "there are no trades"
+    else:
+        found = changes(trades, before, current)
+        reason = found.reason or ""
+        dirty = dirty_windows(trades, found, timeframe) if not reason else None
+        windows = list(dirty.intervals) if dirty else occupied
+        opened = dirty.files_read if dirty else 0
+    intervals = bound(windows, MOST_INTERVALS) if not reason else coalesce(windows)
+    return Plan(
+        timeframe=timeframe,
+        trades_from=before,
+        trades_to=current,
+        intervals=tuple(intervals),
+        days=tuple(coalesce(Grain.DAY.partitions(spans))),
+        watermark=_watermark(current, spans) if current is not None else None,
+        reason=reason or None,
+        files_changed=len(found.gone) + len(found.come) if found else 0,
+        files_read=opened + _overlapping(trades, current, intervals),
+    )
+
+
+def _occupied(candles: Table, trades: Table, timeframe: Timeframe) -> tuple[list[Interval], list[Interval]]:
+    """Where there are trades, and the partitions that have trades or candles: everything."""
+    spans = trades_spans(trades, trades.metadata.current_snapshot_id)
+    files = live_files(candles, "window_start", timeframe.grain, candles.metadata.current_snapshot_id)
+    return spans, timeframe.grain.partitions([*spans, *(f.span for f in files)])
+
+
+def _watermark(snapshot: int, spans: Sequence[Interval]) -> Watermark:
+    return Watermark(snapshot, max((span.last for span in spans), default=None))
+
+
+def _overlapping(trades: Table, snapshot: int | None, intervals: Sequence[Interval]) -> int:
+    files = live_files(trades, "timestamp", Grain.DAY, snapshot)
+    return sum(any(f.span.intersect(i) for i in intervals) for f in files if not f.is_delete)

@@ -1,0 +1,96 @@
+"""What a reconciliation did, in numbers. Made by `reconcile`, shown by the graph and the command line."""
+
+from dataclasses import dataclass
+
+from k2_ohlcv.domain.timeframe import Timeframe
+from k2_ohlcv.domain.window import Interval
+from k2_ohlcv.plan import Plan
+
+
+@dataclass(frozen=True)
+class PartitionReport:
+    """What became of one partition: windows by fate, rows it has now, trades that they were made from."""
+
+    partition: Interval
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+    unchanged: int = 0
+    trades: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Windows of the reconciled intervals that the partition has now."""
+        return self.added + self.changed + self.unchanged
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one reconciliation of a table did.
+
+    Attributes:
+        plan: what was to be done, and why.
+        candles_snapshot: the candle table's snapshot afterwards.
+        committed: whether any commit was made, be it of the watermark alone.
+        seconds: wall time, retries included.
+        partitions: a report for each partition that was looked at and has or had windows.
+    """
+
+    plan: Plan
+    candles_snapshot: int | None
+    committed: bool
+    seconds: float
+    partitions: tuple[PartitionReport, ...]
+
+    @property
+    def timeframe(self) -> Timeframe:
+        """The table."""
+        return self.plan.timeframe
+
+    @property
+    def trades_snapshot(self) -> int | None:
+        """The trades snapshot that the windows were made equal to; None where there are no trades at all."""
+        return self.plan.trades_to
+
+    @property
+    def watermark_moved(self) -> bool:
+        """Whether the watermark now says `trades_snapshot`."""
+        return self.plan.watermark is not None
+
+    @property
+    def added(self) -> int:
+        """Windows that were not there before."""
+        return sum(p.added for p in self.partitions)
+
+    @property
+    def changed(self) -> int:
+        """Windows whose values changed."""
+        return sum(p.changed for p in self.partitions)
+
+    @property
+    def removed(self) -> int:
+        """Rows that had no trades behind them, were off the grid, or repeated a key."""
+        return sum(p.removed for p in self.partitions)
+
+    @property
+    def unchanged(self) -> int:
+        """Windows that were right already."""
+        return sum(p.unchanged for p in self.partitions)
+
+    @property
+    def trades_read(self) -> int:
+        """Trades in the reconciled windows."""
+        return sum(p.trades for p in self.partitions)
+
+    def as_json(self) -> dict[str, object]:
+        """The report as one JSON object."""
+        return {
+            **self.plan.as_json(),
+            "added": self.added,
+            "changed": self.changed,
+            "removed": self.removed,
+            "unchanged": self.unchanged,
+            "trades_read": self.trades_read,
+            "committed": self.committed,
+            "seconds": round(self.seconds, 3),
+        }
