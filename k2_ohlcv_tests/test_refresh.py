@@ -1,0 +1,411 @@
+"""Refresh: whatever happens to trades reaches exactly the windows that it touches."""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import polars as pl
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    rule,
+    run_state_machine_as_test,
+)
+
+from k2_ohlcv.domain.candle import KEY, Trade, aggregate
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe, timeframe
+from k2_ohlcv.domain.window import DAY, Interval, covers
+from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.lake.files import live_files
+from k2_ohlcv.lake.watermark import Watermark
+from k2_ohlcv.reconcile import rebuild
+from k2_ohlcv.refresh import plan, refresh
+from k2_ohlcv.report import Report
+from k2_ohlcv_tests import histories, lakes
+from k2_ohlcv_tests.conftest import Bench, clear
+from k2_ohlcv_tests.test_reconcile import AT, MINUTE, Interrupted, day, interrupt_windows, trade, week
+
+HOURLY, DAILY = timeframe("1h"), timeframe("1d")
+
+
+def refresh_all(bench: Bench) -> list[Report]:
+    return [refresh(bench.lake, bench.engine, each) for each in TIMEFRAMES]
+
+
+def started(bench: Bench) -> list[Trade]:
+    """A lake with a week of trades, one append a day, all tables up to date."""
+    clear(bench)
+    some = week()
+    for first in range(0, len(some), 48):
+        lakes.add_trades(bench.lake, some[first : first + 48])
+    refresh_all(bench)
+    return some
+
+
+def all_trades(lake: Lake) -> list[Trade]:
+    """The trades as they are."""
+    rows = pl.DataFrame(lake.trades().scan().to_arrow()).drop("ingested_at").to_dicts()
+    return [Trade(**row) for row in rows]
+
+
+def windows_of(some: list[Trade], each: Timeframe) -> list[Interval]:
+    return each.align(Interval(t.timestamp, t.timestamp + timedelta(microseconds=1)) for t in some)
+
+
+def test_the_first_refresh_makes_everything(bench: Bench) -> None:
+    clear(bench)
+    some = week()
+    lakes.add_trades(bench.lake, some)
+    for report in refresh_all(bench):
+        assert report.plan.reason == "the table has no watermark yet"
+        assert report.watermark_moved
+    lakes.assert_equal_to_trades(bench.lake, some)
+
+
+def test_a_refresh_of_an_up_to_date_table_does_nothing(sail: Bench) -> None:
+    started(sail)
+    for report in refresh_all(sail):
+        assert report.plan.is_current
+        assert not report.committed
+        assert report.partitions == ()
+
+
+def test_new_trades_reach_their_windows_only(bench: Bench) -> None:
+    """Late by days and in time alike: the dirty intervals are their windows, and no other file is read."""
+    some = started(bench)
+    more = [trade(1000, AT + timedelta(minutes=7)), trade(1001, AT + 3 * DAY)]
+    lakes.add_trades(bench.lake, more)
+    for each, report in zip(TIMEFRAMES, refresh_all(bench), strict=True):
+        assert list(report.plan.intervals) == windows_of(more, each)
+        assert report.added + report.changed == len({each.floor(t.timestamp) for t in more})
+        assert report.unchanged == 0
+    lakes.assert_equal_to_trades(bench.lake, some + more)
+
+
+def test_no_trades_file_outside_the_dirty_intervals_is_read(sail: Bench) -> None:
+    """Of the four files of trades, the engine may read the one that was added, and those that overlap it."""
+    started(sail)
+    lakes.add_trades(sail.lake, [trade(1000, AT + DAY + timedelta(minutes=7))])
+    report = refresh(sail.lake, sail.engine, MINUTE)
+    assert report.plan.files_changed == 1
+    read = [
+        f
+        for f in live_files(sail.lake.trades(), "timestamp", Grain.DAY, report.trades_snapshot)
+        if any(f.span.intersect(i) for i in report.plan.intervals)
+    ]
+    assert report.plan.files_read == len(read) <= 2
+
+
+def test_a_corrected_trade_in_a_rewritten_file_dirties_one_window(sail: Bench) -> None:
+    """Copy-on-write replaces a whole day's file; comparing the two finds the one row that differs."""
+    started(sail)
+    table = sail.lake.trades()
+    (task,) = [t for t in table.scan().plan_files() if "02-29" in t.file.file_path][:1]
+
+    def correct(rows: pl.DataFrame) -> pl.DataFrame:
+        first = pl.col("trade_id") == rows["trade_id"].min()
+        return rows.with_columns(
+            quantity=pl.when(first)
+            .then(pl.col("quantity") * 2)
+            .otherwise(pl.col("quantity"))
+            .cast(pl.Decimal(19, 8))
+        )
+
+    histories.rewrite(table, [task], correct)
+    report = refresh(sail.lake, sail.engine, MINUTE)
+    assert (report.changed, report.unchanged) == (1, 0)
+    assert len(report.plan.intervals) == 1
+    refresh_all(sail)
+    lakes.assert_equal_to_trades(sail.lake, all_trades(sail.lake))
+
+
+def test_deleted_trades_take_their_candles_along(sail: Bench) -> None:
+    started(sail)
+    sail.lake.trades().delete(f"timestamp < '{(AT + DAY).isoformat()}'")
+    report = refresh(sail.lake, sail.engine, MINUTE)
+    assert report.removed == 48
+    refresh_all(sail)
+    lakes.assert_equal_to_trades(sail.lake, all_trades(sail.lake))
+
+
+def test_compaction_dirties_nothing(sail: Bench) -> None:
+    """Files that hold the same rows in other files: the watermark moves, and no trades file is opened."""
+    started(sail)
+    table = sail.lake.trades()
+    histories.compact(table, list(table.scan().plan_files()))
+    for report in refresh_all(sail):
+        assert report.plan.intervals == ()
+        assert report.plan.files_read == 0
+        assert report.watermark_moved
+    assert plan(sail.lake, MINUTE).is_current
+
+
+def test_what_came_before_a_compaction_is_not_lost_in_it(sail: Bench) -> None:
+    """Trades appended, then compacted with old ones: exactly the appended ones' windows are dirty."""
+    some = started(sail)
+    more = [trade(1000, AT + timedelta(minutes=7))]
+    lakes.add_trades(sail.lake, more)
+    table = sail.lake.trades()
+    histories.compact(table, list(table.scan().plan_files()))
+    lakes.add_trades(sail.lake, [trade(1001, AT + timedelta(minutes=70))])
+    report = refresh(sail.lake, sail.engine, MINUTE)
+    assert list(report.plan.intervals) == windows_of([*more, trade(1001, AT + timedelta(minutes=70))], MINUTE)
+    refresh_all(sail)
+    lakes.assert_equal_to_trades(sail.lake, [*some, *more, trade(1001, AT + timedelta(minutes=70))])
+
+
+def test_what_went_after_a_compaction_is_not_hidden_by_it(sail: Bench) -> None:
+    started(sail)
+    table = sail.lake.trades()
+    histories.compact(table, list(table.scan().plan_files()))
+    table = sail.lake.trades()
+    histories.rewrite(table, list(table.scan().plan_files()), lambda rows: rows[10:])
+    refresh_all(sail)
+    lakes.assert_equal_to_trades(sail.lake, all_trades(sail.lake))
+
+
+def test_a_rollback_of_trades_is_followed(sail: Bench) -> None:
+    """The current snapshot is no descendant of the watermark's: still only what differs is recomputed."""
+    some = started(sail)
+    kept = histories.current(sail.lake.trades())
+    lakes.add_trades(sail.lake, [trade(1000, AT)])
+    refresh_all(sail)
+    histories.rollback(sail.lake.trades(), kept)
+    lakes.add_trades(sail.lake, [trade(1001, AT + DAY)])
+    report = refresh(sail.lake, sail.engine, MINUTE)
+    assert report.plan.reason is None
+    assert list(report.plan.intervals) == windows_of([trade(1000, AT), trade(1001, AT + DAY)], MINUTE)
+    refresh_all(sail)
+    lakes.assert_equal_to_trades(sail.lake, [*some, trade(1001, AT + DAY)])
+
+
+def test_an_expired_snapshot_in_the_middle_loses_nothing(sail: Bench) -> None:
+    some = started(sail)
+    lakes.add_trades(sail.lake, [trade(1000, AT)])
+    middle = histories.current(sail.lake.trades())
+    lakes.add_trades(sail.lake, [trade(1001, AT + DAY)])
+    histories.expire(sail.lake.trades(), middle)
+    report = refresh(sail.lake, sail.engine, MINUTE)
+    assert report.plan.reason is None
+    assert list(report.plan.intervals) == windows_of([trade(1000, AT), trade(1001, AT + DAY)], MINUTE)
+    refresh_all(sail)
+    lakes.assert_equal_to_trades(sail.lake, [*some, trade(1000, AT), trade(1001, AT + DAY)])
+
+
+def test_an_expired_watermark_means_everything_and_says_so(sail: Bench) -> None:
+    some = started(sail)
+    before = histories.current(sail.lake.trades())
+    lakes.add_trades(sail.lake, [trade(1000, AT)])
+    histories.expire(sail.lake.trades(), before)
+    report = refresh(sail.lake, sail.engine, MINUTE)
+    assert "has expired" in (report.plan.reason or "")
+    assert (report.changed, report.unchanged) == (1, len(aggregate(some, MINUTE)) - 1)
+    lakes.assert_equal_to_trades(sail.lake, [*some, trade(1000, AT)], [MINUTE])
+
+
+def test_a_replaced_trades_table_means_everything(sail: Bench) -> None:
+    """Candles of days that the new table does not have go."""
+    started(sail)
+    sail.lake.catalog.drop_table(("market_data", "gold_crypto_trades"))
+    fresh = [trade(1, AT + 9 * DAY)]
+    lakes.add_trades(sail.lake, fresh)
+    refresh_all(sail)
+    lakes.assert_equal_to_trades(sail.lake, fresh)
+
+
+def test_many_scattered_trades_are_read_as_few_intervals(sail: Bench) -> None:
+    some = started(sail)
+    more = [trade(1000 + i, AT + timedelta(minutes=17 * i)) for i in range(150)]
+    lakes.add_trades(sail.lake, more)
+    report = refresh(sail.lake, sail.engine, MINUTE)
+    assert len(report.plan.intervals) <= 64
+    assert covers(report.plan.intervals, windows_of(more, MINUTE))
+    lakes.assert_equal_to_trades(sail.lake, some + more, [MINUTE])
+
+
+def test_untouched_windows_keep_their_clocks(sail: Bench) -> None:
+    started(sail)
+    before = lakes.frame(sail.lake, HOURLY)
+    lakes.add_trades(sail.lake, [trade(1000, AT)])
+    refresh(sail.lake, sail.engine, HOURLY)
+    both = before.join(lakes.frame(sail.lake, HOURLY), on=KEY, suffix="_after")
+    moved = both.filter(pl.col("updated_at") != pl.col("updated_at_after"))
+    assert moved["window_start"].to_list() == [HOURLY.floor(AT)]
+    assert (both["created_at"] == both["created_at_after"]).all()
+
+
+def test_explaining_does_nothing(sail: Bench) -> None:
+    started(sail)
+    lakes.add_trades(sail.lake, [trade(1000, AT)])
+    before = histories.current(sail.lake.candles(MINUTE))
+    found = plan(sail.lake, MINUTE)
+    assert not found.is_current
+    assert found.as_json()["partitions"] == ["2024-02-28"]
+    assert "1 trades files differ" in found.lines()[0]
+    assert histories.current(sail.lake.candles(MINUTE)) == before
+
+
+def test_a_rebuild_in_the_middle_of_a_refresh(sail: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The refresh starts over; what both have to do is done once, and nothing is lost."""
+    some = started(sail)
+    lakes.add_trades(sail.lake, [trade(1000, AT)])
+
+    def others() -> None:
+        lakes.add_trades(sail.lake, [trade(1001, AT + DAY)])
+        rebuild(sail.lake, sail.engine, MINUTE, [day(AT)])
+
+    calls = interrupt_windows(monkeypatch, others)
+    report = refresh(sail.lake, sail.engine, MINUTE)
+    assert calls[0] == 2
+    assert report.watermark_moved
+    lakes.assert_equal_to_trades(sail.lake, [*some, trade(1000, AT), trade(1001, AT + DAY)], [MINUTE])
+
+
+def test_a_writer_that_appends_all_the_while(sail: Bench) -> None:
+    """Trades that come after the pin are left for the next refresh, and the watermark does not claim them."""
+    some = started(sail)
+    lakes.add_trades(sail.lake, [trade(1000, AT)])
+    late = trade(1001, AT)
+    lake = Interrupted(sail.lake.catalog, [lambda: lakes.add_trades(sail.lake, [late])])
+    report = refresh(lake, sail.engine, MINUTE)
+    mark = Watermark.of(sail.lake.candles(MINUTE))
+    assert mark is not None
+    assert mark.snapshot_id == report.trades_snapshot != histories.current(sail.lake.trades())
+    lakes.assert_equal_to_trades(sail.lake, [*some, trade(1000, AT)], [MINUTE])
+    refresh(sail.lake, sail.engine, MINUTE)
+    lakes.assert_equal_to_trades(sail.lake, [*some, trade(1000, AT), late], [MINUTE])
+
+
+class Crash(Exception):  # noqa: N818 - it stands for a kill
+    """The process is gone."""
+
+
+class History(RuleBasedStateMachine):
+    """Random histories of trades; after each refresh every table equals the trades as they are."""
+
+    bench: Bench
+
+    def __init__(self) -> None:
+        super().__init__()
+        clear(self.bench)
+        self.number = 0
+
+    @property
+    def lake(self) -> Lake:
+        return self.bench.lake
+
+    def fresh(self, minutes: list[int]) -> list[Trade]:
+        made = []
+        for minute in minutes:
+            self.number += 1
+            made.append(trade(self.number, AT + timedelta(minutes=minute), str(self.number % 13 + 1)))
+        return made
+
+    def files(self, picks: list[int]) -> list:  # type: ignore[type-arg]
+        tasks = sorted(self.lake.trades().scan().plan_files(), key=lambda t: t.file.file_path)
+        return [tasks[i] for i in sorted({p % len(tasks) for p in picks})] if tasks else []
+
+    @initialize(minutes=st.lists(st.integers(0, 4000), min_size=1, max_size=8))
+    def begin(self, minutes: list[int]) -> None:
+        lakes.add_trades(self.lake, self.fresh(minutes))
+
+    @rule(minutes=st.lists(st.integers(0, 4000), min_size=1, max_size=5))
+    def append(self, minutes: list[int]) -> None:
+        lakes.add_trades(self.lake, self.fresh(minutes))
+
+    @rule(picks=st.lists(st.integers(0, 9), min_size=1, max_size=3), drop=st.integers(0, 3))
+    def correct(self, picks: list[int], drop: int) -> None:
+        """Rewrite files with other quantities and without some rows."""
+        if tasks := self.files(picks):
+            twice = (
+                pl.when(pl.int_range(pl.len()) == 0)
+                .then(pl.col("quantity") + 1)
+                .otherwise(pl.col("quantity"))
+            )
+            histories.rewrite(
+                self.lake.trades(),
+                tasks,
+                lambda r: r[drop:].with_columns(quantity=twice.cast(pl.Decimal(19, 8))),
+            )
+
+    @rule(minute=st.integers(0, 4000))
+    def delete(self, minute: int) -> None:
+        with pytest.warns(UserWarning, match="did not match") if not self.matches(minute) else _nothing():
+            self.lake.trades().delete(f"timestamp < '{(AT + timedelta(minutes=minute)).isoformat()}'")
+
+    def matches(self, minute: int) -> bool:
+        return any(t.timestamp < AT + timedelta(minutes=minute) for t in all_trades(self.lake))
+
+    @rule(picks=st.lists(st.integers(0, 9), min_size=1, max_size=4))
+    def compact(self, picks: list[int]) -> None:
+        if tasks := self.files(picks):
+            histories.compact(self.lake.trades(), tasks)
+
+    @rule(back=st.integers(1, 3))
+    def rollback(self, back: int) -> None:
+        table = self.lake.trades()
+        chain = [table.current_snapshot()]
+        while len(chain) <= back and chain[-1] and chain[-1].parent_snapshot_id:
+            chain.append(table.snapshot_by_id(chain[-1].parent_snapshot_id))
+        if chain[-1] is not None and len(chain) > 1:
+            histories.rollback(table, chain[-1].snapshot_id)
+
+    @rule(pick=st.integers(0, 99))
+    def expire(self, pick: int) -> None:
+        table = self.lake.trades()
+        old = [s.snapshot_id for s in table.snapshots() if s.snapshot_id != histories.current(table)]
+        if old:
+            histories.expire(table, old[pick % len(old)])
+
+    @rule(each=st.sampled_from([MINUTE, DAILY]), days=st.integers(0, 3))
+    def rebuild_some(self, each: Timeframe, days: int) -> None:
+        rebuild(self.lake, self.bench.engine, each, [day(AT + days * DAY)])
+
+    @rule(each=st.sampled_from([MINUTE, DAILY]))
+    def crash(self, each: Timeframe) -> None:
+        """A refresh dies with all files written and nothing committed."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("pyiceberg.table.Transaction.commit_transaction", _crash)
+            if not plan(self.lake, each).is_current:
+                with pytest.raises(Crash):
+                    refresh(self.lake, self.bench.engine, each)
+
+    @rule(each=st.sampled_from([MINUTE, DAILY]))
+    def refresh_one(self, each: Timeframe) -> None:
+        before = lakes.frame(self.lake, each)
+        report = refresh(self.lake, self.bench.engine, each)
+        lakes.assert_equal_to_trades(self.lake, all_trades(self.lake), [each])
+        untouched = before.filter(
+            ~pl.any_horizontal(
+                pl.lit(False),
+                *(
+                    (pl.col("window_start") >= i.start) & (pl.col("window_start") < i.end)
+                    for i in report.plan.intervals
+                ),
+            )
+        )
+        after = lakes.frame(self.lake, each)
+        assert untouched.join(after, on=[*KEY, "updated_at", "created_at"], how="anti").is_empty()
+
+    def teardown(self) -> None:
+        for each in (MINUTE, DAILY):
+            refresh(self.lake, self.bench.engine, each)
+        lakes.assert_equal_to_trades(self.lake, all_trades(self.lake), [MINUTE, DAILY])
+
+
+def _crash(_: object) -> None:
+    raise Crash
+
+
+def _nothing() -> Callable:  # type: ignore[type-arg]
+    from contextlib import nullcontext
+
+    return nullcontext()  # type: ignore[return-value]
+
+
+def test_random_histories(sail: Bench) -> None:
+    """Appends, corrections, deletes, compactions, rollbacks, expiry, rebuilds, crashes, in any order."""
+    History.bench = sail
+    run_state_machine_as_test(History, settings=settings(max_examples=12, stateful_step_count=12))
