@@ -27,6 +27,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "plan": ({"lake"}, {"pyiceberg"}),
     "report": ({"plan"}, set()),
     "reconcile": ({"lake", "engine", "plan", "report"}, {"pyiceberg"}),
+    "validate": ({"lake", "engine"}, {"pyiceberg"}),
     "refresh": ({"lake", "engine", "plan", "report", "reconcile"}, {"pyiceberg"}),
 }
 

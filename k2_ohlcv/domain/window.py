@@ -83,6 +83,20 @@ def intersect_all(left: Iterable[Interval], right: Iterable[Interval]) -> list[I
     return coalesce(both for one in left for other in right if (both := one.intersect(other)))
 
 
+def subtract(outer: Iterable[Interval], inner: Iterable[Interval]) -> list[Interval]:
+    """The moments of `outer` that are not in `inner`, coalesced."""
+    left = coalesce(outer)
+    for taken in coalesce(inner):
+        cut: list[Interval] = []
+        for interval in left:
+            if interval.start < taken.start:
+                cut.append(Interval(interval.start, min(interval.end, taken.start)))
+            if interval.end > taken.end:
+                cut.append(Interval(max(interval.start, taken.end), interval.end))
+        left = cut
+    return coalesce(left)
+
+
 def covers(outer: Iterable[Interval], inner: Iterable[Interval]) -> bool:
     """Whether every moment of `inner` lies in `outer`."""
     inner = coalesce(inner)

@@ -4,22 +4,18 @@ It runs alike on Sail and on Apache Spark. What is done with the windows (vwap, 
 driver's work, in `lake.candles`.
 """
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyiceberg.table import Table
 
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
-from k2_ohlcv.domain.window import Interval, bound, coalesce, covers
-from k2_ohlcv.lake.catalog import CATALOG
+from k2_ohlcv.domain.window import Interval, bound, coalesce, covers, intersect_all
+from k2_ohlcv.engine.ticks import MISFITS, Ticks, read_ticks
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -96,7 +92,7 @@ def windows(
     taken = engine.shelf.take(snapshot, timeframe.name, intervals)
     if taken is not None:
         return taken
-    ticks = _ticks(_between(read_trades(engine, trades, snapshot), bound(intervals, MOST_INTERVALS)))
+    ticks = _ticks(trades_between(engine, trades, snapshot, bound(intervals, MOST_INTERVALS)))
     others = [t for t in _shared(engine, timeframe) if t.align(intervals) == intervals]
     if not others:
         return _exactly(rollup(ticks, timeframe).select(*WINDOWS.names).toArrow(), intervals)
@@ -110,91 +106,41 @@ def _shared(engine: "Engine", timeframe: Timeframe) -> list[Timeframe]:
     return [t for t in TIMEFRAMES if t.name in engine.share and t.length > timeframe.length]
 
 
-def _exactly(found: pa.Table, intervals: Sequence[Interval]) -> pa.Table:
+def _exactly(ticks: Ticks, found: pa.Table, timeframe: Timeframe, intervals: Sequence[Interval]) -> pa.Table:
+    """The windows of the intervals alone, if all that they were made of fits."""
+    if ticks.checked:
+        misfits = found.filter(pc.greater(found[MISFITS], 0))["window_start"].to_pylist()
+        spans = [timeframe.window(start) for start in misfits if start]
+        hit = intersect_all(spans, intervals)
+        if hit or len(spans) < len(misfits):
+            raise ticks.refused(bound(hit or intervals, MOST_INTERVALS))
+        found = found.drop_columns(MISFITS)
     found = found.cast(WINDOWS)
     return (
         found.filter(_within(found["window_start"], intervals)) if len(intervals) > MOST_INTERVALS else found
     )
 
 
-def read_trades(engine: "Engine", trades: Table, snapshot: int) -> "DataFrame":
-    """The trades as they were at a snapshot."""
-    reader = engine.spark.read.format("iceberg").option("versionAsOf", str(snapshot))
-    if engine.embedded:
-        return reader.load(_private_folder(engine.workspace, trades))
-    return reader.load(f"{CATALOG}.{'.'.join(trades.name())}")
-
-
-def _private_folder(workspace: Path, table: Table) -> str:
-    """A folder that holds only the table's current metadata file, and so leads Sail to no other.
-
-    Sail takes the newest metadata that it finds by listing the table's folder, and a writer that lost a race
-    leaves an orphan there. All that the file names, it names by absolute location.
-    """
-    parts = urlsplit(table.metadata_location)
-    if parts.scheme not in {"", "file"}:
-        return table.location()
-    source = Path(url2pathname(parts.path))
-    folder = workspace / f"{table.metadata.table_uuid}-{source.name.removesuffix('.metadata.json')}"
-    target = folder / "metadata" / source.name
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
-    return str(folder)
-
-
-def _between(trades: "DataFrame", intervals: Sequence[Interval]) -> "DataFrame":
-    from pyspark.sql import functions as F  # noqa: N812 - its name everywhere
-
-    def one(interval: Interval) -> "Column":
-        at = F.col("timestamp")
-        return (at >= F.lit(interval.start)) & (at < F.lit(interval.end))
-
-    def tree(branch: Sequence[Interval]) -> "Column":
-        half = len(branch) // 2
-        return one(branch[0]) if len(branch) == 1 else tree(branch[:half]) | tree(branch[half:])
-
-    return trades.where(tree(intervals))
-
-
-def _ticks(trades: "DataFrame") -> "DataFrame":
-    """Each trade as a window of its own, so that trades and windows are rolled up by one expression."""
-    from pyspark.sql import functions as F  # noqa: N812
-
-    price, at, trade_id = F.col("price"), F.col("timestamp"), F.col("trade_id")
-    return trades.select(
-        "symbol",
-        "exchange",
-        at.alias("open_at"),
-        trade_id.alias("open_id"),
-        price.alias("open_price"),
-        at.alias("close_at"),
-        trade_id.alias("close_id"),
-        price.alias("close_price"),
-        price.alias("high_price"),
-        price.alias("low_price"),
-        F.col("quantity").alias("volume"),
-        F.lit(1).cast("long").alias("trade_count"),
-        (price * F.col("quantity")).alias("notional"),
-    )
-
-
-def rollup(ticks: "DataFrame", timeframe: Timeframe, *, ordered: bool = False) -> "DataFrame":
+def rollup(
+    ticks: "DataFrame", timeframe: Timeframe, *, ordered: bool = False, checked: bool = False
+) -> "DataFrame":
     """Whole windows of a timeframe, from trades or from shorter windows of them. The one expression.
 
     Args:
-        ticks: rows as `_ticks` gives them, or as this gives them with `ordered`.
+        ticks: rows as `Ticks.frame` has them, or as this gives them with `ordered`.
         timeframe: the windows to make.
         ordered: keep which trades opened and closed each window, so that the result can be rolled up again.
+        checked: sum the rows that do not fit.
     """
-    return _group(ticks.withColumn("window_start", _floor("open_at", timeframe)), ordered=ordered)
+    starts = ticks.withColumn("window_start", _floor("open_at", timeframe))
+    return _group(starts, ordered=ordered, checked=checked)
 
 
-def _rollup_all(ticks: "DataFrame", timeframes: Sequence[Timeframe]) -> dict[str, pa.Table]:
+def _rollup_all(ticks: Ticks, timeframes: Sequence[Timeframe]) -> dict[str, pa.Table]:
     """The windows of several timeframes from one scan; the length of the first divides the others'."""
     from pyspark.sql import functions as F  # noqa: N812
 
-    finest = rollup(ticks, timeframes[0], ordered=True)
+    finest = rollup(ticks.frame, timeframes[0], ordered=True, checked=ticks.checked)
     keys = [
         F.struct(F.lit(t.name).alias("timeframe"), _floor("window_start", t).alias("start"))
         for t in timeframes
@@ -203,7 +149,8 @@ def _rollup_all(ticks: "DataFrame", timeframes: Sequence[Timeframe]) -> dict[str
     each = exploded.withColumn("timeframe", F.col("key.timeframe")).withColumn(
         "window_start", F.col("key.start")
     )
-    found = _group(each, "timeframe").select("timeframe", *WINDOWS.names).toArrow()
+    names = ["timeframe", *WINDOWS.names, *([MISFITS] if ticks.checked else [])]
+    found = ticks.collect(_group(each, "timeframe", checked=ticks.checked).select(*names))
     return {
         t.name: found.filter(pc.equal(found["timeframe"], t.name)).drop_columns("timeframe")
         for t in timeframes
@@ -217,13 +164,13 @@ def _floor(column: str, timeframe: Timeframe) -> "Column":
     return F.timestamp_micros(micros - micros % F.lit(timeframe.micros))
 
 
-def _group(ticks: "DataFrame", *keys: str, ordered: bool = False) -> "DataFrame":
+def _group(ticks: "DataFrame", *keys: str, ordered: bool = False, checked: bool = False) -> "DataFrame":
     from pyspark.sql import functions as F  # noqa: N812
 
     def end(which: str) -> tuple["Column", "Column"]:
-        at, trade_id, price = F.col(f"{which}_at"), F.col(f"{which}_id"), F.col(f"{which}_price")
-        order = F.struct(at, F.length(trade_id).alias("length"), trade_id)
-        return (F.struct(at, trade_id, price) if ordered else price), order
+        order = [F.col(f"{which}_{part}") for part in ("at", "tie", "tie2")]
+        price = F.col(f"{which}_price")
+        return (F.struct(*order, price) if ordered else price), F.struct(*order)
 
     keys = (*keys, "symbol", "exchange", "window_start")
     grouped = ticks.groupBy(*keys).agg(
@@ -235,6 +182,8 @@ def _group(ticks: "DataFrame", *keys: str, ordered: bool = False) -> "DataFrame"
         F.sum("volume").cast("decimal(29,8)").alias("volume"),
         F.sum("trade_count").alias("trade_count"),
         F.sum("notional").cast("decimal(38,16)").alias("notional"),
+        *([F.sum(MISFITS).alias(MISFITS)] if checked else []),
     )
+    sums = ["volume", "trade_count", "notional", *([MISFITS] if checked else [])]
     ends = ["open.*", "close.*"] if ordered else [F.col(e).alias(f"{e}_price") for e in ("open", "close")]
-    return grouped.select(*keys, "high_price", "low_price", "volume", "trade_count", "notional", *ends)
+    return grouped.select(*keys, "high_price", "low_price", *sums, *ends)

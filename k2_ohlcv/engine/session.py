@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from k2_ohlcv.domain.errors import EngineUnavailableError, UsageError
+from k2_ohlcv.domain.window import Interval
 from k2_ohlcv.lake.catalog import CATALOG, catalog_properties
 from k2_ohlcv.settings import Settings
 
 if TYPE_CHECKING:
+    import polars as pl
     from pyspark.sql import SparkSession
 
 #: The newest Iceberg runtime for Spark is built for 4.1, and pyspark stays there with it.
@@ -45,12 +47,14 @@ class Engine:
         workspace: a private folder of this session, removed with it.
         share: names of the timeframes that this session's user means to ask for. A scan for one of them
             answers the others that it can.
+        totals: the totals of the last scan for checks, by snapshot and timeframe, with their intervals.
     """
 
     spark: "SparkSession"
     embedded: bool
     workspace: Path
     share: frozenset[str] = field(default_factory=frozenset)
+    totals: dict[tuple[int, str], "tuple[list[Interval], pl.DataFrame]"] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         from k2_ohlcv.engine.rollup import Shelf

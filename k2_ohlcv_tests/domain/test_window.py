@@ -15,6 +15,7 @@ from k2_ohlcv.domain.window import (
     from_micros,
     intersect_all,
     midnight,
+    subtract,
     to_micros,
 )
 
@@ -44,6 +45,7 @@ def test_coalesce_keeps_the_moments_in_disjoint_order(intervals: list[Interval])
 @given(some, some)
 def test_intersection_and_cover_are_those_of_sets(left: list[Interval], right: list[Interval]) -> None:
     assert moments(intersect_all(left, right)) == moments(left) & moments(right)
+    assert moments(subtract(left, right)) == moments(left) - moments(right)
     assert covers(left, right) == (moments(right) <= moments(left))
 
 

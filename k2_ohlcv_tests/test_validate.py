@@ -1,0 +1,184 @@
+"""Checks: each breaks in its own way, is found with the right count, and no other is blamed."""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import polars as pl
+import pytest
+
+from k2_ohlcv.domain.checks import CHECKS, Finding
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe, timeframe
+from k2_ohlcv.domain.window import DAY, Interval, from_micros
+from k2_ohlcv.reconcile import rebuild
+from k2_ohlcv.refresh import refresh
+from k2_ohlcv.validate import validate
+from k2_ohlcv_tests import histories, lakes
+from k2_ohlcv_tests.conftest import Bench, clear
+from k2_ohlcv_tests.test_reconcile import AT, MINUTE, day, trade, week
+
+HOUR = timeframe("1h")
+SPAN = Interval(day(AT).start, day(AT + 3 * DAY).end)
+BLOCKING = [check.name for check in CHECKS if check.blocking]
+
+
+@pytest.fixture
+def week_lake(sail: Bench) -> Bench:
+    clear(sail)
+    lakes.add_trades(sail.lake, week())
+    for each in TIMEFRAMES:
+        refresh(sail.lake, sail.engine, each)
+    return sail
+
+
+def failures(bench: Bench, each: Timeframe = MINUTE) -> dict[str, int]:
+    found = validate(bench.lake, bench.engine, each, [SPAN])
+    assert [f.check for f in found] == [c.name for c in CHECKS]
+    return {f.check: f.failures for f in found if f.failures and f.check != "freshness"}
+
+
+def finding(bench: Bench, check: str, each: Timeframe = MINUTE) -> Finding:
+    (found,) = [f for f in validate(bench.lake, bench.engine, each, [SPAN]) if f.check == check]
+    return found
+
+
+def damage(bench: Bench, change: Callable[[pl.DataFrame], pl.DataFrame], each: Timeframe = MINUTE) -> None:
+    """Rewrite the first day's (or month's) file, straight through PyIceberg."""
+    table = bench.lake.candles(each)
+    first = min(table.scan().plan_files(), key=lambda t: t.file.file_path)
+    histories.rewrite(table, [first], change)
+
+
+def test_sound_tables_pass_every_check(bench: Bench) -> None:
+    """On both engines, every table, with everything examined."""
+    clear(bench)
+    lakes.add_trades(bench.lake, week())
+    bench.engine.share = frozenset(t.name for t in TIMEFRAMES)
+    for each in TIMEFRAMES:
+        rebuild(bench.lake, bench.engine, each)
+    for each in TIMEFRAMES:
+        assert failures(bench, each) == {}
+        assert finding(bench, "reconciles_with_trades", each).examined == len(lakes.stored(bench.lake, each))
+
+
+def first_rows(count: int, **values: pl.Expr) -> Callable[[pl.DataFrame], pl.DataFrame]:
+    """Other values in the first rows of a file."""
+    chosen = pl.int_range(pl.len()) < count
+
+    def change(rows: pl.DataFrame) -> pl.DataFrame:
+        return rows.with_columns(
+            pl.when(chosen).then(value).otherwise(pl.col(name)).cast(rows.schema[name]).alias(name)
+            for name, value in values.items()
+        )
+
+    return change
+
+
+MINUTE_LATER = timedelta(minutes=1)
+
+
+def with_another(rows: pl.DataFrame) -> pl.DataFrame:
+    """A candle a minute after the first one, where there were no trades."""
+    later = rows[:1].with_columns(
+        pl.col("window_start") + MINUTE_LATER,
+        pl.col("window_end") + MINUTE_LATER,
+    )
+    return pl.concat([rows, later])
+
+
+#: What is done to the first rows of a day, and how many failures each check must then count.
+DAMAGE: dict[str, tuple[Callable[[pl.DataFrame], pl.DataFrame], dict[str, int]]] = {
+    "high below open": (
+        first_rows(2, high_price=pl.col("low_price") / 2, vwap=pl.col("low_price")),
+        {"price_relationships": 2, "vwap_bounds": 2, "reconciles_with_trades": 2},
+    ),
+    "vwap above high": (first_rows(3, vwap=pl.col("high_price") + 1), {"vwap_bounds": 3}),
+    "no volume": (first_rows(1, volume=pl.lit(0)), {"positive_metrics": 1, "reconciles_with_trades": 1}),
+    "another volume": (first_rows(4, volume=pl.col("volume") * 2), {"reconciles_with_trades": 4}),
+    "wrong end": (first_rows(2, window_end=pl.col("window_end") + MINUTE_LATER), {"window_alignment": 2}),
+    "wrong date": (first_rows(1, window_date=pl.col("window_date") + DAY), {"window_alignment": 1}),
+    "repeated rows": (lambda rows: pl.concat([rows, rows[:2]]), {"unique_windows": 4}),
+    "a missing candle": (lambda rows: rows[1:], {"reconciles_with_trades": 1}),
+    "a candle without trades": (with_another, {"reconciles_with_trades": 1}),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_each_damage_fails_its_check_and_no_other(week_lake: Bench, kind: str) -> None:
+    change, wanted = DAMAGE[kind]
+    damage(week_lake, change)
+    found = failures(week_lake)
+    assert found == wanted
+    for name in found:
+        one = finding(week_lake, name)
+        assert one.partitions == ("2024-02-28",)
+        assert one.rows is not None
+        assert one.rows.height == min(found[name], 20)
+
+
+def test_a_longer_table_must_be_the_roll_up_of_1m(week_lake: Bench) -> None:
+    """Damage in 1h that the trades tell, and in the open price that only 1m tells."""
+    damage(week_lake, first_rows(1, open_price=pl.col("high_price")), HOUR)
+    changed = failures(week_lake, HOUR)
+    assert set(changed) <= {"timeframes_agree"}
+    damage(week_lake, first_rows(2, trade_count=pl.col("trade_count") + 1), HOUR)
+    assert failures(week_lake, HOUR)["timeframes_agree"] == 2
+    assert finding(week_lake, "timeframes_agree", HOUR).rows is not None
+
+
+def test_both_sides_are_shown(week_lake: Bench) -> None:
+    damage(week_lake, first_rows(1, volume=pl.col("volume") + 1))
+    rows = finding(week_lake, "reconciles_with_trades").rows
+    assert rows is not None
+    assert rows["volume"].item() == rows["volume_trades"].item() + 1
+
+
+def test_windows_dirty_since_the_watermark_are_pending_not_wrong(week_lake: Bench) -> None:
+    """And all others are still held to the trades."""
+    lakes.add_trades(week_lake.lake, [trade(1000, AT)])
+    one = finding(week_lake, "reconciles_with_trades")
+    assert one.ok
+    assert dict(one.numbers)["pending_windows"] == 1
+    damage(week_lake, first_rows(3, volume=pl.col("volume") * 2))
+    assert finding(week_lake, "reconciles_with_trades").failures == 2
+
+
+def test_after_a_run_nothing_is_pending(week_lake: Bench) -> None:
+    """At the run's pinned snapshot, all that it reconciled must be right, later trades or not."""
+    pinned = week_lake.lake.trades().metadata.current_snapshot_id
+    lakes.add_trades(week_lake.lake, [trade(1000, AT)])
+    found = validate(week_lake.lake, week_lake.engine, MINUTE, [day(AT)], pinned=pinned)
+    assert all(f.ok for f in found if f.check in BLOCKING)
+
+
+def test_gaps_are_told_apart(week_lake: Bench) -> None:
+    one = finding(week_lake, "gaps")
+    assert one.ok
+    assert dict(one.numbers)["no trades then"] == len(week()) - 1
+    lakes.add_trades(week_lake.lake, [trade(1000, AT + timedelta(minutes=3))])
+    assert dict(finding(week_lake, "gaps").numbers)["not computed yet"] == 1
+
+
+def test_freshness_is_that_of_the_watermark(week_lake: Bench) -> None:
+    assert finding(week_lake, "freshness").ok
+    lakes.add_trades(week_lake.lake, [trade(1000, AT)])
+    lake, engine = week_lake.lake, week_lake.engine
+    committed = lake.trades().current_snapshot()
+    assert committed is not None
+    at = from_micros(committed.timestamp_ms * 1000)
+    for past, late in ((MINUTE.warn, 0), (MINUTE.warn + timedelta(seconds=1), 1)):
+        found = validate(lake, engine, MINUTE, [day(AT)], now=at + past)
+        assert {f.check: f.failures for f in found}["freshness"] == late
+
+
+def test_an_empty_table_passes(sail: Bench) -> None:
+    clear(sail)
+    assert failures(sail) == {}
+
+
+def test_a_table_that_cannot_be_read_raises(week_lake: Bench) -> None:
+    """An outage is not a failed check."""
+    table = week_lake.lake.candles(MINUTE)
+    for path in lakes.data_files(table):
+        table.io.delete(path)
+    with pytest.raises(FileNotFoundError):
+        validate(week_lake.lake, week_lake.engine, MINUTE, [SPAN])
