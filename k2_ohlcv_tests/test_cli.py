@@ -138,6 +138,21 @@ def test_rebuild_of_an_empty_lake(home: Path, capsys: pytest.CaptureFixture[str]
     assert "ingest" in err
 
 
+def test_rebuild_of_days_far_apart(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Years without data are no partitions of a run; what has data is rebuilt, and the watermark says so."""
+    file = trades_csv(home, "2013-02-27T01:00:00Z,1,1,a", "2024-02-28T01:00:00Z,2,1,b")
+    assert call(capsys, "ingest", str(file), "--exchange", "X", "--symbol", "AB")[0] == 0
+    code, out, _ = call(capsys, "rebuild", "--json")
+    result = json.loads(out)
+    assert code == 0
+    assert len(result["run_ids"]) == 2, "one of the daily tables, one of the monthly one"
+    assert {(t["added"], t["partitions"]) for t in result["tables"]} == {(2, 2)}
+    status = json.loads(call(capsys, "status", "--json")[1])
+    assert {table["lag_seconds"] for table in status["tables"]} == {0.0}
+    again = json.loads(call(capsys, "rebuild", "--timeframe", "1h", "--to", "2020-01-01", "--json")[1])
+    assert [(t["partitions"], t["unchanged"]) for t in again["tables"]] == [(1, 1)]
+
+
 def test_ingest(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The numbers of the report, and the same file again adds nothing."""
     file = trades_csv(home, "2024-02-27T01:00:00Z,1,1,a", "2024-02-27T02:00:00Z,0,1,b")

@@ -32,7 +32,7 @@ def run_demo(terminal: Terminal) -> None:
     settings = terminal.settings
     _land(settings.landing)
     added = _ingest(terminal)
-    rebuilt = run(terminal, TIMEFRAMES, WEEK)
+    rebuilt = run(terminal, TIMEFRAMES, {grain: [WEEK] for grain in Grain})
     rows, daily = _stored(terminal)
     days = agreement(daily)
     seconds = time.monotonic() - began

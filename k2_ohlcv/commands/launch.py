@@ -1,7 +1,7 @@
 """Runs in this process: the jobs that the UI would run, recorded in the same instance."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -46,6 +46,9 @@ def launch(
     grain: Grain,
     span: Interval,
     tables: Sequence[str],
+    *,
+    config: Mapping[str, object] | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> Launched:
     """Run a job over the partitions of a span, in this process, and wait for it.
 
@@ -55,6 +58,8 @@ def launch(
         grain: of the job's partitions.
         span: whole partitions, one or several in a row.
         tables: the assets of the job to compute; their checks run with them.
+        config: of each of these assets; its defaults if None.
+        tags: further tags of the run.
 
     Raises:
         RunFailedError: a step or a blocking check failed.
@@ -65,9 +70,14 @@ def launch(
     from k2_ohlcv.defs.failures import ATTENDED_TAG
 
     keys = [grain.key(partition) for partition in grain.partitions([span])]
-    tags = {".dagster/repository": f"__repository__@{LOCATION}", ATTENDED_TAG: "true", **runs.process_tags()}
+    run_tags = {
+        **(tags or {}),
+        ".dagster/repository": f"__repository__@{LOCATION}",
+        ATTENDED_TAG: "true",
+        **runs.process_tags(),
+    }
     if len(keys) > 1:
-        tags |= {
+        run_tags |= {
             "dagster/asset_partition_range_start": keys[0],
             "dagster/asset_partition_range_end": keys[-1],
         }
@@ -77,7 +87,8 @@ def launch(
             instance=instance,
             partition_key=keys[0] if len(keys) == 1 else None,
             asset_selection=[dg.AssetKey(table) for table in tables],
-            tags=tags,
+            run_config={"ops": {table: {"config": config} for table in tables}} if config else None,
+            tags=run_tags,
             raise_on_error=False,
         )
     if not result.success:

@@ -1,19 +1,24 @@
 """`k2-ohlcv rebuild`: the rebuild jobs over days, one run for each grain of partitions."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from k2_ohlcv.commands.terminal import Terminal, table
 from k2_ohlcv.domain.errors import UsageError
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe, parse_day, timeframe
-from k2_ohlcv.domain.window import Interval, midnight
+from k2_ohlcv.domain.window import Interval, intersect_all, midnight
 
 if TYPE_CHECKING:
     import dagster as dg
 
     from k2_ohlcv.commands.launch import Launched
+
+#: So many empty partitions in a row are cheaper to record than to name apart.
+_GAP = 7
+_EVER = Interval(datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
 
 _COUNTS = {
     "added": "windows_added",
@@ -68,23 +73,30 @@ def rebuild_tables(terminal: Terminal, name: str, start: str | None, end: str | 
     """
     began = time.monotonic()
     timeframes = TIMEFRAMES if name == "all" else (timeframe(name),)
-    span = _span(terminal, timeframes, start, end)
+    spans = _spans(terminal, timeframes, start, end)
     rebuilt = Rebuilt(tuple(TableResult(t.table, t.name) for t in timeframes), (), {})
-    if span is None:
-        terminal.note("There are no trades and no candles yet: ingest some first.")
+    if not spans:
+        terminal.note("There are no trades and no candles there: ingest some first.")
     else:
-        rebuilt = run(terminal, timeframes, span)
+        rebuilt = run(terminal, timeframes, spans)
     seconds = round(time.monotonic() - began, 3)
     terminal.result(
         {"tables": [asdict(t) for t in rebuilt.tables], "run_ids": list(rebuilt.run_ids), "seconds": seconds}
     )
-    if span is not None:
+    if spans:
         terminal.show(shown(rebuilt.tables))
         terminal.show(said(rebuilt, seconds))
 
 
-def run(terminal: Terminal, timeframes: Sequence[Timeframe], span: Interval) -> Rebuilt:
-    """Run the jobs of these timeframes over the partitions that a span of days touches."""
+def run(
+    terminal: Terminal, timeframes: Sequence[Timeframe], spans: Mapping[Grain, Sequence[Interval]]
+) -> Rebuilt:
+    """Run the jobs of these timeframes over the partitions that spans of days touch, by their grain.
+
+    One run for each grain, whatever the number of spans: only a run over everything can move the watermark.
+    It names the partitions of the last span; those of the others are in its config. A range from the first
+    span to the last would have Dagster record every empty partition between them, 54 ms each.
+    """
     with terminal.progress("rebuilding", total=len(timeframes)) as steps:
         steps.doing("starting Dagster")
         from k2_ohlcv.commands.instance import opened
@@ -99,11 +111,12 @@ def run(terminal: Terminal, timeframes: Sequence[Timeframe], span: Interval) -> 
         with opened(terminal.settings) as instance:
             for grain in Grain:
                 chosen = [t for t in timeframes if t.grain is grain]
-                whole = _within(definitions, chosen, span)
-                if not chosen or whole is None:
+                if not chosen or grain not in spans:
                     continue
+                *others, last = _within(definitions, chosen, spans[grain])
                 job = definitions.resolve_job_def(REBUILD[grain])
-                ended = launch(job, instance, grain, whole, [t.table for t in chosen])
+                also = [f"{other.start:%Y-%m-%d}/{other.end:%Y-%m-%d}" for other in others]
+                ended = launch(job, instance, grain, last, [t.table for t in chosen], config={"also": also})
                 run_ids.append(ended.run_id)
                 checks |= ended.checks
                 for one in chosen:
@@ -129,54 +142,54 @@ def said(rebuilt: Rebuilt, seconds: float) -> str:
     return f"{changed}; {passed} of {total} checks passed; {seconds:.1f} s."
 
 
-def _span(
+def _spans(
     terminal: Terminal, timeframes: Sequence[Timeframe], start: str | None, end: str | None
-) -> Interval | None:
-    """The days asked for, filled up with the days that there are; None if there are none."""
+) -> dict[Grain, list[Interval]]:
+    """The days asked for, by the grain of the tables. With an end left open, the blocks that have data."""
     first, last = (midnight(parse_day(text)) if text else None for text in (start, end))
-    if first is None or last is None:
-        from k2_ohlcv.lake.catalog import Lake
-        from k2_ohlcv.lake.inventory import data_span
+    grains = {grain: [t for t in timeframes if t.grain is grain] for grain in Grain}
+    if first and last:
+        if first >= last:
+            raise UsageError(f"--to {end} is not after --from {start}: it names the day after the last one")
+        return {grain: [Interval(first, last)] for grain, tables in grains.items() if tables}
+    from k2_ohlcv.lake.catalog import Lake
+    from k2_ohlcv.lake.inventory import data_spans
 
-        lake = Lake.open(terminal.settings)
-        spans = [span for one in timeframes if (span := data_span(lake, one))]
-        if not spans:
-            return None
-        days = Interval(min(span.start for span in spans), max(span.end for span in spans))
-        # A day asked for that lies beyond the data leaves nothing to do, rather than a wrong order.
-        first = first or min(days.start, last or days.start)
-        last = last or max(days.end, first)
-    if start and end and first >= last:
-        raise UsageError(f"--to {end} is not after --from {start}: it names the day after the last one")
-    return Interval(first, last) if first < last else None
+    lake = Lake.open(terminal.settings)
+    blocks = {grain: data_spans(lake, tables, gap=_GAP) for grain, tables in grains.items() if tables}
+    asked = Interval(first or _EVER.start, last or _EVER.end)
+    clipped = {grain: intersect_all(found, [asked]) for grain, found in blocks.items()}
+    return {grain: found for grain, found in clipped.items() if found}
 
 
 def _within(
-    definitions: "dg.Definitions", timeframes: Sequence[Timeframe], span: Interval
-) -> Interval | None:
-    """The whole partitions that a span touches, of those that the tables all have."""
+    definitions: "dg.Definitions", timeframes: Sequence[Timeframe], spans: Sequence[Interval]
+) -> list[Interval]:
+    """The whole partitions that spans touch, as blocks, of those partitions that the tables all have."""
     from k2_ohlcv.defs.partitions import interval
 
-    whole: Interval | None = None
+    blocks = [
+        Interval(touched[0].start, touched[-1].end)
+        for span in spans
+        if (touched := timeframes[0].grain.partitions([span]))
+    ]
     for one in timeframes:
         keys = definitions.resolve_assets_def(one.table).partitions_def
         assert keys is not None
         windows = [keys.get_first_partition_window(), keys.get_last_partition_window()]  # type: ignore[attr-defined]
         there = Interval(interval(windows[0]).start, interval(windows[1]).end)
-        touched = one.grain.partitions([span])
-        whole = Interval(touched[0].start, touched[-1].end).intersect(whole or there)
-        if whole is None or whole.intersect(there) is None:
+        blocks = intersect_all(blocks, [there])
+        if not blocks:
             raise UsageError(
-                f"{one.table} has no partitions in {span}: they go from {there.start:%Y-%m-%d} to "
-                f"{there.end:%Y-%m-%d}. K2_START_DATE sets where they begin."
+                f"{one.table} has no partitions in {', '.join(map(str, spans))}: they go from "
+                f"{there.start:%Y-%m-%d} to {there.end:%Y-%m-%d}. K2_START_DATE sets where they begin."
             )
-        whole = whole.intersect(there)
-    return whole
+    return blocks
 
 
 def _result(one: Timeframe, ended: "Launched") -> TableResult:
     parts = ended.materialized.get(one.table, [])
-    whole = parts[0] if parts else {}
+    whole = next((part for part in parts if "seconds" in part), {})
     snapshot = whole.get("trades_snapshot")
     return TableResult(
         table=one.table,

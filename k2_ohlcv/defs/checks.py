@@ -15,10 +15,10 @@ import polars as pl
 
 from k2_ohlcv.defs.resources import LakeResource
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
-from k2_ohlcv.domain.window import DAY, Interval, midnight
+from k2_ohlcv.domain.window import DAY, Interval, coalesce, midnight
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.files import within
-from k2_ohlcv.lake.inventory import data_span
+from k2_ohlcv.lake.inventory import data_spans
 
 _KEY = ("exchange", "symbol", "window_start")
 _PRICES = ("open_price", "high_price", "low_price", "close_price")
@@ -112,7 +112,7 @@ def examine_stored(lake: Lake, timeframe: Timeframe, intervals: Sequence[Interva
     """Hold the stored candles of whole partitions against every rule."""
     outcomes = {rule.name: Outcome() for rule in RULES}
     table = lake.candles(timeframe)
-    for chunk in _chunks(intervals):
+    for chunk in _chunks(coalesce(intervals)):
         frame = pl.from_arrow(table.scan(row_filter=within("window_start", [chunk])).to_arrow())
         assert isinstance(frame, pl.DataFrame)
         examine(frame, timeframe, outcomes)
@@ -149,18 +149,40 @@ def _checks_of(timeframe: Timeframe) -> dg.AssetChecksDefinition:
 
 
 def _examined(context: dg.AssetCheckExecutionContext, lake: Lake, timeframe: Timeframe) -> list[Interval]:
-    """What a run's tags name, else the newest data.
+    """The partitions that this run materialized, else those that its tags name, else the newest data.
 
-    Partitioned checks, which would know their partitions, are a preview that loses range runs.
+    Partitioned checks, which would know their partitions, are a preview that loses range runs; and a refresh
+    touches partitions that its tags do not name.
     """
+    if done := _materialized(context, timeframe):
+        return timeframe.grain.partitions(done)
     tags = context.run.tags
     first = tags.get("dagster/asset_partition_range_start") or tags.get("dagster/partition")
     last = tags.get("dagster/asset_partition_range_end") or first
     if first and last:
-        spans = [timeframe.grain.partition(midnight(date.fromisoformat(key))) for key in (first, last)]
+        spans = [_partition(timeframe, key) for key in (first, last)]
         return [Interval(spans[0].start, spans[1].end)]
-    span = data_span(lake, timeframe)
-    return [Interval(max(span.start, span.end - _LOOKBACK), span.end)] if span else []
+    spans = data_spans(lake, [timeframe])
+    if not spans:
+        return []
+    newest = Interval(spans[-1].end - _LOOKBACK, spans[-1].end)
+    return [both for span in spans if (both := span.intersect(newest))]
+
+
+def _materialized(context: dg.AssetCheckExecutionContext, timeframe: Timeframe) -> list[Interval]:
+    entries = context.instance.all_logs(
+        context.run.run_id, of_type={dg.DagsterEventType.ASSET_MATERIALIZATION}
+    )
+    events = [entry.dagster_event for entry in entries]
+    return [
+        _partition(timeframe, event.partition)
+        for event in events
+        if event and event.partition and event.asset_key == dg.AssetKey(timeframe.table)
+    ]
+
+
+def _partition(timeframe: Timeframe, key: str) -> Interval:
+    return timeframe.grain.partition(midnight(date.fromisoformat(key)))
 
 
 def _result(name: str, outcome: Outcome) -> dg.AssetCheckResult:

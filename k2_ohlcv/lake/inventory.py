@@ -4,6 +4,8 @@ Row counts are those of the manifests: exact for the tables that this project wr
 delete files.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -65,13 +67,33 @@ def candles_status(lake: Lake, timeframe: Timeframe, now: datetime | None = None
     return replace(status, behind=behind, lag=lag)
 
 
-def data_span(lake: Lake, timeframe: Timeframe) -> Interval | None:
-    """From the first to the last partition of a timeframe that has trades or candles, or None."""
-    trades, candles = lake.trades(), lake.candles(timeframe)
-    spans = [f.span for f in _files(trades, "timestamp", Grain.DAY)]
-    spans += [f.span for f in _files(candles, "window_start", timeframe.grain)]
-    partitions = timeframe.grain.partitions(spans)
-    return Interval(partitions[0].start, partitions[-1].end) if partitions else None
+def data_spans(lake: Lake, timeframes: Sequence[Timeframe], *, gap: int = 0) -> list[Interval]:
+    """The partitions that have trades or candles, as blocks of partitions in a row.
+
+    Args:
+        lake: where the tables are.
+        timeframes: the candle tables, all of one grain.
+        gap: so many empty partitions in a row do not part two blocks.
+    """
+    (grain,) = {timeframe.grain for timeframe in timeframes}
+    spans = [f.span for f in _files(lake.trades(), "timestamp", Grain.DAY)]
+    for timeframe in timeframes:
+        spans += [f.span for f in _files(lake.candles(timeframe), "window_start", grain)]
+    blocks: list[Interval] = []
+    for partition in grain.partitions(spans):
+        if blocks and grain.ordinal(partition.start) - grain.ordinal(blocks[-1].end) <= gap:
+            blocks[-1] = Interval(blocks[-1].start, partition.end)
+        else:
+            blocks.append(partition)
+    return blocks
+
+
+def rows_per_partition(table: Table, column: str, grain: Grain) -> dict[str, int]:
+    """How many rows each partition of a table has, by its key; those without any are left out."""
+    rows: Counter[str] = Counter()
+    for found in _files(table, column, grain):
+        rows[grain.key(partition_of(found.file, grain))] += found.file.record_count
+    return dict(rows)
 
 
 def _files(table: Table, column: str, grain: Grain) -> list[LiveFile]:

@@ -7,7 +7,8 @@ import dagster as dg
 import pytest
 
 from k2_ohlcv.definitions import build
-from k2_ohlcv.defs import assets, checks, jobs
+from k2_ohlcv.defs import checks, jobs
+from k2_ohlcv.defs import table as common
 from k2_ohlcv.defs.partitions import first_day, partitions
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
 from k2_ohlcv.lake.schemas import CANDLES, NAMESPACE, TRADES, TRADES_TABLE
@@ -39,8 +40,8 @@ def test_what_every_table_has(graph: dg.Definitions, name: str) -> None:
     """Group, owners, kinds, names, columns, policies and one writer."""
     table = asset(graph, name)
     spec = table.get_asset_spec()
-    assert spec.group_name == assets.GROUP
-    assert tuple(spec.owners) == assets.OWNERS
+    assert spec.group_name == common.GROUP
+    assert tuple(spec.owners) == common.OWNERS
     assert "iceberg" in spec.kinds
     assert spec.metadata["dagster/table_name"] == f"{NAMESPACE}.{name}"
     columns = [column.name for column in spec.metadata["dagster/column_schema"].columns]

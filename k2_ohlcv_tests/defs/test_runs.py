@@ -128,6 +128,8 @@ def test_landing_files_are_read_for_the_chosen_days(
     latest = instance.fetch_materializations(dg.AssetKey(TRADES_TABLE), limit=2).records
     added = {r.partition_key: r.asset_materialization.metadata["trades_added"].value for r in latest}
     assert added == {"2024-02-27": 1, "2024-02-28": 0}
+    rows = {r.asset_materialization.metadata["dagster/partition_row_count"].value for r in latest}
+    assert rows == {1}, "what was there before counts too"
 
 
 def test_what_a_person_must_mend_is_not_retried(home: Path, instance: dg.DagsterInstance) -> None:

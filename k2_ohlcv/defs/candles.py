@@ -1,0 +1,187 @@
+"""The candle assets: one factory. What they do is `reconcile` and `refresh`.
+
+Those are imported when a step runs: the graph loads without them in half the time.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import Field
+
+from k2_ohlcv import logs
+from k2_ohlcv.defs.failures import explained
+from k2_ohlcv.defs.partitions import first_day, mapping, partitions, selected
+from k2_ohlcv.defs.resources import LakeResource
+from k2_ohlcv.defs.table import table_asset, tell
+from k2_ohlcv.domain.errors import UsageError
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe, parse_day
+from k2_ohlcv.domain.window import Interval, midnight
+from k2_ohlcv.engine.resource import SparkResource
+from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.lake.inventory import rows_per_partition
+from k2_ohlcv.lake.schemas import CANDLES, TRADES_TABLE
+
+if TYPE_CHECKING:
+    from k2_ohlcv.report import PartitionReport, Report
+
+_FATES = ("windows_added", "windows_changed", "windows_removed", "windows_unchanged")
+
+
+class Mode(Enum):
+    """Which windows a run makes equal to the trades. The launchpad takes the members' names."""
+
+    rebuild = "rebuild"
+    refresh = "refresh"
+
+
+class CandlesConfig(dg.Config):
+    """What the launchpad offers."""
+
+    mode: Mode = Field(
+        default=Mode.rebuild,
+        description="rebuild: the whole of the chosen partitions. refresh: what changed in the trades since "
+        "the table's watermark, in whatever partitions that is.",
+    )
+    also: list[str] = Field(
+        default=[],
+        description="rebuild: days besides the chosen partitions, each as FIRST/END, such as "
+        "2013-11-25/2013-12-01, the end not included.",
+    )
+
+
+def candles_asset(timeframe: Timeframe, start: date | None) -> dg.AssetsDefinition:
+    """The candle table of a timeframe."""
+    there = partitions(timeframe.grain, first_day(timeframe, start))
+
+    @table_asset(
+        CANDLES[timeframe.name],
+        kinds={"iceberg", "pyspark"},
+        tags={"k2/timeframe": timeframe.name},
+        deps=[dg.AssetDep(TRADES_TABLE, partition_mapping=mapping(timeframe))],
+        partitions_def=there,
+        description=f"Candles of {timeframe.name}, made equal to the trades of the chosen "
+        f"{timeframe.grain.value}s in one commit.",
+    )
+    def candles(
+        context: dg.AssetExecutionContext, config: CandlesConfig, lake: LakeResource, spark: SparkResource
+    ) -> dg.MaterializeResult[Any]:
+        with explained(context):
+            engine = spark.engine
+            engine.share = _timeframes(context)
+            report = _reconciled(context, config, lake.lake, engine, timeframe)
+        counts = {**changed(report), "trades_read": report.trades_read}
+        event = "candles refreshed" if config.mode is Mode.refresh else "candles rebuilt"
+        tell(context, event, counts, report.trades_snapshot, report.seconds)
+        whole = _run_numbers(config.mode, report)
+        _add_partitions(context, lake.lake, report, there, whole, besides=config.mode is Mode.rebuild)
+        return dg.MaterializeResult(metadata=whole)
+
+    return candles
+
+
+def changed(report: "Report | PartitionReport") -> dict[str, int]:
+    """What became of windows, in numbers."""
+    return {
+        "windows_added": report.added,
+        "windows_changed": report.changed,
+        "windows_removed": report.removed,
+        "windows_unchanged": report.unchanged,
+    }
+
+
+def days(also: Sequence[str]) -> list[Interval]:
+    """The days of `CandlesConfig.also`.
+
+    Raises:
+        UsageError: one is not written as FIRST/END.
+    """
+    found = []
+    for text in also:
+        first, _, end = text.partition("/")
+        start, stop = midnight(parse_day(first)), midnight(parse_day(end))
+        if start >= stop:
+            raise UsageError(f"{text!r} ends before it begins: write FIRST/END, the end not included")
+        found.append(Interval(start, stop))
+    return found
+
+
+def _reconciled(
+    context: dg.AssetExecutionContext, config: CandlesConfig, lake: Lake, engine: Any, timeframe: Timeframe
+) -> "Report":
+    from k2_ohlcv.reconcile import rebuild
+    from k2_ohlcv.refresh import refresh
+
+    if config.mode is Mode.refresh:
+        logs.progress(f"{timeframe.table}: looking for what changed")
+        return refresh(lake, engine, timeframe, progress=logs.progress)
+    chosen = [*selected(timeframe.grain, context.partition_time_window), *days(config.also)]
+    logs.progress(f"{timeframe.table}: {len(chosen)} {timeframe.grain.value}s")
+    report = rebuild(lake, engine, timeframe, chosen, progress=logs.progress)
+    if not report.partitions:
+        context.log.info("No trades in the chosen partitions: nothing to compute.")
+    return report
+
+
+def _run_numbers(mode: Mode, report: "Report") -> dict[str, Any]:
+    """The numbers of the whole run. Snapshot ids are text: they are too long for a JavaScript number."""
+    numbers: dict[str, Any] = {
+        "mode": mode.value,
+        "seconds": round(report.seconds, 3),
+        "trades_read": report.trades_read,
+        "trades_snapshot": str(report.trades_snapshot),
+        "watermark_moved": report.watermark_moved,
+        "committed": report.committed,
+    }
+    if mode is Mode.refresh:
+        numbers["refresh"] = dg.MetadataValue.json(_with_text_ids(report.as_json()))
+    return numbers
+
+
+def _with_text_ids(numbers: Mapping[str, object]) -> dict[str, object]:
+    return {
+        name: str(value) if name in {"from", "to"} and value else value for name, value in numbers.items()
+    }
+
+
+def _add_partitions(
+    context: dg.AssetExecutionContext,
+    lake: Lake,
+    report: "Report",
+    there: dg.PartitionsDefinition[Any],
+    whole: Mapping[str, Any],
+    *,
+    besides: bool,
+) -> None:
+    """Each partition's own numbers: the result's metadata is copied to every partition of a range.
+
+    Partitions that the run does not name get a materialization of their own: those that changed, or with
+    `besides` all that were looked at.
+    """
+    timeframe = report.timeframe
+    rows = rows_per_partition(lake.candles(timeframe), "window_start", timeframe.grain)
+    done = {timeframe.grain.key(part.partition): part for part in report.partitions}
+    named = context.partition_keys
+    for key in named:
+        context.add_asset_metadata(_numbers(done.get(key), rows.get(key, 0)), partition_key=key)
+    for key in done.keys() - set(named):
+        part = done[key]
+        if there.has_partition_key(key) and (besides or part.added or part.changed or part.removed):
+            context.log_event(
+                dg.AssetMaterialization(
+                    timeframe.table, partition=key, metadata={**whole, **_numbers(part, rows.get(key, 0))}
+                )
+            )
+
+
+def _numbers(part: "PartitionReport | None", rows: int) -> dict[str, int]:
+    fates = changed(part) if part else dict.fromkeys(_FATES, 0)
+    return {**fates, "trades": part.trades if part else 0, "dagster/partition_row_count": rows}
+
+
+def _timeframes(context: dg.AssetExecutionContext) -> frozenset[str]:
+    """The timeframes that this run computes: one scan of the trades may serve several."""
+    keys = context.job_def.asset_layer.selected_asset_keys
+    return frozenset(t.name for t in TIMEFRAMES if dg.AssetKey(t.table) in keys)
