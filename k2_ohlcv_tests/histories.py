@@ -1,6 +1,7 @@
 """What other writers do to a trades table: whole rewrites, compactions, rollbacks, expiry."""
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from uuid import uuid4
 
 import polars as pl
@@ -9,7 +10,9 @@ from pyiceberg.io.pyarrow import ArrowScan, _dataframe_to_data_files
 from pyiceberg.table import FileScanTask, Table
 from pyiceberg.table.snapshots import Operation, Summary
 from pyiceberg.table.update.snapshot import _OverwriteFiles
-from pyiceberg.typedef import EMPTY_DICT
+from pyiceberg.typedef import EMPTY_DICT, Record
+
+from k2_ohlcv.domain.timeframe import Grain
 
 
 def rewrite(
@@ -46,6 +49,17 @@ def _replace(
         for task in tasks:
             producer.delete_data_file(task.file)
         for file in _dataframe_to_data_files(table.metadata, changed, table.io, write_uuid=uuid4()):
+            producer.append_data_file(file)
+        producer.commit()
+
+
+def misplace(table: Table, day: datetime) -> None:
+    """Add the table's first row once more, in a file that claims to be of another day."""
+    row = table.scan().to_arrow().slice(0, 1)
+    with table.transaction() as transaction:
+        producer = _OverwriteFiles(Operation.OVERWRITE, transaction, table.io)
+        for file in _dataframe_to_data_files(table.metadata, row, table.io, write_uuid=uuid4()):
+            file._data[3] = Record(Grain.DAY.ordinal(day))  # its partition; there is no setter
             producer.append_data_file(file)
         producer.commit()
 

@@ -20,7 +20,7 @@ from k2_ohlcv.lake.commit import Change, commit
 from k2_ohlcv.lake.files import live_files
 from k2_ohlcv.lake.watermark import Watermark
 from k2_ohlcv.reconcile import Report, rebuild
-from k2_ohlcv_tests import lakes
+from k2_ohlcv_tests import histories, lakes
 from k2_ohlcv_tests.conftest import Bench, clear
 from k2_ohlcv_tests.strategies import late, trades
 
@@ -160,6 +160,19 @@ def test_damage_is_repaired(sail: Bench) -> None:
     assert (report.changed, report.removed) == (5, 7)
 
 
+def test_a_row_in_a_partition_that_it_does_not_belong_to_goes(sail: Bench) -> None:
+    """No filter on window_start finds such a row, so it would stay for ever."""
+    clear(sail)
+    some = week()
+    lakes.add_trades(sail.lake, some)
+    rebuild(sail.lake, sail.engine, MINUTE)
+    histories.misplace(sail.lake.candles(MINUTE), day(AT + DAY).start)
+    assert len(lakes.frame(sail.lake, MINUTE)) == len(aggregate(some, MINUTE)) + 1
+    report = rebuild(sail.lake, sail.engine, MINUTE)
+    assert (report.added, report.changed, report.removed) == (0, 0, 1)
+    lakes.assert_equal_to_trades(sail.lake, some, [MINUTE])
+
+
 def test_only_the_chosen_partitions_are_rebuilt(sail: Bench) -> None:
     """And the watermark stays where it was, as other dirty windows remain."""
     clear(sail)
@@ -259,7 +272,7 @@ def test_an_old_pin_is_never_written_over_a_newer_result(sail: Bench) -> None:
         lakes.add_trades(sail.lake, [trade(30_000)])
         rebuild(sail.lake, sail.engine, MINUTE)
 
-    rebuild(Interrupted(sail.lake.catalog, [others]), sail.engine, MINUTE, [day(AT)])
+    rebuild(Interrupted(sail.lake.catalog, what=[others]), sail.engine, MINUTE, [day(AT)])
     lakes.assert_equal_to_trades(sail.lake, [*week(), trade(20_000), trade(30_000)], [MINUTE])
 
 

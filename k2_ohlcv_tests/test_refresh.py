@@ -268,7 +268,7 @@ def test_a_writer_that_appends_all_the_while(sail: Bench) -> None:
     some = started(sail)
     lakes.add_trades(sail.lake, [trade(1000, AT)])
     late = trade(1001, AT)
-    lake = Interrupted(sail.lake.catalog, [lambda: lakes.add_trades(sail.lake, [late])])
+    lake = Interrupted(sail.lake.catalog, what=[lambda: lakes.add_trades(sail.lake, [late])])
     report = refresh(lake, sail.engine, MINUTE)
     mark = Watermark.of(sail.lake.candles(MINUTE))
     assert mark is not None

@@ -115,6 +115,12 @@ def test_each_damage_fails_its_check_and_no_other(week_lake: Bench, kind: str) -
         assert one.rows.height == min(found[name], 20)
 
 
+def test_a_row_in_the_wrong_partition_is_misaligned(week_lake: Bench) -> None:
+    histories.misplace(week_lake.lake.candles(MINUTE), day(AT + DAY).start)
+    assert failures(week_lake)["window_alignment"] == 1
+    assert finding(week_lake, "window_alignment").partitions == ("2024-02-28", "2024-02-29")
+
+
 def test_a_longer_table_must_be_the_roll_up_of_1m(week_lake: Bench) -> None:
     """Damage in 1h that the trades tell, and in the open price that only 1m tells."""
     damage(week_lake, first_rows(1, open_price=pl.col("high_price")), HOUR)

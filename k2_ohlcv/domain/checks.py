@@ -19,7 +19,7 @@ from k2_ohlcv.domain.window import Interval
 
 @dataclass(frozen=True)
 class Check:
-    """One check of every candle table: its name, what it holds, and whether its failure stops what follows."""
+    """One check of every candle table: its name, what it holds, whether its failure stops what follows."""
 
     name: str
     holds: str
@@ -27,7 +27,9 @@ class Check:
 
 
 CHECKS: tuple[Check, ...] = (
-    Check("price_relationships", "high is at least and low at most every other price; all are positive"),
+    Check(
+        "price_relationships", "high is at least, and low at most, every other price; all prices are positive"
+    ),
     Check("vwap_bounds", "vwap lies between low and high"),
     Check("positive_metrics", "volume is positive, there is at least one trade, and nothing is null"),
     Check(

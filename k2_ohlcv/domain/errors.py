@@ -28,6 +28,10 @@ class GateError(K2Error):
     """A frame of candles breaks an invariant and was not committed."""
 
 
+class CheckFailedError(K2Error):
+    """What is stored breaks a blocking check."""
+
+
 class EngineUnavailableError(K2Error):
     """The Spark server that was asked for cannot be reached or started."""
 

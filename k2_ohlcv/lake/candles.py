@@ -4,7 +4,7 @@ What they must be is computed by the engine; the decision between the two is `do
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -18,9 +18,9 @@ from k2_ohlcv.domain.candle import KEY
 from k2_ohlcv.domain.frame import CANDLE_TYPES, Comparison, compare, inside
 from k2_ohlcv.domain.gate import gate
 from k2_ohlcv.domain.timeframe import Timeframe
-from k2_ohlcv.domain.window import Interval
+from k2_ohlcv.domain.window import Interval, covers
 from k2_ohlcv.lake.commit import Change
-from k2_ohlcv.lake.files import live_span, partition_of, within
+from k2_ohlcv.lake.files import live_files, live_span, partition_of, within
 
 #: Data files in one partition. A commit that would leave more rewrites the partition as one sorted file.
 MOST_FILES = 16
@@ -34,7 +34,8 @@ class Stored:
         table: that version.
         tasks: every data file of the partitions.
         read: indexes into `tasks` of the files whose rows are in `rows`.
-        rows: whole files' rows, with `row` (an index) and `task` (which file).
+        rows: whole files' rows, with `row` (an index), `task` (which file), and `misplaced`: whether the row
+            lies in the file of a partition that it does not belong to, where no reader looks for it.
     """
 
     table: Table
@@ -47,13 +48,9 @@ class Stored:
     def load(cls, table: Table, timeframe: Timeframe, intervals: Sequence[Interval]) -> "Stored":
         """Read the files that may hold windows of the intervals, and note the others of their partitions."""
         partitions = timeframe.grain.partitions(intervals)
-        tasks = (
-            tuple(table.scan(row_filter=within("window_start", partitions)).plan_files())
-            if partitions
-            else ()
-        )
+        tasks = tuple(_tasks(table, timeframe, partitions)) if partitions else ()
         read = [i for i, task in enumerate(tasks) if _touches(table, timeframe, task, intervals)]
-        return cls(table, timeframe, tasks, frozenset(read), _read(table, tasks, read))
+        return cls(table, timeframe, tasks, frozenset(read), _read(table, timeframe, tasks, read))
 
     def change(self, computed: pl.DataFrame, intervals: Sequence[Interval], now: datetime) -> "CandleChange":
         """What has to be committed so that these intervals hold exactly the computed candles.
@@ -61,16 +58,27 @@ class Stored:
         Raises:
             GateError: what would be written breaks the candle schema or an invariant.
         """
-        comparison = compare(self.rows.filter(inside("window_start", intervals)), computed, now)
+        misplaced = self.rows.filter("misplaced")
+        rows = self.rows.filter(~pl.col("misplaced") & inside("window_start", intervals))
+        comparison = compare(rows.drop("misplaced"), computed, now)
         gate(comparison.written, self.timeframe)
-        return self._files(comparison)
+        removed = misplaced.select("window_start", pl.lit("removed").alias("fate"))
+        return self._files(
+            Comparison(
+                pl.concat([comparison.dropped, misplaced["row"]]),
+                comparison.written,
+                pl.concat([comparison.fates, removed]),
+            )
+        )
 
     def _files(self, comparison: Comparison) -> "CandleChange":
         gone = pl.col("row").is_in(comparison.dropped.implode())
         touched = set(self.rows.filter(gone)["task"].unique())
         touched |= self._crowded(touched, comparison.written)
         unread = sorted(touched - self.read)
-        rows = pl.concat([self.rows, _read(self.table, self.tasks, unread, self.rows.height)])
+        rows = pl.concat(
+            [self.rows, _read(self.table, self.timeframe, self.tasks, unread, first_row=self.rows.height)]
+        )
         survivors = rows.filter(pl.col("task").is_in(list(touched)) & ~gone)
         coming = pl.concat([survivors.select(*CANDLE_TYPES), comparison.written])
         return CandleChange(
@@ -109,20 +117,44 @@ class CandleChange:
         return Change(tuple(task.file for task in self.removed), self.rows, properties, summary)
 
 
+def _tasks(table: Table, timeframe: Timeframe, partitions: Sequence[Interval]) -> Iterator[FileScanTask]:
+    """Every file of the partitions, those too whose rows belong elsewhere and which no filter finds."""
+    planned = list(table.scan(row_filter=within("window_start", partitions)).plan_files())
+    yield from planned
+    known = {task.file.file_path for task in planned}
+    snapshot = table.metadata.current_snapshot_id
+    for live in live_files(table, "window_start", timeframe.grain, snapshot):
+        if (
+            not live.is_delete
+            and live.path not in known
+            and partition_of(live.file, timeframe.grain) in partitions
+        ):
+            yield FileScanTask(live.file)
+
+
 def _touches(table: Table, timeframe: Timeframe, task: FileScanTask, intervals: Sequence[Interval]) -> bool:
     span = live_span(table, "window_start", timeframe.grain, task.file)
-    return any(span.intersect(interval) for interval in intervals)
+    strayed = not covers([partition_of(task.file, timeframe.grain)], [span])
+    return strayed or any(span.intersect(interval) for interval in intervals)
 
 
 def _read(
-    table: Table, tasks: Sequence[FileScanTask], which: Sequence[int], first_row: int = 0
+    table: Table,
+    timeframe: Timeframe,
+    tasks: Sequence[FileScanTask],
+    which: Sequence[int],
+    *,
+    first_row: int = 0,
 ) -> pl.DataFrame:
-    types = {**CANDLE_TYPES, "row": pl.UInt32(), "task": pl.UInt32()}
+    types = {**CANDLE_TYPES, "row": pl.UInt32(), "task": pl.UInt32(), "misplaced": pl.Boolean()}
     scan = ArrowScan(table.metadata, table.io, table.schema(), AlwaysTrue())
-    frames = [pl.DataFrame(scan.to_table([tasks[i]])).with_columns(task=pl.lit(i, pl.UInt32)) for i in which]
-    if not frames:
-        return pl.DataFrame(schema=types)
-    return pl.concat(frames).with_row_index("row", first_row).select(*types).cast(pl.Schema(types))
+    frames = [pl.DataFrame(schema=types).drop("row")]
+    for i in which:
+        rows = pl.DataFrame(scan.to_table([tasks[i]]))
+        misplaced = ~inside("window_start", [partition_of(tasks[i].file, timeframe.grain)])
+        read = rows.with_columns(pl.lit(i, pl.UInt32).alias("task"), misplaced.alias("misplaced"))
+        frames.append(read.select(*frames[0].columns).cast(frames[0].schema))
+    return pl.concat(frames).with_row_index("row", first_row).select(*types)
 
 
 def _arrow(table: Table, candles: pl.DataFrame) -> pa.Table:
