@@ -102,6 +102,32 @@ def rebuild(
         rebuild_tables(terminal, timeframe.value, start, end)
 
 
+@app.command(
+    epilog=_examples(
+        "k2-ohlcv refresh",
+        "k2-ohlcv refresh --timeframe 1m --json",
+        "k2-ohlcv refresh --explain",
+    )
+)
+def refresh(
+    timeframe: Annotated[
+        TimeframeChoice, typer.Option(help="The table, or all of them.")
+    ] = TimeframeChoice.all,  # type: ignore[attr-defined]
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print what it would do and why, and do nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring candle tables to the trades as they are now, reading only what changed since last time.
+
+    What the sensors do while Dagster's daemon runs. A table that is up to date is left alone.
+    """
+    from k2_ohlcv.commands.refresh import refresh_tables
+
+    with _terminal(as_json) as terminal:
+        refresh_tables(terminal, timeframe.value, explain=explain)
+
+
 @app.command(epilog=_examples("k2-ohlcv status", "k2-ohlcv status --json"))
 def status(as_json: AsJson = False) -> None:
     """Show what each table holds, and how far it is behind the trades."""

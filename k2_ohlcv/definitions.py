@@ -7,22 +7,29 @@ import dagster as dg
 
 from k2_ohlcv import logs
 from k2_ohlcv.defs import assets, checks, jobs, runs
+from k2_ohlcv.defs.patience import Patience
 from k2_ohlcv.defs.resources import resources
 from k2_ohlcv.settings import Settings
 
 
-def build(settings: Settings, overrides: Mapping[str, object] | None = None) -> dg.Definitions:
+def build(
+    settings: Settings,
+    overrides: Mapping[str, object] | None = None,
+    *,
+    patience: Patience = Patience(),  # noqa: B008 # frozen
+) -> dg.Definitions:
     """The whole graph.
 
     Args:
         settings: `start_date` decides where partitions begin; the rest is read by each run for itself.
+        patience: how long tables may be behind, and how often sensors look.
         overrides: resources to use in place of the usual ones, by name; for tests.
     """
     with warnings.catch_warnings():
         # Backfill policies and the like are called beta; we pin Dagster's minor version because of them.
         warnings.simplefilter("ignore", dg.BetaWarning)
         return dg.Definitions(
-            assets=assets.build(settings.start_date),
+            assets=assets.build(settings.start_date, patience),
             asset_checks=checks.build(),
             jobs=jobs.build(),
             sensors=[runs.dead_runs],
@@ -37,4 +44,4 @@ def defs() -> dg.Definitions:
     settings = Settings.read()
     if settings.log_json:
         logs.configure(json_lines=True)  # here, because every process of a run passes here before it logs
-    return build(settings)
+    return build(settings, patience=Patience.read())

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDepre
 
 ROOT = Path(__file__).parents[1]
 TABLES = {timeframe.table for timeframe in TIMEFRAMES}
-COMMANDS = ("ingest", "rebuild", "status", "demo")
+COMMANDS = ("ingest", "rebuild", "refresh", "status", "demo")
 
 
 @pytest.fixture
@@ -80,6 +80,7 @@ def test_help_loads_no_engine() -> None:
     ("arguments", "names"),
     [
         (["rebuild", "--timeframe", "2m"], ["2m", *(t.name for t in TIMEFRAMES)]),
+        (["refresh", "--timeframe", "2m"], ["2m", *(t.name for t in TIMEFRAMES)]),
         (["rebuild", "--from", "25.11.2013"], ["25.11.2013", "YYYY-MM-DD"]),
         (["rebuild", "--from", "2013-11-26", "--to", "2013-11-26"], ["2013-11-26", "--to"]),
         (["rebuild", "--from", "1999-01-01", "--to", "1999-01-02"], ["2013-01-01", "K2_START_DATE"]),
@@ -87,7 +88,16 @@ def test_help_loads_no_engine() -> None:
         (["ingest"], ["FILE"]),
         (["frobnicate"], ["frobnicate"]),
     ],
-    ids=["timeframe", "date", "order", "before the start", "format", "no file", "command"],
+    ids=[
+        "timeframe",
+        "timeframe of refresh",
+        "date",
+        "order",
+        "before the start",
+        "format",
+        "no file",
+        "command",
+    ],
 )
 @pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
 def test_wrong_use_names_the_right(
@@ -151,6 +161,31 @@ def test_rebuild_of_days_far_apart(home: Path, capsys: pytest.CaptureFixture[str
     assert {table["lag_seconds"] for table in status["tables"]} == {0.0}
     again = json.loads(call(capsys, "rebuild", "--timeframe", "1h", "--to", "2020-01-01", "--json")[1])
     assert [(t["partitions"], t["unchanged"]) for t in again["tables"]] == [(1, 1)]
+
+
+def test_refresh(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Explained, done, done again: what changed since last time, by table, and nothing the second time."""
+    file = trades_csv(home, "2024-02-27T01:00:00Z,1,1,a", "2024-02-28T01:00:00Z,2,1,b")
+    assert call(capsys, "ingest", str(file), "--exchange", "X", "--symbol", "AB")[0] == 0
+    plan = json.loads(call(capsys, "refresh", "--explain", "--json")[1])
+    assert {one["table"] for one in plan["tables"]} == TABLES
+    assert "no watermark" in call(capsys, "refresh", "--explain")[1]
+    assert json.loads(call(capsys, "status", "--json")[1])["tables"][0]["rows"] == 0, "explained, not done"
+    code, out, _ = call(capsys, "refresh", "--timeframe", "1h", "--json")
+    first = json.loads(out)
+    (table,) = first["tables"]
+    assert (code, out.count("\n"), len(first["run_ids"])) == (0, 1, 1)
+    assert (table["from"], table["added"], table["partitions"]) == (None, 2, ["2024-02-27", "2024-02-28"])
+    late = trades_csv(home / "late", "2024-02-27T01:30:00Z,3,1,c")
+    assert call(capsys, "ingest", str(late), "--exchange", "X", "--symbol", "AB")[0] == 0
+    (table,) = json.loads(call(capsys, "refresh", "--timeframe", "1h", "--json")[1])["tables"]
+    assert (table["from"], table["changed"], table["unchanged"]) == (first["tables"][0]["to"], 1, 0)
+    assert table["dirty"] == [["2024-02-27T01:00:00+00:00", "2024-02-27T02:00:00+00:00"]]
+    code, out, err = call(capsys, "refresh", "--timeframe", "1h", "--json")
+    again = json.loads(out)
+    assert (code, again["run_ids"], again["tables"][0]["to"]) == (0, [], table["to"])
+    assert set(again["tables"][0]) == set(table), "the same fields, whether there was anything to do or not"
+    assert "up to date" in err
 
 
 def test_ingest(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,10 +5,11 @@ from datetime import date
 import dagster as dg
 
 from k2_ohlcv.defs.candles import candles_asset
+from k2_ohlcv.defs.patience import Patience
 from k2_ohlcv.defs.trades import trades_asset
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
 
 
-def build(start: date | None) -> list[dg.AssetsDefinition]:
+def build(start: date | None, patience: Patience) -> list[dg.AssetsDefinition]:
     """Every table of the graph. `start` is `Settings.start_date`."""
-    return [trades_asset(start), *(candles_asset(timeframe, start) for timeframe in TIMEFRAMES)]
+    return [trades_asset(start), *(candles_asset(one, start, patience) for one in TIMEFRAMES)]

@@ -14,6 +14,7 @@ from pydantic import Field
 from k2_ohlcv import logs
 from k2_ohlcv.defs.failures import explained
 from k2_ohlcv.defs.partitions import first_day, mapping, partitions, selected
+from k2_ohlcv.defs.patience import Patience
 from k2_ohlcv.defs.resources import LakeResource
 from k2_ohlcv.defs.table import table_asset, tell
 from k2_ohlcv.domain.errors import UsageError
@@ -52,7 +53,7 @@ class CandlesConfig(dg.Config):
     )
 
 
-def candles_asset(timeframe: Timeframe, start: date | None) -> dg.AssetsDefinition:
+def candles_asset(timeframe: Timeframe, start: date | None, patience: Patience) -> dg.AssetsDefinition:
     """The candle table of a timeframe."""
     there = partitions(timeframe.grain, first_day(timeframe, start))
 
@@ -62,6 +63,7 @@ def candles_asset(timeframe: Timeframe, start: date | None) -> dg.AssetsDefiniti
         tags={"k2/timeframe": timeframe.name},
         deps=[dg.AssetDep(TRADES_TABLE, partition_mapping=mapping(timeframe))],
         partitions_def=there,
+        freshness_policy=patience.policy(timeframe),
         description=f"Candles of {timeframe.name}, made equal to the trades of the chosen "
         f"{timeframe.grain.value}s in one commit.",
     )

@@ -1,14 +1,28 @@
-"""Jobs: what people and the command line launch. One job has one partitions definition, hence three."""
+"""Jobs: what people, sensors and the command line launch. One job has one partitions definition."""
 
 from typing import Any
 
 import dagster as dg
 
+from k2_ohlcv.defs.candles import Mode
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
 from k2_ohlcv.lake.schemas import TRADES_TABLE
 
 INGEST = "ingest_landing"
 REBUILD = {Grain.DAY: "rebuild_daily", Grain.MONTH: "rebuild_monthly"}
+
+
+def refresh_of(timeframe: Timeframe) -> str:
+    """The name of the job that refreshes a candle table."""
+    return f"refresh_{timeframe.name}"
+
+
+def tables_of(job: str) -> set[str]:
+    """The names of the tables that a job of ours writes, where nothing less is chosen; none for others."""
+    if job == INGEST:
+        return {TRADES_TABLE}
+    rebuilt = {t.table for grain, name in REBUILD.items() if name == job for t in tables(grain)}
+    return rebuilt | {t.table for t in TIMEFRAMES if refresh_of(t) == job}
 
 
 def tables(grain: Grain) -> list[Timeframe]:
@@ -31,4 +45,19 @@ def build() -> list[Any]:  # Dagster does not export the type of an asset job
         )
         for grain, name in REBUILD.items()
     ]
-    return [ingest, *rebuilds]
+    refreshes = [
+        dg.define_asset_job(
+            refresh_of(timeframe),
+            selection=dg.AssetSelection.assets(timeframe.table),
+            config=refresh_config(timeframe),
+            description="Bring this table from its watermark to the trades as they are now, in whatever "
+            "partitions that is; check those.",
+        )
+        for timeframe in TIMEFRAMES
+    ]
+    return [ingest, *rebuilds, *refreshes]
+
+
+def refresh_config(timeframe: Timeframe) -> dict[str, Any]:
+    """The run config that makes a run of a candle table's asset a refresh."""
+    return {"ops": {timeframe.table: {"config": {"mode": Mode.refresh.value}}}}

@@ -15,6 +15,7 @@ from k2_ohlcv.domain.timeframe import Grain, Timeframe
 from k2_ohlcv.domain.window import Interval
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.files import LiveFile, live_files, partition_of
+from k2_ohlcv.lake.staleness import behind_since, snapshots_since
 from k2_ohlcv.lake.watermark import Watermark
 
 
@@ -108,15 +109,10 @@ def _current(table: Table) -> int | None:
 def _lag(trades: Table, watermark: Watermark | None, now: datetime) -> tuple[int | None, timedelta | None]:
     if watermark is None:
         return (None, None) if _current(trades) else (0, timedelta(0))
-    newer = []
-    snapshot = trades.current_snapshot()
-    while snapshot is not None and snapshot.snapshot_id != watermark.snapshot_id:
-        newer.append(snapshot)
-        parent = snapshot.parent_snapshot_id
-        snapshot = trades.metadata.snapshot_by_id(parent) if parent else None
-    if not newer:
+    if watermark.snapshot_id == _current(trades):
         return 0, timedelta(0)
-    return len(newer), now - datetime.fromtimestamp(newer[-1].timestamp_ms / 1000, UTC)
+    since = behind_since(trades, watermark.snapshot_id)
+    return snapshots_since(trades, watermark.snapshot_id), now - since if since else timedelta(0)
 
 
 def _status(table: Table, column: str, grain: Grain) -> TableStatus:

@@ -10,6 +10,8 @@ from k2_ohlcv.definitions import build
 from k2_ohlcv.defs import checks, jobs
 from k2_ohlcv.defs import table as common
 from k2_ohlcv.defs.partitions import first_day, partitions
+from k2_ohlcv.defs.patience import Patience
+from k2_ohlcv.domain.errors import UsageError
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
 from k2_ohlcv.lake.schemas import CANDLES, NAMESPACE, TRADES, TRADES_TABLE
 from k2_ohlcv.settings import DEFAULT_START_DATE, Settings
@@ -104,6 +106,30 @@ def test_the_jobs(graph: dg.Definitions) -> None:
     assert found[jobs.INGEST] == {TRADES_TABLE}
     for grain, name in jobs.REBUILD.items():
         assert found[name] == {t.table for t in TIMEFRAMES if t.grain is grain}
+    for timeframe in TIMEFRAMES:
+        job = graph.resolve_job_def(jobs.refresh_of(timeframe))
+        assert {key.to_user_string() for key in job.asset_layer.selected_asset_keys} == {timeframe.table}
+        assert job.get_run_config_for_partition_key("2024-02-01") == jobs.refresh_config(timeframe), (
+            "what the launchpad shows"
+        )
+        assert jobs.tables_of(job.name) == {timeframe.table}
+        assert timeframe.table in jobs.tables_of(jobs.REBUILD[timeframe.grain])
+
+
+@pytest.mark.parametrize("timeframe", TIMEFRAMES, ids=lambda t: t.name)
+def test_the_freshness_policies(graph: dg.Definitions, timeframe: Timeframe) -> None:
+    """The timeframe's own windows, or the one that a setting gives all tables."""
+    policy = asset(graph, timeframe.table).get_asset_spec().freshness_policy
+    assert policy == dg.FreshnessPolicy.time_window(fail_window=timeframe.fail, warn_window=timeframe.warn)
+    hasty = Patience.read({"K2_REFRESH_SECONDS": "60", "K2_SENSOR_SECONDS": "5"})
+    assert hasty.tick == 5
+    assert hasty.policy(timeframe).warn_window.to_timedelta() == timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(("name", "value"), [("K2_REFRESH_SECONDS", "59"), ("K2_SENSOR_SECONDS", "soon")])
+def test_wrong_patience_is_named(name: str, value: str) -> None:
+    with pytest.raises(UsageError, match=f"{name}='{value}'"):
+        Patience.read({name: value})
 
 
 def test_the_checks(graph: dg.Definitions) -> None:
@@ -120,7 +146,6 @@ def test_importing_reads_no_environment(monkeypatch: pytest.MonkeyPatch) -> None
     import importlib
 
     import k2_ohlcv.definitions as module
-    from k2_ohlcv.domain.errors import UsageError
 
     monkeypatch.setenv("K2_START_DATE", "yesterday")
     importlib.reload(module)
@@ -137,6 +162,7 @@ def test_the_instance_file() -> None:
     assert config["concurrency"]["pools"] == {"default_limit": 1, "granularity": "op"}
     assert config["telemetry"] == {"enabled": False}
     assert config["run_monitoring"]["enabled"]
+    assert config["freshness"]["enabled"]
     # Long enough for the longest wait that a policy allows, short enough to free a stuck table in a day.
     longest = timedelta(seconds=config["run_monitoring"]["max_runtime_seconds"])
     assert max(t.fail for t in TIMEFRAMES) / 24 < longest < timedelta(days=1)

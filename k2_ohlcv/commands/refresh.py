@@ -1,0 +1,136 @@
+"""`k2-ohlcv refresh`: the refresh job of each table that is behind its trades, in this process."""
+
+import time
+from collections.abc import Sequence
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+from k2_ohlcv.commands.terminal import Steps, Terminal, table
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe, timeframe
+from k2_ohlcv.domain.window import midnight
+
+if TYPE_CHECKING:
+    from k2_ohlcv.lake.staleness import Staleness
+
+_COUNTS = ("added", "changed", "removed", "unchanged", "trades_read", "files_changed", "files_read")
+
+
+def refresh_tables(terminal: Terminal, name: str, *, explain: bool) -> None:
+    """Refresh and show what came of it, or only what would be done.
+
+    Args:
+        terminal: where to show it.
+        name: a timeframe, or `all`.
+        explain: do nothing; say what would be done, and why.
+
+    Raises:
+        RunFailedError: a run failed; tables before it are refreshed.
+    """
+    timeframes = TIMEFRAMES if name == "all" else (timeframe(name),)
+    if explain:
+        _explain(terminal, timeframes)
+        return
+    began = time.monotonic()
+    with terminal.progress("refreshing", total=len(timeframes)) as steps:
+        tables = _run(terminal, timeframes, steps)
+    run_ids = [one["run_id"] for one in tables if one["run_id"]]
+    seconds = round(time.monotonic() - began, 3)
+    terminal.result({"tables": tables, "run_ids": run_ids, "seconds": seconds})
+    terminal.show(_shown(tables))
+    if not run_ids:
+        terminal.show(f"All of it is up to date: nothing to do. {seconds:.1f} s.")
+
+
+def _explain(terminal: Terminal, timeframes: Sequence[Timeframe]) -> None:
+    from k2_ohlcv.lake.catalog import Lake
+    from k2_ohlcv.refresh import plan
+
+    lake = Lake.open(terminal.settings)
+    plans = [plan(lake, one) for one in timeframes]
+    terminal.result({"tables": [one.as_json() for one in plans]})
+    for one in plans:
+        terminal.show(*one.lines())
+
+
+def _run(terminal: Terminal, timeframes: Sequence[Timeframe], steps: Steps) -> list[dict[str, Any]]:
+    steps.doing("looking for what changed")
+    from k2_ohlcv.lake.catalog import Lake
+    from k2_ohlcv.lake.staleness import Staleness
+
+    lake = Lake.open(terminal.settings)
+    found = [Staleness.of(lake, one) for one in timeframes]
+    if any(one.is_behind for one in found):
+        return _launched(terminal, found, steps)
+    for one in found:
+        steps.done(f"{one.timeframe.table}: up to date")
+    return [_current(one) for one in found]
+
+
+def _launched(terminal: Terminal, found: Sequence["Staleness"], steps: Steps) -> list[dict[str, Any]]:
+    from k2_ohlcv.commands.instance import opened
+    from k2_ohlcv.commands.launch import launch
+    from k2_ohlcv.definitions import build
+    from k2_ohlcv.defs import jobs, named
+
+    definitions = build(terminal.settings)
+    tables = []
+    with opened(terminal.settings) as instance:
+        for one in found:
+            each = one.timeframe
+            if not one.is_behind:
+                steps.done(f"{each.table}: up to date")
+                tables.append(_current(one))
+                continue
+            steps.doing(each.table)
+            there = definitions.resolve_assets_def(each.table).partitions_def
+            assert there is not None
+            key = named.newest(there, each.grain, one.dirty())
+            ended = launch(
+                definitions.resolve_job_def(jobs.refresh_of(each)),
+                instance,
+                each.grain,
+                each.grain.partition(midnight(date.fromisoformat(key))),
+                [each.table],
+                config={"mode": "refresh"},
+                tags=named.tags_of(one),
+            )
+            whole = next(part for part in ended.materialized[each.table] if "refresh" in part)["refresh"]
+            tables.append(_ended(whole, ended.run_id))
+            steps.done(f"{each.table}: {_said(tables[-1])}")
+    return tables
+
+
+def _current(found: "Staleness") -> dict[str, Any]:
+    """What is said of a table that is up to date."""
+    return {
+        "table": found.timeframe.table,
+        "timeframe": found.timeframe.name,
+        "from": found.watermark,
+        "to": found.snapshot,
+        "dirty": [],
+        "partitions": [],
+        "reason": None,
+        **dict.fromkeys(_COUNTS, 0),
+        "committed": False,
+        "seconds": 0.0,
+        "run_id": None,
+    }
+
+
+def _ended(report: Any, run_id: str) -> dict[str, Any]:
+    """What a run recorded of itself. Ids travel as text, being too long for JavaScript's numbers."""
+    ids = {name: int(report[name]) if report[name] else None for name in ("from", "to")}
+    return {**report, **ids, "run_id": run_id}
+
+
+def _said(one: dict[str, Any]) -> str:
+    return ", ".join(f"{one[name]:,} windows {name}" for name in ("added", "changed", "removed", "unchanged"))
+
+
+def _shown(tables: Sequence[dict[str, Any]]) -> object:
+    counts = ("added", "changed", "removed", "unchanged", "files_read")
+    made = table("table", "intervals#", *(f"{name.replace('_', ' ')}#" for name in counts), "seconds#")
+    for one in tables:
+        numbers = (f"{one[name]:,}" for name in counts)
+        made.add_row(one["table"], f"{len(one['dirty']):,}", *numbers, f"{one['seconds']:.2f}")
+    return made

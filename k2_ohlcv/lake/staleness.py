@@ -1,0 +1,89 @@
+"""How far a candle table is behind its trades: whether, since when, and in which partitions.
+
+From metadata only: no data file is read, and no engine is needed. What changed exactly is for `changes`, and
+costs more; what to do about it is decided elsewhere.
+"""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from pyiceberg.table import Table
+
+from k2_ohlcv.domain.timeframe import Timeframe
+from k2_ohlcv.domain.window import Interval
+from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.lake.changes import dirty_spans, trades_spans
+from k2_ohlcv.lake.files import live_files
+from k2_ohlcv.lake.watermark import Watermark
+
+
+@dataclass(frozen=True)
+class Staleness:
+    """How far a candle table is behind.
+
+    Attributes:
+        timeframe: the table.
+        watermark: the trades snapshot that it is equal to; None where it was never made equal to any.
+        snapshot: the current trades snapshot; None where there are no trades.
+        since: when the first trades snapshot came that the watermark has not reached; None if not behind.
+    """
+
+    timeframe: Timeframe
+    watermark: int | None
+    snapshot: int | None
+    since: datetime | None
+    _candles: Table = field(repr=False, compare=False)
+    _trades: Table = field(repr=False, compare=False)
+
+    @classmethod
+    def of(cls, lake: Lake, timeframe: Timeframe) -> "Staleness":
+        """How far a table is behind at this moment."""
+        candles, trades = lake.candles(timeframe), lake.trades()
+        mark = Watermark.of(candles)
+        watermark, snapshot = mark.snapshot_id if mark else None, trades.metadata.current_snapshot_id
+        since = None if watermark == snapshot else behind_since(trades, watermark)
+        return cls(timeframe, watermark, snapshot, since, candles, trades)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether trades have changed since the watermark, or may have."""
+        return self.watermark != self.snapshot
+
+    def dirty(self) -> list[Interval]:
+        """The partitions that may differ from the trades, in order, by the bounds of the files.
+
+        All that have trades or candles where it can't be known; none where only files were moved.
+        """
+        if not self.is_behind:
+            return []
+        spans = None
+        if self.watermark is not None and self.snapshot is not None:
+            spans = dirty_spans(self._trades, self.watermark, self.snapshot)
+        if spans is None:
+            grain, current = self.timeframe.grain, self._candles.metadata.current_snapshot_id
+            held = live_files(self._candles, "window_start", grain, current)
+            spans = [*trades_spans(self._trades, self.snapshot), *(f.span for f in held)]
+        return self.timeframe.grain.partitions(spans)
+
+
+def behind_since(trades: Table, watermark: int | None) -> datetime | None:
+    """When trades first left a snapshot: the moment its successor became the current one.
+
+    From the log of what was current when, which knows of rollbacks too. A snapshot that the log does not name
+    was left before all that it does name.
+    """
+    log = sorted(trades.metadata.snapshot_log, key=lambda entry: entry.timestamp_ms)
+    left = max((i for i, entry in enumerate(log) if entry.snapshot_id == watermark), default=-1)
+    moments = [entry.timestamp_ms for entry in log[left + 1 :]]
+    return datetime.fromtimestamp(moments[0] / 1000, UTC) if moments else None
+
+
+def snapshots_since(trades: Table, watermark: int) -> int:
+    """How many snapshots the history of trades has since one of them; all of it if that is not in it."""
+    count = 0
+    snapshot = trades.current_snapshot()
+    while snapshot is not None and snapshot.snapshot_id != watermark:
+        count += 1
+        parent = snapshot.parent_snapshot_id
+        snapshot = trades.metadata.snapshot_by_id(parent) if parent else None
+    return count

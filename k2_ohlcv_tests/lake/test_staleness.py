@@ -1,0 +1,81 @@
+"""How far behind a candle table is, from metadata alone."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from pyiceberg.table import Table
+
+from k2_ohlcv.domain.candle import Trade
+from k2_ohlcv.domain.timeframe import timeframe
+from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.lake.staleness import Staleness
+from k2_ohlcv.lake.watermark import Watermark
+from k2_ohlcv_tests import lakes
+
+HOUR, DAY = timeframe("1h"), timeframe("1d")
+
+
+def add(lake: Lake, month: int, day: int) -> Table:
+    moment = datetime(2024, month, day, 12, tzinfo=UTC)
+    return lakes.add_trades(lake, [Trade("X", "Y", f"{month}-{day}", moment, Decimal(1), Decimal(1))])
+
+
+def mark(lake: Lake, snapshot: int | None) -> None:
+    assert snapshot is not None
+    for one in (HOUR, DAY):
+        with lake.candles(one).transaction() as change:
+            change.set_properties(Watermark(snapshot, None).properties())
+
+
+def keys(found: Staleness) -> list[str]:
+    return [found.timeframe.grain.key(partition) for partition in found.dirty()]
+
+
+def committed(trades: Table, index: int) -> datetime:
+    return datetime.fromtimestamp(trades.metadata.snapshots[index].timestamp_ms / 1000, UTC)
+
+
+def test_an_empty_lake_is_not_behind(lake: Lake) -> None:
+    found = Staleness.of(lake, HOUR)
+    assert (found.is_behind, found.since, found.dirty()) == (False, None, [])
+
+
+def test_without_a_watermark_everything_is_behind_since_the_first_snapshot(lake: Lake) -> None:
+    add(lake, 1, 5)
+    trades = add(lake, 3, 7)
+    found = Staleness.of(lake, HOUR)
+    assert (found.is_behind, found.watermark) == (True, None)
+    assert found.since == committed(trades, 0)
+    assert keys(found) == ["2024-01-05", "2024-03-07"]
+    assert keys(Staleness.of(lake, DAY)) == ["2024-01-01", "2024-03-01"]
+
+
+def test_behind_counts_from_the_first_snapshot_that_is_not_reached(lake: Lake) -> None:
+    mark(lake, add(lake, 1, 5).metadata.current_snapshot_id)
+    assert not Staleness.of(lake, HOUR).is_behind
+    add(lake, 3, 7)
+    trades = add(lake, 2, 1)
+    found = Staleness.of(lake, HOUR)
+    assert found.since == committed(trades, 1)
+    assert keys(found) == ["2024-02-01", "2024-03-07"], "not what the watermark has reached"
+
+
+def test_a_rollback_leaves_the_table_behind(lake: Lake) -> None:
+    """The current snapshot is older than the watermark: behind since the rollback, where the two differ."""
+    first = add(lake, 1, 5).metadata.current_snapshot_id
+    trades = add(lake, 3, 7)
+    mark(lake, trades.metadata.current_snapshot_id)
+    assert first is not None
+    trades.manage_snapshots().rollback_to_snapshot(first).commit()
+    found = Staleness.of(lake, HOUR)
+    assert found.is_behind
+    assert found.since is not None
+    assert found.since >= committed(trades, 1)
+    assert keys(found) == ["2024-03-07"]
+
+
+def test_a_watermark_that_expired_makes_everything_dirty(lake: Lake) -> None:
+    add(lake, 1, 5)
+    add(lake, 3, 7)
+    mark(lake, 4711)
+    assert keys(Staleness.of(lake, HOUR)) == ["2024-01-05", "2024-03-07"]
