@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import dagster as dg
 
 from k2_ohlcv import logs
-from k2_ohlcv.defs import assets, checks, jobs, runs
+from k2_ohlcv.defs import assets, checks, jobs, refreshes, runs
 from k2_ohlcv.defs.patience import Patience
 from k2_ohlcv.defs.resources import resources
 from k2_ohlcv.settings import Settings
@@ -28,11 +28,12 @@ def build(
     with warnings.catch_warnings():
         # Backfill policies and the like are called beta; we pin Dagster's minor version because of them.
         warnings.simplefilter("ignore", dg.BetaWarning)
+        tables = assets.build(settings.start_date, patience)
         return dg.Definitions(
-            assets=assets.build(settings.start_date, patience),
+            assets=tables,
             asset_checks=checks.build(),
             jobs=jobs.build(),
-            sensors=[runs.dead_runs],
+            sensors=[runs.dead_runs, *refreshes.build(tables, patience.tick)],
             resources={**resources(), **(overrides or {})},
             executor=dg.in_process_executor,  # one run is one process, so all its steps share one session
         )

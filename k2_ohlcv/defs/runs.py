@@ -27,6 +27,9 @@ _UNFINISHED = [
     dg.DagsterRunStatus.CANCELING,
 ]
 
+#: What is not over: queued, or at work.
+IN_FLIGHT = [dg.DagsterRunStatus.QUEUED, *_UNFINISHED]
+
 
 def process_tags() -> dict[str, str]:
     """The run tags that say which process this is."""
