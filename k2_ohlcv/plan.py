@@ -12,6 +12,7 @@ from k2_ohlcv.domain.timeframe import Grain, Timeframe
 from k2_ohlcv.domain.window import Interval, bound, coalesce, covers
 from k2_ohlcv.lake.changes import changes, dirty_windows, trades_spans
 from k2_ohlcv.lake.files import live_files
+from k2_ohlcv.lake.lines import Lines
 from k2_ohlcv.lake.watermark import Watermark
 
 #: Scattered windows are read as so many intervals at the most, by filling the narrowest gaps between them.
@@ -32,6 +33,8 @@ class Plan:
         reason: why everything is dirty, where it is; None where what changed is known.
         files_changed: trades files in which the two snapshots differ.
         files_read: trades files that are read, to find the windows and to compute them.
+        behind: windows that would have been reconciled too, but lie behind the line of frozen trades or of
+            expired candles, and stay as they are.
     """
 
     timeframe: Timeframe
@@ -43,6 +46,7 @@ class Plan:
     reason: str | None = None
     files_changed: int = 0
     files_read: int = 0
+    behind: int = 0
 
     @property
     def is_current(self) -> bool:
@@ -66,6 +70,7 @@ class Plan:
             "reason": self.reason,
             "files_changed": self.files_changed,
             "files_read": self.files_read,
+            "behind": self.behind,
         }
 
     def lines(self) -> list[str]:
@@ -83,6 +88,7 @@ class Plan:
             f"trades snapshot {self.trades_to}, reading {self.files_read} trades files:",
             *(f"    {interval}" for interval in self.intervals[:10]),
             *([f"    and {len(self.intervals) - 10} more"] if len(self.intervals) > 10 else []),
+            *([f"  {self.behind:,} windows are past retention and stay as they are."] if self.behind else []),
         ]
 
 
@@ -91,30 +97,44 @@ def plan_rebuild(
 ) -> Plan:
     """Whole partitions, those that the intervals touch or all that have trades or candles.
 
-    The watermark moves where they cover all that is dirty.
+    What lies behind the lines of retention stays as it is. The watermark moves where the partitions cover all
+    that is dirty.
+
+    Raises:
+        UsageError: partitions were asked for that lie behind a line.
     """
     spans, occupied = _occupied(candles, trades, timeframe)
+    lines = Lines.of(candles, trades, timeframe)
     chosen = occupied if intervals is None else timeframe.grain.partitions(intervals)
+    if intervals is not None:
+        lines.refuse(chosen)
     since, current = Watermark.of(candles), trades.metadata.current_snapshot_id
     moved = None
     if current is not None:
         found = changes(trades, since.snapshot_id if since else None, current)
-        if covers(chosen, timeframe.align(found.bounds) if found.reason is None else occupied):
+        dirty = timeframe.align(found.bounds) if found.reason is None else occupied
+        if covers(chosen, lines.ahead(dirty)):
             moved = _watermark(current, spans)
-    work = tuple(p for p in chosen if p in set(occupied))
+    there = set(occupied)
+    work = lines.ahead(p for p in chosen if p in there)
     return Plan(
         timeframe=timeframe,
         trades_from=since.snapshot_id if since else None,
         trades_to=current,
-        intervals=tuple(coalesce(work)),
+        intervals=tuple(work),
         days=tuple(coalesce(Grain.DAY.partitions(spans))),
         watermark=moved,
         files_read=_overlapping(trades, current, work),
+        behind=lines.windows_behind(p for p in chosen if p in there),
     )
 
 
 def plan_refresh(candles: Table, trades: Table, timeframe: Timeframe) -> Plan:
-    """The windows that may differ since the watermark; everything where that cannot be known."""
+    """The windows that may differ since the watermark; everything where that cannot be known.
+
+    Not those behind the lines of retention: a late trade does not bring back what has been dropped, nor does
+    what has been expired count as deleted.
+    """
     since, current = Watermark.of(candles), trades.metadata.current_snapshot_id
     before = since.snapshot_id if since else None
     spans, occupied = _occupied(candles, trades, timeframe)
@@ -126,7 +146,9 @@ def plan_refresh(candles: Table, trades: Table, timeframe: Timeframe) -> Plan:
         dirty = dirty_windows(trades, found, timeframe) if not reason else None
         windows = list(dirty.intervals) if dirty else occupied
         opened = dirty.files_read if dirty else 0
-    intervals = bound(windows, MOST_INTERVALS) if not reason else coalesce(windows)
+    lines = Lines.of(candles, trades, timeframe)
+    ahead = lines.ahead(windows)
+    intervals = bound(ahead, MOST_INTERVALS) if not reason else ahead
     return Plan(
         timeframe=timeframe,
         trades_from=before,
@@ -137,6 +159,7 @@ def plan_refresh(candles: Table, trades: Table, timeframe: Timeframe) -> Plan:
         reason=reason or None,
         files_changed=len(found.gone) + len(found.come) if found else 0,
         files_read=opened + _overlapping(trades, current, intervals),
+        behind=lines.windows_behind(windows),
     )
 
 

@@ -79,12 +79,14 @@ def reconcile(
         # The candle table first, then the pin: whoever commits candles after our load makes our commit fail,
         # and whoever committed before it pinned no newer trades than we do.
         candles = lake.candles(timeframe)
-        trades = lake.trades()
+        base, trades = candles.metadata_location, lake.trades()
         try:
             report = _carry_out(
                 engine, candles, trades, choose(candles, trades), progress or (lambda _: None)
             )
-        except CONFLICTS as conflict:
+        except (*CONFLICTS, FileNotFoundError) as conflict:
+            if isinstance(conflict, FileNotFoundError) and not _moved(lake, timeframe, base):
+                raise
             _log.warning("conflict", table=timeframe.table, attempt=attempt + 1, error=str(conflict))
             time.sleep(random.uniform(0.05, 0.2) * 2**attempt)  # noqa: S311 - a pause, not a secret
         else:
@@ -93,6 +95,11 @@ def reconcile(
         f"other writers committed to {timeframe.table} during each of {ATTEMPTS} attempts; nothing is lost, "
         "run it again when fewer write at once"
     )
+
+
+def _moved(lake: Lake, timeframe: Timeframe, base: str) -> bool:
+    """Whether somebody committed candles since: files of the version that we loaded may be gone by now."""
+    return lake.candles(timeframe).metadata_location != base
 
 
 def _carry_out(

@@ -12,13 +12,17 @@ from pyiceberg.exceptions import CommitFailedException, ValidationException
 from pyiceberg.io.pyarrow import _dataframe_to_data_files
 from pyiceberg.manifest import DataFile, ManifestContent, ManifestFile
 from pyiceberg.table import Table, Transaction
-from pyiceberg.table.snapshots import Operation
+from pyiceberg.table.snapshots import Operation, Summary
 from pyiceberg.table.update.snapshot import ExpireSnapshots, _ManifestMergeManager, _OverwriteFiles
+from pyiceberg.typedef import EMPTY_DICT
 
 from k2_ohlcv.lake.schemas import SNAPSHOTS_KEPT
 
 #: What a lost race looks like: the table moved since it was loaded. Start over from the load.
 CONFLICTS = (CommitFailedException, ValidationException)
+
+#: In a snapshot's summary: retention dropped whole partitions, up to this line. No window changed by it.
+DROPS = "k2.dropped-before"
 
 #: Manifests of a candle table are merged when so many have gathered, each of at most so many bytes.
 _MANIFESTS = 16
@@ -35,6 +39,8 @@ class Change:
         properties: table properties to set with them.
         summary: what the snapshot says of itself, for people and for later readers of the history.
         protected: snapshots that must not expire with this commit.
+        files: data files that come, written already; removed again if the commit fails.
+        operation: what the snapshot says that it did; `overwrite` where nothing is said.
     """
 
     removed: tuple[DataFile, ...] = ()
@@ -42,10 +48,19 @@ class Change:
     properties: Mapping[str, str] = field(default_factory=dict)
     summary: Mapping[str, str] = field(default_factory=dict)
     protected: frozenset[int] = frozenset()
+    files: tuple[DataFile, ...] = ()
+    operation: Operation | None = None
 
 
 class _OneSnapshot(_OverwriteFiles):
     """An overwrite that merges small manifests, and with them those that only say what was deleted."""
+
+    says: Operation | None = None
+
+    def _summary(self, snapshot_properties: dict[str, str] = EMPTY_DICT) -> Summary:
+        """The summary, under the name of what was done: PyIceberg knows no `replace`."""
+        summary = super()._summary(snapshot_properties)
+        return Summary(self.says, **summary.additional_properties) if self.says else summary
 
     def _process_manifests(self, manifests: list[ManifestFile]) -> list[ManifestFile]:
         data = [m for m in manifests if m.content == ManifestContent.DATA]
@@ -68,8 +83,11 @@ def commit(table: Table, change: Change) -> Table:
     transaction = table.transaction()
     operation = Operation.OVERWRITE if table.current_snapshot() else Operation.APPEND
     producer = _OneSnapshot(operation, transaction, table.io, snapshot_properties=dict(change.summary))
-    written: list[DataFile] = []
+    producer.says = change.operation
+    written = list(change.files)
     try:
+        for data_file in change.files:
+            producer.append_data_file(data_file)
         for data_file in change.removed:
             producer.delete_data_file(data_file)
         if change.rows is not None and change.rows.num_rows:

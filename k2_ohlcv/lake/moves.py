@@ -1,7 +1,7 @@
-"""What compactions moved: rows that are in other files than before, and the same rows.
+"""What compactions moved and retention dropped: files that differ, and no window that does.
 
-A `replace` snapshot writes the rows of some files into others. Between two snapshots of trades such files
-differ, and no window does.
+A `replace` snapshot writes the rows of some files into others. Retention drops whole files, in commits that
+it marks; the candles of their windows are frozen then.
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,13 @@ from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation, Snapshot, ancestors_of
 
 from k2_ohlcv.domain.timeframe import Grain
+from k2_ohlcv.lake.commit import DROPS
 from k2_ohlcv.lake.files import TIME, LiveFile, live_files, live_span
 
 
 @dataclass
 class Moves:
-    """What `replace` snapshots did: rows moved from some files into others, and nothing changed by it."""
+    """What such snapshots did: rows moved into other files or were dropped, and no window changed by it."""
 
     #: For each file that such a snapshot wrote or removed: all that it removed, and all that it wrote.
     sources: dict[str, list[LiveFile]] = field(default_factory=dict)
@@ -38,7 +39,9 @@ class Moves:
                 removed, written = _steps(trades, ancestor)
                 moves.sources |= {f.path: removed for f in written}
                 moves.results |= {f.path: written for f in removed}
-        if moves.sources:
+            elif _only_drops(ancestor):
+                moves.results |= {f.path: [] for f in _steps(trades, ancestor)[0]}
+        if moves.results:
             moves.before = {f.path for f in live_files(trades, TIME, Grain.DAY, before)}
             moves.after = {f.path for f in live_files(trades, TIME, Grain.DAY, after)}
         return moves
@@ -58,7 +61,7 @@ class Moves:
         return [origin for source in self.sources[file.path] for origin in self._origins(source)]
 
     def _kept(self, file: LiveFile) -> bool:
-        """Whether all rows of a file that went are in files that are there."""
+        """Whether all rows of a file that went are in files that are there, or dropped by retention."""
         return file.path in self.results and all(
             f.path in self.after or self._kept(f) for f in self.results[file.path]
         )
@@ -73,6 +76,11 @@ def _only_moves(trades: Table, snapshot: Snapshot) -> bool:
         return False
     parent = trades.metadata.snapshot_by_id(snapshot.parent_snapshot_id or 0)
     return parent is not None and all(m.content == ManifestContent.DATA for m in parent.manifests(trades.io))
+
+
+def _only_drops(snapshot: Snapshot) -> bool:
+    """Whether a snapshot is one of those in which retention dropped partitions."""
+    return snapshot.summary is not None and DROPS in snapshot.summary.additional_properties
 
 
 def _steps(trades: Table, snapshot: Snapshot) -> tuple[list[LiveFile], list[LiveFile]]:

@@ -1,0 +1,152 @@
+"""Behind the lines of retention history stands still, whatever happens to trades."""
+
+from datetime import timedelta
+
+import pytest
+
+from k2_ohlcv.domain.candle import Trade, aggregate
+from k2_ohlcv.domain.errors import UsageError
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe, timeframe
+from k2_ohlcv.domain.window import DAY, Interval, midnight
+from k2_ohlcv.lake.commit import DROPS, Change, commit
+from k2_ohlcv.lake.files import live_files
+from k2_ohlcv.lake.lines import EXPIRED, FROZEN, Lines
+from k2_ohlcv.lake.watermark import Watermark
+from k2_ohlcv.plan import plan_refresh
+from k2_ohlcv.reconcile import rebuild
+from k2_ohlcv.refresh import plan, refresh
+from k2_ohlcv_tests import histories, lakes
+from k2_ohlcv_tests.conftest import Bench
+from k2_ohlcv_tests.test_reconcile import AT, day, trade
+from k2_ohlcv_tests.test_refresh import refresh_all, started
+
+MINUTE, DAILY = timeframe("1m"), timeframe("1d")
+#: The first of the week's days is behind it.
+LINE = midnight((AT + DAY).date())
+
+
+def drop_trades(bench: Bench) -> None:
+    """Drop the first day of trades, as retention does."""
+    table = bench.lake.trades()
+    files = live_files(table, "timestamp", MINUTE.grain, histories.current(table))
+    gone = tuple(f.file for f in files if f.span.end <= LINE)
+    assert gone
+    stamp = LINE.isoformat()
+    commit(table, Change(removed=gone, properties={FROZEN: stamp}, summary={DROPS: stamp}))
+
+
+def drop_candles(bench: Bench, each: Timeframe) -> None:
+    table = bench.lake.candles(each)
+    files = live_files(table, "window_start", each.grain, histories.current(table))
+    gone = tuple(f.file for f in files if f.span.end <= LINE)
+    commit(table, Change(removed=gone, properties={EXPIRED: LINE.isoformat()}))
+
+
+def daily_trades(bench: Bench) -> list[Trade]:
+    """A week, appended so that each file lies in one day."""
+    some = started(bench)
+    table = bench.lake.trades()
+    table.overwrite(lakes.trades_table(table, some))
+    refresh_all(bench)
+    return some
+
+
+def test_expired_trades_do_not_count_as_deleted(sail: Bench) -> None:
+    """The candles that came from them stay, the watermark moves, nothing is read and nothing skipped."""
+    some = daily_trades(sail)
+    drop_trades(sail)
+    for report in refresh_all(sail):
+        assert (report.plan.intervals, report.plan.behind, report.plan.files_read) == ((), 0, 0)
+        assert report.watermark_moved
+    lakes.assert_equal_to_trades(sail.lake, some)
+
+
+def test_late_trades_change_no_frozen_candle(sail: Bench) -> None:
+    """Trades for a frozen window are counted as skipped windows; those of other windows come in."""
+    some = daily_trades(sail)
+    drop_trades(sail)
+    more = [trade(1000, AT + timedelta(minutes=7)), trade(1001, AT + DAY)]
+    lakes.add_trades(sail.lake, more)
+    report = refresh(sail.lake, sail.engine, MINUTE)
+    assert (report.plan.behind, report.added + report.changed) == (1, 1)
+    refresh_all(sail)
+    lakes.assert_equal_to_trades(sail.lake, [*some, more[1]])
+    assert plan(sail.lake, MINUTE).is_current
+
+
+@pytest.mark.parametrize("how", ["a lost watermark", "a rebuild of everything"])
+def test_reconciling_everything_keeps_frozen_candles(sail: Bench, how: str) -> None:
+    some = daily_trades(sail)
+    drop_trades(sail)
+    lakes.add_trades(sail.lake, [trade(1001, AT + DAY)])
+    for each in TIMEFRAMES:
+        if how == "a lost watermark":
+            with sail.lake.candles(each).transaction() as transaction:
+                transaction.remove_properties("k2.trades-snapshot-id")
+            report = refresh(sail.lake, sail.engine, each)
+            assert report.plan.reason
+        else:
+            report = rebuild(sail.lake, sail.engine, each)
+        assert report.plan.behind > 0
+        assert report.watermark_moved
+        assert report.removed == 0
+    lakes.assert_equal_to_trades(sail.lake, [*some, trade(1001, AT + DAY)])
+
+
+def test_dropped_candles_never_come_back(sail: Bench) -> None:
+    """Neither by a late trade, nor by reconciling everything, nor by a rebuild of everything."""
+    some = daily_trades(sail)
+    drop_candles(sail, MINUTE)
+    late = [trade(1000, AT), trade(1001, AT + DAY)]
+    kept = [c for c in aggregate([*some, late[1]], MINUTE) if c.window_start >= LINE]
+    lakes.add_trades(sail.lake, late)
+    assert refresh(sail.lake, sail.engine, MINUTE).plan.behind == 1
+    assert lakes.stored(sail.lake, MINUTE) == kept
+    with sail.lake.candles(MINUTE).transaction() as transaction:
+        transaction.remove_properties("k2.trades-snapshot-id")
+    assert refresh(sail.lake, sail.engine, MINUTE).plan.behind == 1440
+    assert lakes.stored(sail.lake, MINUTE) == kept
+    assert rebuild(sail.lake, sail.engine, MINUTE).plan.behind == 1440
+    assert lakes.stored(sail.lake, MINUTE) == kept
+
+
+def test_a_rebuild_behind_a_line_is_refused_by_name(sail: Bench) -> None:
+    some = daily_trades(sail)
+    drop_trades(sail)
+    with pytest.raises(UsageError, match=r"gold_ohlcv_1m .* 2024-02-28 are frozen: .*K2_RETENTION_TRADES"):
+        rebuild(sail.lake, sail.engine, MINUTE, [Interval(day(AT).start, day(AT + DAY).end)])
+    drop_candles(sail, MINUTE)
+    with pytest.raises(UsageError, match=r"2024-02-28 are past retention.*K2_RETENTION_1M"):
+        rebuild(sail.lake, sail.engine, MINUTE, [day(AT)])
+    lakes.assert_equal_to_trades(sail.lake, some, [timeframe("5m")])
+
+
+def test_a_month_that_is_frozen_in_part_is_rebuilt_ahead_of_the_line(sail: Bench) -> None:
+    """And its other days stay as they are, with the watermark moving over all of it."""
+    some = daily_trades(sail)
+    drop_trades(sail)
+    late = trade(1001, AT + DAY)
+    lakes.add_trades(sail.lake, [late])
+    report = rebuild(sail.lake, sail.engine, DAILY, [DAILY.grain.partition(AT)])
+    assert report.plan.intervals == (Interval(LINE, DAILY.grain.partition(AT).end),)
+    assert report.watermark_moved
+    lakes.assert_equal_to_trades(sail.lake, [*some, late], [DAILY])
+
+
+def test_a_line_within_a_window_holds_the_whole_window() -> None:
+    """A window of which some trades are gone can't be computed any more."""
+    line = AT + timedelta(seconds=1)
+    lines = Lines(MINUTE, line, None)
+    assert lines.start == AT + timedelta(minutes=1)
+    assert lines.ahead([Interval(AT, AT + timedelta(minutes=3))]) == [
+        Interval(AT + timedelta(minutes=1), AT + timedelta(minutes=3))
+    ]
+    assert lines.windows_behind([Interval(AT, AT + timedelta(minutes=3))]) == 1
+
+
+def test_the_lines_do_not_hide_what_cannot_be_known(sail: Bench) -> None:
+    """A plan made of tables without lines skips nothing."""
+    daily_trades(sail)
+    found = plan_refresh(sail.lake.candles(MINUTE), sail.lake.trades(), MINUTE)
+    assert found.behind == 0
+    assert Watermark.of(sail.lake.candles(MINUTE)) is not None
