@@ -6,10 +6,11 @@ they are read by those libraries.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date
 from pathlib import Path
 
+from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.errors import UsageError
 from k2_ohlcv.domain.timeframe import parse_day
 
@@ -28,6 +29,10 @@ class Settings:
         start_date: `K2_START_DATE`: the first day of every table's partitions; None means the word
             `retention`: each table's begin where its retention ends.
         log_json: `K2_LOG=json`: logs are JSON objects, one a line, on stderr.
+        trades_table: `K2_TRADES_TABLE`: namespace and name of someone else's trades table in the catalog;
+            None means our own.
+        trades_columns: `K2_TRADES_COLUMNS`: pairs of our name of a column and theirs, for those that differ;
+            an empty name says that they have no such column.
     """
 
     home: Path
@@ -35,6 +40,8 @@ class Settings:
     spark_remote: str | None
     start_date: date | None
     log_json: bool
+    trades_table: tuple[str, ...] | None = None
+    trades_columns: tuple[tuple[str, str], ...] = ()
 
     @property
     def landing(self) -> Path:
@@ -53,12 +60,18 @@ class Settings:
         log = environ.get("K2_LOG") or "text"
         if log not in {"text", "json"}:
             raise UsageError(f"K2_LOG={log!r} is not known: it is json or text")
+        table = _table(environ.get("K2_TRADES_TABLE") or "")
+        columns = _columns(environ.get("K2_TRADES_COLUMNS") or "")
+        if columns and table is None:
+            raise UsageError("K2_TRADES_COLUMNS maps the columns of K2_TRADES_TABLE, which is not set")
         return cls(
             home=home,
             dagster_home=Path(environ.get("DAGSTER_HOME") or home / "dagster").absolute(),
             spark_remote=environ.get("SPARK_REMOTE") or None,
             start_date=_start_date(environ.get("K2_START_DATE") or ""),
             log_json=log == "json",
+            trades_table=table,
+            trades_columns=columns,
         )
 
 
@@ -71,3 +84,26 @@ def _start_date(text: str) -> date | None:
         return parse_day(text)
     except UsageError as error:
         raise UsageError(f"K2_START_DATE: {error}, or the word retention") from None
+
+
+def _table(text: str) -> tuple[str, ...] | None:
+    if not text:
+        return None
+    parts = tuple(text.split("."))
+    if len(parts) < 2 or not all(parts):
+        raise UsageError(f"K2_TRADES_TABLE={text!r} is not a table: write namespace.table, as in the catalog")
+    return parts
+
+
+def _columns(text: str) -> tuple[tuple[str, str], ...]:
+    ours = [column.name for column in fields(Trade)]
+    mapped: dict[str, str] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        name, equals, theirs = (piece.strip() for piece in part.partition("="))
+        if not equals or name not in ours or name in mapped or (not theirs and name != "trade_id"):
+            raise UsageError(
+                f"K2_TRADES_COLUMNS: {part!r} is not ours=theirs: ours is one of {', '.join(ours)}, each "
+                "once, and theirs a column of K2_TRADES_TABLE (none after trade_id= where there are no ids)"
+            )
+        mapped[name] = theirs
+    return tuple(mapped.items())

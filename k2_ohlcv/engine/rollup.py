@@ -15,7 +15,7 @@ from pyiceberg.table import Table
 
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
 from k2_ohlcv.domain.window import Interval, bound, coalesce, covers, intersect_all
-from k2_ohlcv.engine.ticks import MISFITS, Ticks, read_ticks
+from k2_ohlcv.engine.ticks import MISFITS, Reading, read_trades
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -92,32 +92,71 @@ def windows(
     taken = engine.shelf.take(snapshot, timeframe.name, intervals)
     if taken is not None:
         return taken
-    ticks = _ticks(trades_between(engine, trades, snapshot, bound(intervals, MOST_INTERVALS)))
+    read = read_trades(engine, trades, snapshot, bound(intervals, MOST_INTERVALS))
     others = [t for t in _shared(engine, timeframe) if t.align(intervals) == intervals]
     if not others:
-        return _exactly(rollup(ticks, timeframe).select(*WINDOWS.names).toArrow(), intervals)
-    by_name = _rollup_all(ticks, [timeframe, *others])
+        frame = rollup(_ticks(read), timeframe, checked=read.checked)
+        return _exactly(read, read.collect(frame.select(*_names(read))), timeframe, intervals)
+    by_timeframe = {
+        t: _exactly(read, found, t, intervals) for t, found in _rollup_all(read, [timeframe, *others]).items()
+    }
     for other in others:
-        engine.shelf.put(snapshot, other.name, intervals, _exactly(by_name[other.name], intervals))
-    return _exactly(by_name[timeframe.name], intervals)
+        engine.shelf.put(snapshot, other.name, intervals, by_timeframe[other])
+    return by_timeframe[timeframe]
+
+
+def trades_between(
+    engine: "Engine", trades: Table, snapshot: int, intervals: Sequence[Interval]
+) -> "DataFrame":
+    """The trades of some intervals, under our names and in our types, as they were at a snapshot."""
+    return read_trades(engine, trades, snapshot, intervals).frame
+
+
+def _names(read: Reading) -> list[str]:
+    return [*WINDOWS.names, *([MISFITS] if read.checked else [])]
 
 
 def _shared(engine: "Engine", timeframe: Timeframe) -> list[Timeframe]:
     return [t for t in TIMEFRAMES if t.name in engine.share and t.length > timeframe.length]
 
 
-def _exactly(ticks: Ticks, found: pa.Table, timeframe: Timeframe, intervals: Sequence[Interval]) -> pa.Table:
+def _exactly(read: Reading, found: pa.Table, timeframe: Timeframe, intervals: Sequence[Interval]) -> pa.Table:
     """The windows of the intervals alone, if all that they were made of fits."""
-    if ticks.checked:
+    if read.checked:
         misfits = found.filter(pc.greater(found[MISFITS], 0))["window_start"].to_pylist()
         spans = [timeframe.window(start) for start in misfits if start]
         hit = intersect_all(spans, intervals)
         if hit or len(spans) < len(misfits):
-            raise ticks.refused(bound(hit or intervals, MOST_INTERVALS))
+            raise read.refused(bound(hit or intervals, MOST_INTERVALS))
         found = found.drop_columns(MISFITS)
     found = found.cast(WINDOWS)
     return (
         found.filter(_within(found["window_start"], intervals)) if len(intervals) > MOST_INTERVALS else found
+    )
+
+
+def _ticks(read: Reading) -> "DataFrame":
+    """Each trade as a window of its own, so that trades and windows are rolled up by one expression.
+
+    Among trades of one time the tie is broken by the id, numbers as numbers; without ids by what the trade
+    says, and then it does not matter which of equal rows comes first.
+    """
+    from pyspark.sql import functions as F  # noqa: N812 - its name everywhere
+
+    at, price, quantity = F.col("timestamp"), F.col("price"), F.col("quantity")
+    ties = (F.length("trade_id"), F.col("trade_id")) if read.ids else (price, quantity)
+    ends = {"at": at, "tie": ties[0], "tie2": ties[1], "price": price}
+    return read.frame.select(
+        "symbol",
+        "exchange",
+        *(column.alias(f"open_{name}") for name, column in ends.items()),
+        *(column.alias(f"close_{name}") for name, column in ends.items()),
+        price.alias("high_price"),
+        price.alias("low_price"),
+        quantity.alias("volume"),
+        F.lit(1).cast("long").alias("trade_count"),
+        (price * quantity).alias("notional"),
+        *([MISFITS] if read.checked else []),
     )
 
 
@@ -127,7 +166,7 @@ def rollup(
     """Whole windows of a timeframe, from trades or from shorter windows of them. The one expression.
 
     Args:
-        ticks: rows as `Ticks.frame` has them, or as this gives them with `ordered`.
+        ticks: rows as `_ticks` gives them, or as this gives them with `ordered`.
         timeframe: the windows to make.
         ordered: keep which trades opened and closed each window, so that the result can be rolled up again.
         checked: sum the rows that do not fit.
@@ -136,11 +175,11 @@ def rollup(
     return _group(starts, ordered=ordered, checked=checked)
 
 
-def _rollup_all(ticks: Ticks, timeframes: Sequence[Timeframe]) -> dict[str, pa.Table]:
+def _rollup_all(read: Reading, timeframes: Sequence[Timeframe]) -> dict[Timeframe, pa.Table]:
     """The windows of several timeframes from one scan; the length of the first divides the others'."""
     from pyspark.sql import functions as F  # noqa: N812
 
-    finest = rollup(ticks.frame, timeframes[0], ordered=True, checked=ticks.checked)
+    finest = rollup(_ticks(read), timeframes[0], ordered=True, checked=read.checked)
     keys = [
         F.struct(F.lit(t.name).alias("timeframe"), _floor("window_start", t).alias("start"))
         for t in timeframes
@@ -149,11 +188,10 @@ def _rollup_all(ticks: Ticks, timeframes: Sequence[Timeframe]) -> dict[str, pa.T
     each = exploded.withColumn("timeframe", F.col("key.timeframe")).withColumn(
         "window_start", F.col("key.start")
     )
-    names = ["timeframe", *WINDOWS.names, *([MISFITS] if ticks.checked else [])]
-    found = ticks.collect(_group(each, "timeframe", checked=ticks.checked).select(*names))
+    windows = _group(each, "timeframe", checked=read.checked).select("timeframe", *_names(read))
+    found = read.collect(windows)
     return {
-        t.name: found.filter(pc.equal(found["timeframe"], t.name)).drop_columns("timeframe")
-        for t in timeframes
+        t: found.filter(pc.equal(found["timeframe"], t.name)).drop_columns("timeframe") for t in timeframes
     }
 
 

@@ -7,7 +7,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from pyiceberg.catalog import Catalog, load_catalog
-from pyiceberg.exceptions import NamespaceAlreadyExistsError, NoSuchTableError, TableAlreadyExistsError
+from pyiceberg.exceptions import (
+    NamespaceAlreadyExistsError,
+    NoSuchNamespaceError,
+    NoSuchTableError,
+    TableAlreadyExistsError,
+)
 from pyiceberg.partitioning import PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.table import Table
@@ -15,6 +20,7 @@ from pyiceberg.utils.config import Config
 
 from k2_ohlcv.domain.errors import ContractError
 from k2_ohlcv.domain.timeframe import Timeframe
+from k2_ohlcv.lake.foreign import Source, never_written, verified
 from k2_ohlcv.lake.schemas import CANDLES, NAMESPACE, REJECTED, TRADES, Contract
 from k2_ohlcv.settings import Settings
 
@@ -40,9 +46,15 @@ def catalog_properties(settings: Settings) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Lake:
-    """The tables, by role. Each call loads the table anew, as the catalog has it now."""
+    """The tables, by role. Each call loads the table anew, as the catalog has it now.
+
+    Attributes:
+        catalog: where they are.
+        source: whose trades table is read; None means our own.
+    """
 
     catalog: Catalog
+    source: Source | None = None
 
     @classmethod
     def open(cls, settings: Settings) -> "Lake":
@@ -50,10 +62,29 @@ class Lake:
         properties = catalog_properties(settings)
         if properties == embedded_properties(settings):
             settings.home.mkdir(parents=True, exist_ok=True)
-        return cls(load_catalog(CATALOG, **properties))
+        return cls(load_catalog(CATALOG, **properties), Source.of(settings))
+
+    @property
+    def owns_trades(self) -> bool:
+        """Whether the trades table is ours to write."""
+        return self.source is None
 
     def trades(self) -> Table:
-        """The trades: the truth."""
+        """The trades: the truth. Someone else's table is verified, and knows which of its columns are ours.
+
+        Raises:
+            ContractError: the table is not what its contract says, or theirs is not there or will not do.
+        """
+        return self._table(TRADES) if self.source is None else self._foreign(self.source)
+
+    def trades_to_write(self) -> Table:
+        """Our own trades table.
+
+        Raises:
+            UsageError: trades are someone else's, and never written to.
+        """
+        if self.source is not None:
+            raise never_written(self.source.identifier)
         return self._table(TRADES)
 
     def candles(self, timeframe: Timeframe) -> Table:
@@ -71,6 +102,16 @@ class Lake:
             table = self._create(contract)
         verify(table, contract)
         return table
+
+    def _foreign(self, source: Source) -> Table:
+        try:
+            table = self.catalog.load_table(source.identifier)
+        except (NoSuchTableError, NoSuchNamespaceError):
+            raise ContractError(
+                f"there is no table {source.name} in the catalog {CATALOG}: set K2_TRADES_TABLE to the "
+                "namespace and name of the trades table, or unset it to use our own"
+            ) from None
+        return verified(table, source)
 
     def _create(self, contract: Contract) -> Table:
         with suppress(NamespaceAlreadyExistsError):  # another process may make it after the look

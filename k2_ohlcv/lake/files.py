@@ -8,16 +8,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from threading import Lock
 
-from pyiceberg.conversions import from_bytes
 from pyiceberg.expressions import And, BooleanExpression, GreaterThanOrEqual, LessThan, Or, Reference
 from pyiceberg.expressions.literals import literal
 from pyiceberg.io import FileIO
-from pyiceberg.manifest import DataFile, DataFileContent, ManifestFile
+from pyiceberg.manifest import DataFile, DataFileContent, ManifestContent, ManifestFile
 from pyiceberg.table import Table
-from pyiceberg.types import TimestamptzType
 
 from k2_ohlcv.domain.timeframe import Grain
-from k2_ohlcv.domain.window import MICROSECOND, Interval, from_micros
+from k2_ohlcv.domain.window import MICROSECOND, Interval
+from k2_ohlcv.lake.foreign import ForeignTrades, time_column
 
 #: The column of trades that windows are made of.
 TIME = "timestamp"
@@ -49,6 +48,26 @@ class LiveFile:
 def live_files(table: Table, column: str, grain: Grain, snapshot_id: int | None) -> list[LiveFile]:
     """The files of a snapshot, with the spans of a time column. None is the table without any snapshot."""
     return _entries(table, column, grain, _manifests(table, snapshot_id).values())
+
+
+def delete_files(table: Table, snapshot_id: int) -> list[DataFile]:
+    """The live delete files of a snapshot. Manifests of data files are not opened."""
+    return [
+        file
+        for manifest in _manifests(table, snapshot_id).values()
+        if manifest.content == ManifestContent.DELETES
+        for file in _files_of(table.io, manifest)
+    ]
+
+
+def data_files(table: Table, snapshot_id: int) -> list[DataFile]:
+    """The live data files of a snapshot, without looking at their spans."""
+    return [
+        file
+        for manifest in _manifests(table, snapshot_id).values()
+        if manifest.content == ManifestContent.DATA
+        for file in _files_of(table.io, manifest)
+    ]
 
 
 def difference(
@@ -98,17 +117,15 @@ def _files_of(io: FileIO, manifest: ManifestFile) -> tuple[DataFile, ...]:
 
 
 def live_span(table: Table, column: str, grain: Grain, file: DataFile) -> Interval:
-    """The file's own bounds of the column where it has them, else its partition."""
-    field = table.schema().find_field(column)
-    lower, upper = (
-        (file.lower_bounds or {}).get(field.field_id),
-        (file.upper_bounds or {}).get(field.field_id),
-    )
-    if file.content == DataFileContent.DATA and lower is not None and upper is not None:
-        kind = TimestamptzType()
-        return Interval(
-            from_micros(int(from_bytes(kind, lower))), from_micros(int(from_bytes(kind, upper))) + MICROSECOND
-        )
+    """The file's own bounds of the column where it has them, else its partition.
+
+    A foreign trades table has one time column, whatever it is called there.
+    """
+    if isinstance(table, ForeignTrades):
+        return table.span(file)
+    time = time_column(table, column)
+    if bounds := time.bounds(file):
+        return Interval(time.moment(bounds[0]), time.moment(bounds[1]) + MICROSECOND)
     return grain.interval_of(_ordinal(file))
 
 

@@ -1,0 +1,241 @@
+"""Someone else's trades table: named by settings, verified when first used, never written to."""
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from pyiceberg.partitioning import PartitionField, PartitionSpec
+from pyiceberg.table import Table
+from pyiceberg.transforms import (
+    BucketTransform,
+    DayTransform,
+    HourTransform,
+    IdentityTransform,
+    MonthTransform,
+    Transform,
+    TruncateTransform,
+    YearTransform,
+)
+from pyiceberg.types import (
+    DateType,
+    DoubleType,
+    FloatType,
+    IcebergType,
+    LongType,
+    StringType,
+    TimestampType,
+    TimestamptzType,
+)
+from structlog.testing import capture_logs
+
+from k2_ohlcv.domain.errors import ContractError, UsageError
+from k2_ohlcv.domain.timeframe import Grain
+from k2_ohlcv.domain.window import MICROSECOND, Interval, to_micros
+from k2_ohlcv.lake import foreign
+from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.lake.files import live_files
+from k2_ohlcv.lake.foreign import EVERYTHING, Clock, ForeignTrades, Source
+from k2_ohlcv.settings import Settings
+from k2_ohlcv_tests import lakes, theirs
+
+AT = datetime(2024, 5, 17, 13, 45, 30, 123456, tzinfo=UTC)
+COLUMNS: dict[str, IcebergType] = {
+    "exchange": StringType(),
+    "symbol": StringType(),
+    "trade_id": LongType(),
+    "timestamp": TimestamptzType(),
+    "price": DoubleType(),
+    "quantity": DoubleType(),
+}
+ROW = {"exchange": "X", "symbol": "A", "trade_id": 1, "timestamp": AT, "price": 0.5, "quantity": 2.0}
+
+
+@pytest.fixture(autouse=True)
+def _unsaid() -> Iterator[None]:
+    foreign._say_doubles.cache_clear()
+    yield
+    foreign._say_doubles.cache_clear()
+
+
+def reading(lake: Lake, table: Table, **columns: str) -> Lake:
+    """The lake with someone else's trades."""
+    return Lake(lake.catalog, Source(table.name(), tuple(columns.items())))
+
+
+def timed(lake: Lake, kind: IcebergType, value: object, **more: object) -> ForeignTrades:
+    table = theirs.create(lake, COLUMNS | {"timestamp": kind}, [ROW | {"timestamp": value}], **more)  # type: ignore[arg-type]
+    found = reading(lake, table).trades()
+    assert isinstance(found, ForeignTrades)
+    return found
+
+
+def span(table: ForeignTrades) -> Interval:
+    snapshot = table.current_snapshot()
+    assert snapshot is not None
+    (file,) = live_files(table, "timestamp", Grain.DAY, snapshot.snapshot_id)
+    return file.span
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"K2_TRADES_TABLE": "trades"}, r"K2_TRADES_TABLE='trades'.*namespace\.table"),
+        ({"K2_TRADES_TABLE": "a..b"}, "namespace.table"),
+        ({"K2_TRADES_COLUMNS": "price=p"}, "K2_TRADES_TABLE, which is not set"),
+        ({"K2_TRADES_TABLE": "a.b", "K2_TRADES_COLUMNS": "prize=p"}, "'prize=p'.*one of exchange"),
+        ({"K2_TRADES_TABLE": "a.b", "K2_TRADES_COLUMNS": "price"}, "'price' is not ours=theirs"),
+        ({"K2_TRADES_TABLE": "a.b", "K2_TRADES_COLUMNS": "price="}, "'price=' is not ours=theirs"),
+        ({"K2_TRADES_TABLE": "a.b", "K2_TRADES_COLUMNS": "price=p,price=q"}, "each once"),
+    ],
+)
+def test_a_setting_that_cannot_be_meant_is_refused(environ: Mapping[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Settings.read(environ)
+
+
+def test_settings_name_the_table_and_its_columns(tmp_path: Path) -> None:
+    environ = {"K2_TRADES_TABLE": "far.away.trades", "K2_TRADES_COLUMNS": " timestamp=at , trade_id= "}
+    lake = Lake.open(lakes.settings(tmp_path, **environ))
+    assert lake.source == Source(("far", "away", "trades"), (("timestamp", "at"), ("trade_id", "")))
+    assert not lake.owns_trades
+    assert lakes.open_lake(tmp_path).owns_trades
+
+
+def test_everything_that_is_missing_or_wrong_is_named_at_once(lake: Lake) -> None:
+    columns = {"venue": StringType(), "symbol": LongType(), "price": FloatType(), "timestamp": DateType()}
+    table = theirs.create(lake, columns)
+    with pytest.raises(ContractError) as caught:
+        reading(lake, table, exchange="venue", quantity="size", trade_id="seq").trades()
+    message = str(caught.value)
+    for part in (
+        "column symbol for symbol is long, and must be a string",
+        "column price for price is float, and must be a decimal or a double",
+        "column timestamp for timestamp is date, and must be a timestamp with or without zone, or a long",
+        "there is no column size for quantity: set quantity=<the column's name>",
+        "there is no column seq for trade_id",
+        "Its columns are venue, symbol, price, timestamp",
+        "K2_TRADES_COLUMNS",
+    ):
+        assert part in message
+    assert "exchange:" not in message
+
+
+def test_a_table_that_is_not_there_is_named(lake: Lake) -> None:
+    with pytest.raises(ContractError, match=r"no table far\.away in the catalog k2: set K2_TRADES_TABLE"):
+        Lake(lake.catalog, Source(("far", "away"))).trades()
+
+
+def test_only_ids_may_be_missing(lake: Lake) -> None:
+    without = {name: kind for name, kind in COLUMNS.items() if name != "trade_id"}
+    found = reading(lake, theirs.create(lake, without)).trades()
+    assert isinstance(found, ForeignTrades)
+    assert found.field("trade_id") is None
+    unwanted = reading(lake, theirs.create(lake, COLUMNS), trade_id="").trades()
+    assert isinstance(unwanted, ForeignTrades)
+    assert unwanted.field("trade_id") is None
+
+
+def test_doubles_are_said_once(lake: Lake) -> None:
+    source = reading(lake, theirs.create(lake, COLUMNS))
+    with capture_logs() as logs:
+        source.trades()
+        source.trades()
+    assert [(line["event"], line["columns"]) for line in logs] == [
+        ("doubles are read as decimals", "price, quantity")
+    ]
+
+
+def test_nothing_is_ever_written_to_it(lake: Lake) -> None:
+    table = theirs.create(lake, COLUMNS, [ROW])
+    source = reading(lake, table)
+    with pytest.raises(UsageError, match="someone else's table and never written to"):
+        source.trades_to_write()
+    with pytest.raises(UsageError, match="someone else's"):
+        source.trades().append(table.scan().to_arrow())
+    assert len(table.refresh().snapshots()) == 1
+    assert lake.trades_to_write().name() == lake.trades().name()
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "clock"),
+    [
+        (TimestamptzType(), AT, Clock.ZONED),
+        (TimestampType(), AT.replace(tzinfo=None), Clock.LOCAL),
+        (LongType(), to_micros(AT), Clock.MICROS),
+        (LongType(), to_micros(AT) // 1000, Clock.MILLIS),
+    ],
+)
+def test_spans_come_from_the_bounds_of_any_kind_of_time(
+    lake: Lake, kind: IcebergType, value: object, clock: Clock
+) -> None:
+    found = timed(lake, kind, value)
+    moment = AT.replace(microsecond=123000) if clock is Clock.MILLIS else AT
+    assert found.clock is clock
+    assert span(found) == Interval(moment, moment + MICROSECOND)
+
+
+@pytest.mark.parametrize("value", [0, to_micros(AT) // 10**6, to_micros(AT) * 1000, -5])
+def test_a_long_of_another_unit_is_refused(lake: Lake, value: int) -> None:
+    with pytest.raises(ContractError, match=f"has {value} in .*milliseconds or microseconds"):
+        timed(lake, LongType(), value)
+
+
+def test_a_long_whose_unit_cannot_be_told_is_refused(lake: Lake) -> None:
+    with pytest.raises(ContractError, match=r"Set write\.metadata\.metrics\.column\.timestamp=full"):
+        timed(lake, LongType(), 5, properties=_NO_BOUNDS)
+    empty = reading(lake, theirs.create(lake, COLUMNS | {"timestamp": LongType()})).trades()
+    assert isinstance(empty, ForeignTrades)
+
+
+_NO_BOUNDS = {"write.metadata.metrics.default": "none"}
+
+
+@pytest.mark.parametrize(
+    ("transform", "wanted"),
+    [
+        (DayTransform(), Interval(datetime(2024, 5, 17, tzinfo=UTC), datetime(2024, 5, 18, tzinfo=UTC))),
+        (MonthTransform(), Interval(datetime(2024, 5, 1, tzinfo=UTC), datetime(2024, 6, 1, tzinfo=UTC))),
+        (YearTransform(), Interval(datetime(2024, 1, 1, tzinfo=UTC), datetime(2025, 1, 1, tzinfo=UTC))),
+        (
+            HourTransform(),
+            Interval(datetime(2024, 5, 17, 13, tzinfo=UTC), datetime(2024, 5, 17, 14, tzinfo=UTC)),
+        ),
+        (IdentityTransform(), Interval(AT, AT + MICROSECOND)),
+        (BucketTransform(4), EVERYTHING),
+        (None, EVERYTHING),
+    ],
+)
+@pytest.mark.parametrize("local", [True, False])
+def test_a_file_without_bounds_counts_as_its_partition(
+    lake: Lake, transform: Transform[object, object] | None, wanted: Interval, local: bool
+) -> None:
+    kind, value = (TimestampType(), AT.replace(tzinfo=None)) if local else (TimestamptzType(), AT)
+    fields = [PartitionField(2, 1000, IdentityTransform(), "market")]
+    fields += [PartitionField(4, 1001, transform, "part")] if transform else []
+    found = timed(lake, kind, value, spec=PartitionSpec(*fields), properties=_NO_BOUNDS)
+    assert span(found) == wanted
+
+
+def test_truncated_longs_are_partitions_of_time(lake: Lake) -> None:
+    spec = PartitionSpec(PartitionField(4, 1000, TruncateTransform(86_400_000), "day"))
+    table = theirs.create(
+        lake, COLUMNS | {"timestamp": LongType()}, [ROW | {"timestamp": to_micros(AT) // 1000}], spec=spec
+    )
+    found = foreign.ForeignTrades(table, {"timestamp": 4}, Clock.MILLIS)
+    snapshot = found.current_snapshot()
+    assert snapshot is not None
+    (file,) = live_files(found, "timestamp", Grain.DAY, snapshot.snapshot_id)
+    bare = file.file
+    bare._data[10] = bare._data[11] = None  # as a writer leaves it that keeps no bounds
+    assert found.span(bare) == Grain.DAY.partition(AT)
+
+
+def test_deletes_without_a_partition_of_time_may_be_anywhere(lake: Lake) -> None:
+    found = timed(lake, TimestamptzType(), AT)
+    theirs.delete_positions(lake.catalog.load_table(found.name()), [(lakes.data_files(found)[0], 0)])
+    found.refresh()
+    snapshot = found.current_snapshot()
+    assert snapshot is not None
+    spans = {f.is_delete: f.span for f in live_files(found, "timestamp", Grain.DAY, snapshot.snapshot_id)}
+    assert spans == {False: Interval(AT, AT + MICROSECOND), True: EVERYTHING}
