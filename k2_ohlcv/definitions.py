@@ -1,14 +1,16 @@
 """The only place where Definitions is built. Importing it reads no environment; calling it does."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import dagster as dg
 
 from k2_ohlcv import logs
-from k2_ohlcv.defs import assets, checks, jobs, refreshes, runs
+from k2_ohlcv.defs import assets, checks, ingest_files, jobs, landings, refreshes, runs
 from k2_ohlcv.defs.patience import Patience
 from k2_ohlcv.defs.resources import resources
+from k2_ohlcv.lake.schemas import TRADES_TABLE
 from k2_ohlcv.settings import Settings
 
 
@@ -32,11 +34,21 @@ def build(
         return dg.Definitions(
             assets=tables,
             asset_checks=checks.build(),
-            jobs=jobs.build(),
-            sensors=[runs.dead_runs, *refreshes.build(tables, patience.tick)],
+            jobs=[*jobs.build(), ingest_files.build(_partitions_of(tables, TRADES_TABLE))],
+            sensors=[
+                runs.dead_runs,
+                *landings.build(patience.tick),
+                *refreshes.build(tables, patience.tick),
+            ],
             resources={**resources(), **(overrides or {})},
             executor=dg.in_process_executor,  # one run is one process, so all its steps share one session
         )
+
+
+def _partitions_of(tables: Sequence[dg.AssetsDefinition], name: str) -> dg.PartitionsDefinition[Any]:
+    (found,) = [table.partitions_def for table in tables if table.key == dg.AssetKey(name)]
+    assert found is not None
+    return found
 
 
 @dg.definitions

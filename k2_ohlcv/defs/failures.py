@@ -12,7 +12,7 @@ ATTENDED_TAG = "k2/attended"
 
 
 @contextmanager
-def explained(context: dg.AssetExecutionContext) -> Iterator[None]:
+def explained(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> Iterator[None]:
     """Turn an error of this project into a failure with its message, retried only where that can help.
 
     Raises:

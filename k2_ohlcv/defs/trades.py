@@ -4,11 +4,14 @@ That is imported when a step runs: the graph loads without it in half the time.
 """
 
 import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+from pyiceberg.table.snapshots import Snapshot
 
 from k2_ohlcv import logs
 from k2_ohlcv.defs.failures import explained
@@ -16,11 +19,16 @@ from k2_ohlcv.defs.partitions import first_day, interval, partitions
 from k2_ohlcv.defs.resources import LakeResource
 from k2_ohlcv.defs.table import table_asset, tell
 from k2_ohlcv.domain.timeframe import Grain
+from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.inventory import rows_per_partition
 from k2_ohlcv.lake.schemas import TRADES
 
 if TYPE_CHECKING:
     from k2_ohlcv.ingest import IngestReport
+
+#: The metadata that lists the trades snapshots which a run of ours made.
+MADE = "snapshots_made"
+COUNTS = ("trades_read", "trades_added", "trades_known", "conflicts", "rejected")
 
 #: Files that a copying program has not finished carry such names.
 _UNFINISHED = {".tmp", ".part", ".partial"}
@@ -48,6 +56,7 @@ def trades_asset(start: date | None) -> dg.AssetsDefinition:
             if not files:
                 context.log.info(f"No files under {landing}: nothing to ingest.")
                 return dg.MaterializeResult(metadata={"files": 0, "trades_added": 0})
+            before = snapshots(lake.lake)
             report = ingest(
                 lake.lake,
                 files,
@@ -61,8 +70,7 @@ def trades_asset(start: date | None) -> dg.AssetsDefinition:
         for key in context.partition_keys:
             numbers = partition_numbers(report.per_day.get(date.fromisoformat(key), 0), rows.get(key, 0))
             context.add_asset_metadata(numbers, partition_key=key)
-        run = {f"run_{name}": count for name, count in ingested(report).items()}
-        return dg.MaterializeResult(metadata={"files": len(files), **run, "snapshot": str(report.snapshot)})
+        return dg.MaterializeResult(metadata=run_numbers(lake.lake, [report], before, len(files)))
 
     return trades
 
@@ -78,6 +86,36 @@ def landing_files(landing: Path) -> list[Path]:
     )
 
 
+def snapshots(lake: Lake) -> dict[int, int]:
+    """The snapshots of trades, and how many rows each added."""
+    return {s.snapshot_id: _added(s) for s in lake.trades().metadata.snapshots}
+
+
+def _added(snapshot: Snapshot) -> int:
+    return int(snapshot.summary.get("added-records", "0")) if snapshot.summary else 0
+
+
+def run_numbers(
+    lake: Lake, reports: "Sequence[IngestReport]", before: Mapping[int, int], files: int
+) -> dict[str, Any]:
+    """The numbers of a whole ingestion, and the snapshots that it made.
+
+    The snapshots that came meanwhile are claimed where they add as many rows as were added: else another
+    writer's are among them, and are left to be reported as such.
+    """
+    came = {key: rows for key, rows in snapshots(lake).items() if key not in before}
+    counts = Counter[str]()
+    for report in reports:
+        counts.update(ingested(report))
+    made = sorted(came) if sum(came.values()) == counts["trades_added"] else []
+    return {
+        "files": files,
+        **{f"run_{name}": counts[name] for name in COUNTS},
+        "snapshot": str(reports[-1].snapshot) if reports else "None",
+        MADE: dg.MetadataValue.json([str(key) for key in made]),
+    }
+
+
 def partition_numbers(added: int, rows: int) -> dict[str, int]:
     """A day's own numbers: trades that came, and trades that it has now."""
     return {"trades_added": added, "dagster/partition_row_count": rows}
@@ -85,10 +123,5 @@ def partition_numbers(added: int, rows: int) -> dict[str, int]:
 
 def ingested(report: "IngestReport") -> dict[str, int]:
     """What an ingestion did, in numbers."""
-    return {
-        "trades_read": report.read,
-        "trades_added": report.added,
-        "trades_known": report.known,
-        "conflicts": report.conflicts,
-        "rejected": report.rejected,
-    }
+    counts = (report.read, report.added, report.known, report.conflicts, report.rejected)
+    return dict(zip(COUNTS, counts, strict=True))

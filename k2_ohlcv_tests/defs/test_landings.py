@@ -1,0 +1,171 @@
+"""Files that land: which are asked for and when, and what becomes of a run over them."""
+
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from k2_ohlcv.commands.instance import opened
+from k2_ohlcv.definitions import build
+from k2_ohlcv.defs import ingest_files, landings, refreshes
+from k2_ohlcv.lake.schemas import TRADES_TABLE
+from k2_ohlcv.settings import Settings
+from k2_ohlcv_tests import lakes
+
+# Dagster 1.13 reads a pydantic attribute that pydantic 2.14 calls deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
+
+HEADER = "timestamp,price,quantity,trade_id"
+
+
+class Landing:
+    """The landing folder of a test, and its sensor with its cursor."""
+
+    def __init__(self, home: Path, instance: dg.DagsterInstance) -> None:
+        self.folder = home / "landing" / "X" / "AB"
+        self.folder.mkdir(parents=True)
+        self.instance = instance
+        self.cursor: str | None = None
+        self.graph = build(Settings.read())
+        self.clock = 1_000_000_000
+
+    def put(self, name: str, *lines: str) -> None:
+        """Write a file, a second later than the one before."""
+        path = self.folder / name
+        path.write_text("\n".join(lines))
+        self.clock += 1
+        os.utime(path, (self.clock, self.clock))
+
+    def look(self) -> dg.RunRequest | str:
+        """One tick, as the daemon does it."""
+        context = dg.build_sensor_context(
+            instance=self.instance, cursor=self.cursor, repository_def=self.graph.get_repository_def()
+        )
+        tick = self.graph.resolve_sensor_def("landing_files").evaluate_tick(context)
+        self.cursor = tick.cursor
+        if tick.run_requests:
+            (asked,) = tick.run_requests
+            return asked
+        assert tick.skip_message
+        return tick.skip_message
+
+    def run(self, asked: dg.RunRequest | str) -> dg.ExecuteInProcessResult:
+        """Carry out a request."""
+        assert isinstance(asked, dg.RunRequest), asked
+        job = self.graph.resolve_job_def(ingest_files.INGEST_FILES)
+        return job.execute_in_process(
+            asked.run_config, instance=self.instance, tags=asked.tags, raise_on_error=False
+        )
+
+
+@pytest.fixture
+def landing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Landing]:
+    monkeypatch.setenv("K2_HOME", str(tmp_path))
+    for name in ("K2_START_DATE", "DAGSTER_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    with opened(Settings.read()) as instance:
+        yield Landing(tmp_path, instance)
+
+
+def files(asked: dg.RunRequest | str) -> list[str]:
+    assert isinstance(asked, dg.RunRequest), asked
+    return list(asked.run_config["ops"][ingest_files.OP]["config"]["files"])
+
+
+def stored(landing: Landing) -> list[str]:
+    table = lakes.open_lake(landing.folder.parents[2]).trades()
+    return sorted(table.scan().to_arrow()["trade_id"].to_pylist())
+
+
+def test_a_file_is_left_until_it_has_stopped_growing(landing: Landing) -> None:
+    """One look to see it, one to see that it is as it was."""
+    assert "No file" in str(landing.look())
+    landing.put("t.csv", HEADER)
+    landing.put("copying.csv.part", HEADER)
+    assert "1 files have come" in str(landing.look())
+    landing.put("t.csv", HEADER, "2024-02-27T01:00:00Z,1,1,a")
+    assert "1 files have come" in str(landing.look()), "it grew"
+    asked = landing.look()
+    assert files(asked) == ["X/AB/t.csv"]
+
+
+def test_files_are_ingested_once_and_again_when_they_change(landing: Landing) -> None:
+    """Whatever their days; and each day that grew is materialized with its numbers."""
+    landing.put("t.csv", HEADER, "2024-02-27T01:00:00Z,1,1,a", "2023-01-01T01:00:00Z,1,1,b")
+    landing.look()
+    result = landing.run(landing.look())
+    assert result.success
+    assert stored(landing) == ["a", "b"]
+    records = landing.instance.fetch_materializations(dg.AssetKey(TRADES_TABLE), limit=10).records
+    rows = {
+        r.partition_key: r.asset_materialization.metadata["dagster/partition_row_count"].value
+        for r in records
+        if r.asset_materialization
+    }
+    assert rows == {"2024-02-27": 1, "2023-01-01": 1}
+    assert [landing.look(), landing.look()] == ["No file has come or changed."] * 2
+    landing.put("t.csv", HEADER, "2024-02-27T01:00:00Z,1,1,a", "2024-02-27T02:00:00Z,1,1,c")
+    landing.look()
+    assert landing.run(landing.look()).success
+    assert stored(landing) == ["a", "b", "c"]
+
+
+def test_a_bad_file_fails_once_and_holds_up_no_other(landing: Landing) -> None:
+    """Its run fails and names it; it is tried again when it changes, and not before."""
+    landing.put("bad.csv", "")
+    landing.put("good.csv", HEADER, "2024-02-27T01:00:00Z,1,1,a")
+    landing.look()
+    asked = landing.look()
+    result = landing.run(asked)
+    assert not result.success
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    assert "bad.csv" in failure.step_failure_data.user_failure_data.description
+    assert "good.csv" not in failure.step_failure_data.user_failure_data.description
+    assert stored(landing) == ["a"]
+    assert [landing.look(), landing.look()] == ["No file has come or changed."] * 2
+    landing.put("bad.csv", HEADER, "2024-02-27T02:00:00Z,1,1,b")
+    landing.look()
+    again = landing.look()
+    assert files(again) == ["X/AB/bad.csv"]
+    assert landing.run(again).success
+    assert stored(landing) == ["a", "b"]
+
+
+def test_a_run_that_was_killed_is_asked_for_again(landing: Landing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It never said that it was through: the same files under another key, after a pause."""
+    landing.put("t.csv", HEADER, "2024-02-27T01:00:00Z,1,1,a")
+    landing.look()
+    first = landing.look()
+    assert isinstance(first, dg.RunRequest)
+    run = dg.DagsterRun(
+        job_name=ingest_files.INGEST_FILES, tags=first.tags, status=dg.DagsterRunStatus.STARTED
+    )
+    landing.instance.add_run(run)
+    assert run.run_id in str(landing.look()), "one at a time"
+    landing.instance.report_run_failed(run)
+    assert "asked for again at" in str(landing.look())
+    monkeypatch.setattr(refreshes, "_FIRST_PAUSE", timedelta(0))
+    again = landing.look()
+    assert files(again) == files(first)
+    assert again.run_key != first.run_key  # type: ignore[union-attr]
+
+
+def test_the_cursor_keeps_what_is_needed() -> None:
+    memory = landings.Memory().at({"X/AB/a": "1-1", "X/AB/b": "2-2"}).asking(["X/AB/a"])
+    assert landings.Memory.of(memory.cursor()) == memory
+    assert landings.Memory.of(None) == landings.Memory()
+    gone = memory.at({"X/AB/b": "2-3"})
+    assert {path: seen.asked for path, seen in gone.files.items()} == {"X/AB/b": False}
+
+
+def test_a_tick_that_repeats_asks_once() -> None:
+    """The key of a batch says which files in which state, and which attempt."""
+    memory = landings.Memory().at({"a": "1-1", "b": "2-2"})
+    key = memory.asking(["a", "b"]).batch
+    assert key == memory.asking(["a", "b"]).batch
+    assert (
+        len({key, memory.asking(["a"]).batch, memory.asking(["a", "b"]).lost().asking(["a", "b"]).batch}) == 3
+    )
