@@ -22,7 +22,7 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.sources.batch import Batch
 from k2_ohlcv.sources.identity import Identified, identify
 from k2_ohlcv.sources.landing import read
-from k2_ohlcv.sources.refusals import Refusals, conflicts
+from k2_ohlcv.sources.refusals import CONFLICT, TOO_LATE, Refusals, refused_rows
 from k2_ohlcv.sources.scratch import scratch
 from k2_ohlcv.sources.spool import RUN, Spool, micros
 
@@ -44,7 +44,7 @@ class IngestReport:
         added: new trades.
         known: trades that were stored already, or came twice.
         conflicts: rows whose id is stored with other values; kept in `rejected_trades`.
-        rejected: rows that cannot be a trade; kept in `rejected_trades`.
+        rejected: rows that cannot be a trade, or come too late for one; kept in `rejected_trades`.
         first: the time of the first trade read (UTC), None where there was none.
         last: the time of the last.
         snapshot: the current snapshot of the trades table afterwards, None where it has none.
@@ -108,11 +108,13 @@ def ingest(
 
     Raises:
         BadFileError: a file cannot be read as a whole; no table has changed.
-        UsageError: an unknown format, no files, or nothing says what market a file is of.
+        UsageError: an unknown format, no files, nothing says what market a file is of, or the trades table
+            is someone else's.
         CommitConflictError: others committed first, too often; what was committed is complete in itself.
     """
     if not files:
         raise UsageError("no files to ingest: name at least one")
+    lake.trades_to_write()  # before hours of reading: someone else's table is never written to
     tell = progress or (lambda *_: None)
     now = datetime.now(UTC)
     with scratch(workspace) as folder:
@@ -194,7 +196,9 @@ def _store(
         batch = identify(intake.spool.read(span.start, span.end))
         incoming = trades.Incoming(batch.rows, markets, batch.made, batch.first)
         verdict = trades.append(lake, incoming, now)
-        intake.refusals.add_conflicts(conflicts(batch.rows, verdict.conflict, markets, sources))
+        for which, reason in ((verdict.conflict, CONFLICT), (verdict.late, TOO_LATE)):
+            refused = refused_rows(batch.rows, which, reason=reason, markets=markets, sources=sources)
+            intake.refusals.add_named(refused)
         _tally(totals, per_day, batch, verdict)
         done += span.rows
         tell("committed", done)
@@ -205,7 +209,7 @@ def _store(
         added=totals["added"],
         known=totals["known"],
         conflicts=totals["conflicts"],
-        rejected=intake.rejected,
+        rejected=intake.rejected + totals["late"],
         first=None if intake.first is None else from_micros(intake.first),
         last=None if intake.last is None else from_micros(intake.last),
         snapshot=trades.current_snapshot(lake),
@@ -216,9 +220,11 @@ def _store(
 
 def _tally(totals: Counter[str], per_day: Counter[date], batch: Identified, verdict: trades.Verdict) -> None:
     added, conflicting = int(verdict.new.sum()), int(verdict.conflict.sum())
+    late = int(verdict.late.sum())
     totals["added"] += added
     totals["conflicts"] += conflicting
-    totals["known"] += len(verdict.new) - added - conflicting
+    totals["late"] += late
+    totals["known"] += len(verdict.new) - added - conflicting - late
     moments = micros(batch.rows)
     days, counts = np.unique(moments[verdict.new] // _DAY_MICROS, return_counts=True)
     for day, count in zip(days.tolist(), counts.tolist(), strict=True):

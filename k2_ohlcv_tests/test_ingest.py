@@ -16,8 +16,11 @@ from k2_ohlcv.domain.window import Interval, midnight
 from k2_ohlcv.ingest import IngestReport, ingest
 from k2_ohlcv.lake import trades
 from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.lake.foreign import Source
+from k2_ohlcv.lake.lines import FROZEN
 from k2_ohlcv.settings import Settings
 from k2_ohlcv.sources import sample
+from k2_ohlcv.sources.refusals import TOO_LATE
 
 REAL = Path(__file__).parents[1].parent / "shared" / "data"
 Ingest = Callable[..., IngestReport]
@@ -281,3 +284,23 @@ def test_the_clock_is_one_for_the_call(lake: Lake, run: Ingest) -> None:
     run(HEADER + "".join(f"{T + i * 86_400},1,1,{i}\n" for i in range(5)), batch_rows=1)
     ((clock,),) = {(row[0],) for row in stored(lake, "ingested_at")}
     assert abs((datetime.now(UTC) - clock).total_seconds()) < 60
+
+
+def test_trades_of_a_frozen_time_come_too_late(lake: Lake, run: Ingest) -> None:
+    """Their candles are the only record left: the rows are kept apart, and said, once."""
+    text = HEADER + f"{T},1.5,2,1\n{T + 60},1.5,2,2\n"
+    with lake.trades().transaction() as change:
+        change.set_properties({FROZEN: datetime.fromtimestamp(T + 60, UTC).isoformat()})
+    for added in (1, 0):
+        report = run(text)
+        assert counts(report) == (added, 1 - added, 0, 1)
+    (row,) = refused(lake)
+    assert (row["line"], row["reason"]) == (2, TOO_LATE)
+    assert stored(lake, "trade_id") == [("2",)]
+
+
+def test_someone_elses_trades_are_never_written(lake: Lake, run: Ingest) -> None:
+    lake.trades()
+    theirs = Lake(lake.catalog, Source(("market_data", "gold_crypto_trades")))
+    with pytest.raises(UsageError, match="never written to"):
+        ingest(theirs, [sample.trades_file()], workspace=Path("unused"))

@@ -18,10 +18,11 @@ from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.table import DataScan, Table
 
 from k2_ohlcv.domain.timeframe import Grain
-from k2_ohlcv.domain.window import DAY, MICROSECOND, Interval, bound, from_micros
+from k2_ohlcv.domain.window import DAY, MICROSECOND, Interval, bound, from_micros, to_micros
 from k2_ohlcv.lake.appends import append_new, between, isin
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.files import live_span, within
+from k2_ohlcv.lake.lines import FROZEN, line_of
 from k2_ohlcv.lake.schemas import CANDLES, SNAPSHOTS_KEPT
 from k2_ohlcv.lake.watermark import Watermark
 
@@ -66,11 +67,13 @@ class Verdict:
     Attributes:
         new: added.
         conflict: not added: another row with this id is stored, or came first, with other values.
+        late: not added: their time lies where trades have expired, and candles are frozen.
         met: rows with made ids whose market and time are stored already.
     """
 
     new: Mask
     conflict: Mask
+    late: Mask
     met: Mask
 
 
@@ -87,7 +90,7 @@ def append(lake: Lake, incoming: Incoming, ingested_at: datetime) -> Verdict:
         verdict = look_up(table, incoming)
         return _stored_form(incoming, verdict.new, ingested_at)
 
-    append_new(lake.trades, find_new, lambda table: expired(lake, table))
+    append_new(lake.trades_to_write, find_new, lambda table: expired(lake, table))
     assert verdict is not None
     return verdict
 
@@ -110,7 +113,9 @@ def look_up(table: Table, incoming: Incoming) -> Verdict:
             equal = _equal(incoming.rows, rows, stored, matches["at"].to_numpy())
             same[rows[equal]] = True
             other[rows[~equal]] = True
-    return _judged(incoming, same, other & ~same, met.mask())
+    line = line_of(table, FROZEN)
+    frozen = incoming.moments < to_micros(line) if line else np.zeros(size, bool)
+    return _judged(incoming, same, other & ~same, met.mask(), frozen)
 
 
 def _pieces(table: Table, scan: DataScan) -> Iterator[pa.Table]:
@@ -127,14 +132,15 @@ def _pieces(table: Table, scan: DataScan) -> Iterator[pa.Table]:
                 yield rows
 
 
-def _judged(incoming: Incoming, same: Mask, other: Mask, met: Mask) -> Verdict:
-    new = ~same & ~other
+def _judged(incoming: Incoming, same: Mask, other: Mask, met: Mask, frozen: Mask) -> Verdict:
+    late = ~same & ~other & frozen
+    new = ~same & ~other & ~frozen
     repeats = np.flatnonzero(new & (incoming.first != np.arange(len(new))))
     if len(repeats):
         equal = _equal(incoming.rows, repeats, incoming.rows, incoming.first[repeats])
         new[repeats] = False
         other[repeats[~equal]] = True
-    return Verdict(new, other, met)
+    return Verdict(new, other, late, met)
 
 
 def _equal(left: pa.Table, left_rows: Int64s, right: pa.Table, right_rows: Int64s) -> Mask:

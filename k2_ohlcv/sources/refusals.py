@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 CONFLICT = "conflict: this trade_id is stored, or came before, with other values"
+TOO_LATE = "too late: the trades of that time have expired, and their candles are frozen"
 
 REFUSED = pa.schema(
     [
@@ -37,9 +38,9 @@ class Refusals:
                 pa.repeat(pa.scalar(source), rows.num_rows),
                 *(rows[name] for name in REFUSED.names[1:]),
             ]
-            self.add_conflicts(pa.Table.from_arrays(columns, schema=REFUSED))
+            self.add_named(pa.Table.from_arrays(columns, schema=REFUSED))
 
-    def add_conflicts(self, rows: pa.Table) -> None:
+    def add_named(self, rows: pa.Table) -> None:
         """Put in rows that say their source themselves."""
         if not rows.num_rows:
             return
@@ -67,8 +68,13 @@ class Refusals:
             yield pa.Table.from_batches(held)
 
 
-def conflicts(
-    rows: pa.Table, which: npt.NDArray[np.bool_], markets: Sequence[tuple[str, str]], sources: Sequence[str]
+def refused_rows(
+    rows: pa.Table,
+    which: npt.NDArray[np.bool_],
+    *,
+    reason: str,
+    markets: Sequence[tuple[str, str]],
+    sources: Sequence[str],
 ) -> pa.Table:
     """Rows of a batch as refused ones.
 
@@ -83,7 +89,7 @@ def conflicts(
             {
                 "source": sources[row["file"]],
                 "line": row["line"],
-                "reason": CONFLICT,
+                "reason": reason,
                 "raw": f"{row['timestamp'].isoformat()},{row['price']},{row['quantity']},{row['trade_id']}",
                 "exchange": markets[row["market"]][0],
                 "symbol": markets[row["market"]][1],
