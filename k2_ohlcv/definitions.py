@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 
 from k2_ohlcv import logs
-from k2_ohlcv.defs import assets, checks, ingest_files, jobs, landings, refreshes, runs
+from k2_ohlcv.defs import assets, checks, ingest_files, jobs, landings, others, refreshes, runs
 from k2_ohlcv.defs.patience import Patience
 from k2_ohlcv.defs.resources import resources
 from k2_ohlcv.lake.schemas import TRADES_TABLE
@@ -31,13 +31,15 @@ def build(
         # Backfill policies and the like are called beta; we pin Dagster's minor version because of them.
         warnings.simplefilter("ignore", dg.BetaWarning)
         tables = assets.build(settings.start_date, patience)
+        days = _partitions_of(tables, TRADES_TABLE)
         return dg.Definitions(
             assets=tables,
             asset_checks=checks.build(),
-            jobs=[*jobs.build(), ingest_files.build(_partitions_of(tables, TRADES_TABLE))],
+            jobs=[*jobs.build(), ingest_files.build(days)],
             sensors=[
                 runs.dead_runs,
                 *landings.build(patience.tick),
+                *others.build(days, patience.tick),
                 *refreshes.build(tables, patience.tick),
             ],
             resources={**resources(), **(overrides or {})},

@@ -78,7 +78,7 @@ def rebuild_tables(terminal: Terminal, name: str, start: str | None, end: str | 
     if not spans:
         terminal.note("There are no trades and no candles there: ingest some first.")
     else:
-        rebuilt = run(terminal, timeframes, spans)
+        rebuilt = run(terminal, timeframes, spans, skip_expired=not start)
     seconds = round(time.monotonic() - began, 3)
     terminal.result(
         {"tables": [asdict(t) for t in rebuilt.tables], "run_ids": list(rebuilt.run_ids), "seconds": seconds}
@@ -89,7 +89,11 @@ def rebuild_tables(terminal: Terminal, name: str, start: str | None, end: str | 
 
 
 def run(
-    terminal: Terminal, timeframes: Sequence[Timeframe], spans: Mapping[Grain, Sequence[Interval]]
+    terminal: Terminal,
+    timeframes: Sequence[Timeframe],
+    spans: Mapping[Grain, Sequence[Interval]],
+    *,
+    skip_expired: bool = False,
 ) -> Rebuilt:
     """Run the jobs of these timeframes over the partitions that spans of days touch, by their grain.
 
@@ -116,7 +120,8 @@ def run(
                 *others, last = _within(definitions, chosen, spans[grain])
                 job = definitions.resolve_job_def(REBUILD[grain])
                 also = [f"{other.start:%Y-%m-%d}/{other.end:%Y-%m-%d}" for other in others]
-                ended = launch(job, instance, grain, last, [t.table for t in chosen], config={"also": also})
+                config = {"also": also, "skip_expired": skip_expired}
+                ended = launch(job, instance, grain, last, [t.table for t in chosen], config=config)
                 run_ids.append(ended.run_id)
                 checks |= ended.checks
                 for one in chosen:

@@ -10,9 +10,8 @@ from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe, timeframe
 from k2_ohlcv.domain.window import midnight
 
 if TYPE_CHECKING:
+    from k2_ohlcv.lake.catalog import Lake
     from k2_ohlcv.lake.staleness import Staleness
-
-_COUNTS = ("added", "changed", "removed", "unchanged", "trades_read", "files_changed", "files_read")
 
 
 def refresh_tables(terminal: Terminal, name: str, *, explain: bool) -> None:
@@ -60,13 +59,15 @@ def _run(terminal: Terminal, timeframes: Sequence[Timeframe], steps: Steps) -> l
     lake = Lake.open(terminal.settings)
     found = [Staleness.of(lake, one) for one in timeframes]
     if any(one.is_behind for one in found):
-        return _launched(terminal, found, steps)
+        return _launched(terminal, lake, found, steps)
     for one in found:
         steps.done(f"{one.timeframe.table}: up to date")
-    return [_current(one) for one in found]
+    return [_current(lake, one) for one in found]
 
 
-def _launched(terminal: Terminal, found: Sequence["Staleness"], steps: Steps) -> list[dict[str, Any]]:
+def _launched(
+    terminal: Terminal, lake: "Lake", found: Sequence["Staleness"], steps: Steps
+) -> list[dict[str, Any]]:
     from k2_ohlcv.commands.instance import opened
     from k2_ohlcv.commands.launch import launch
     from k2_ohlcv.definitions import build
@@ -79,7 +80,7 @@ def _launched(terminal: Terminal, found: Sequence["Staleness"], steps: Steps) ->
             each = one.timeframe
             if not one.is_behind:
                 steps.done(f"{each.table}: up to date")
-                tables.append(_current(one))
+                tables.append(_current(lake, one))
                 continue
             steps.doing(each.table)
             there = definitions.resolve_assets_def(each.table).partitions_def
@@ -100,21 +101,13 @@ def _launched(terminal: Terminal, found: Sequence["Staleness"], steps: Steps) ->
     return tables
 
 
-def _current(found: "Staleness") -> dict[str, Any]:
-    """What is said of a table that is up to date."""
-    return {
-        "table": found.timeframe.table,
-        "timeframe": found.timeframe.name,
-        "from": found.watermark,
-        "to": found.snapshot,
-        "dirty": [],
-        "partitions": [],
-        "reason": None,
-        **dict.fromkeys(_COUNTS, 0),
-        "committed": False,
-        "seconds": 0.0,
-        "run_id": None,
-    }
+def _current(lake: "Lake", found: "Staleness") -> dict[str, Any]:
+    """What is said of a table that is up to date: what a run would say that had nothing to do."""
+    from k2_ohlcv.plan import plan_refresh
+    from k2_ohlcv.report import Report
+
+    plan = plan_refresh(lake.candles(found.timeframe), lake.trades(), found.timeframe)
+    return {**Report(plan, None, committed=False, seconds=0.0, partitions=()).as_json(), "run_id": None}
 
 
 def _ended(report: Any, run_id: str) -> dict[str, Any]:

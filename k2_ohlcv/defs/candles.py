@@ -23,6 +23,7 @@ from k2_ohlcv.domain.window import Interval, midnight
 from k2_ohlcv.engine.resource import SparkResource
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.inventory import rows_per_partition
+from k2_ohlcv.lake.lines import Lines
 from k2_ohlcv.lake.schemas import CANDLES, TRADES_TABLE
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ class CandlesConfig(dg.Config):
         default=[],
         description="rebuild: days besides the chosen partitions, each as FIRST/END, such as "
         "2013-11-25/2013-12-01, the end not included.",
+    )
+    skip_expired: bool = Field(
+        default=False,
+        description="rebuild: leave partitions behind the lines of retention out, instead of refusing them.",
     )
 
 
@@ -120,6 +125,9 @@ def _reconciled(
         logs.progress(f"{timeframe.table}: looking for what changed")
         return refresh(lake, engine, timeframe, progress=logs.progress)
     chosen = [*selected(timeframe.grain, context.partition_time_window), *days(config.also)]
+    if config.skip_expired:
+        lines = Lines.of(lake.candles(timeframe), lake.trades(), timeframe)
+        chosen = [p for p in timeframe.grain.partitions(chosen) if lines.ahead([p])]
     logs.progress(f"{timeframe.table}: {len(chosen)} {timeframe.grain.value}s")
     report = rebuild(lake, engine, timeframe, chosen, progress=logs.progress)
     if not report.partitions:

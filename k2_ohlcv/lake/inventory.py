@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
+from pyiceberg.manifest import DataFileContent, ManifestEntryStatus
 from pyiceberg.table import Table
+from pyiceberg.table.snapshots import Snapshot
 
 from k2_ohlcv.domain.timeframe import Grain, Timeframe
 from k2_ohlcv.domain.window import Interval
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.files import LiveFile, live_files, partition_of
+from k2_ohlcv.lake.files import TIME, LiveFile, live_files, live_span, partition_of
 from k2_ohlcv.lake.staleness import behind_since, snapshots_since
 from k2_ohlcv.lake.watermark import Watermark
 
@@ -93,8 +95,37 @@ def rows_per_partition(table: Table, column: str, grain: Grain) -> dict[str, int
     """How many rows each partition of a table has, by its key; those without any are left out."""
     rows: Counter[str] = Counter()
     for found in _files(table, column, grain):
-        rows[grain.key(partition_of(found.file, grain))] += found.file.record_count
+        rows[grain.key(grain.partition(found.span.start))] += found.file.record_count
     return dict(rows)
+
+
+@dataclass(frozen=True)
+class Touched:
+    """What a snapshot of trades did to a day: rows in the data files that it added and removed."""
+
+    added: int = 0
+    removed: int = 0
+
+
+def touched(trades: Table, snapshot: Snapshot) -> dict[Interval, Touched]:
+    """The days of the files that a snapshot of trades added or removed, in order.
+
+    The rows of a file that spans days count for each of them; ours never do.
+    """
+    rows: dict[Interval, Counter[ManifestEntryStatus]] = {}
+    for manifest in snapshot.manifests(trades.io):
+        if manifest.added_snapshot_id != snapshot.snapshot_id:
+            continue
+        for entry in manifest.fetch_manifest_entry(trades.io, discard_deleted=False):
+            if entry.status == ManifestEntryStatus.EXISTING or entry.snapshot_id != snapshot.snapshot_id:
+                continue
+            is_data = entry.data_file.content == DataFileContent.DATA
+            for day in Grain.DAY.partitions([live_span(trades, TIME, Grain.DAY, entry.data_file)]):
+                rows.setdefault(day, Counter())[entry.status] += (
+                    entry.data_file.record_count if is_data else 0
+                )
+    came, went = ManifestEntryStatus.ADDED, ManifestEntryStatus.DELETED
+    return {day: Touched(counts[came], counts[went]) for day, counts in sorted(rows.items())}
 
 
 def _files(table: Table, column: str, grain: Grain) -> list[LiveFile]:

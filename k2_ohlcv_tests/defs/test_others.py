@@ -1,0 +1,118 @@
+"""What other writers commit to trades is in the graph, each commit once, and our own not again."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from pyiceberg.expressions import EqualTo
+
+from k2_ohlcv.commands.instance import opened
+from k2_ohlcv.definitions import build
+from k2_ohlcv.defs import ingest_files, jobs, others
+from k2_ohlcv.domain.candle import Trade
+from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.lake.schemas import TRADES_TABLE
+from k2_ohlcv.settings import Settings
+from k2_ohlcv_tests import lakes
+
+# Dagster 1.13 reads a pydantic attribute that pydantic 2.14 calls deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
+
+
+@pytest.fixture
+def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
+    monkeypatch.setenv("K2_HOME", str(tmp_path))
+    for name in ("K2_START_DATE", "DAGSTER_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    return lakes.open_lake(tmp_path)
+
+
+@pytest.fixture
+def instance(lake: Lake) -> Iterator[dg.DagsterInstance]:
+    with opened(Settings.read()) as made:
+        yield made
+
+
+def add(lake: Lake, *days: int) -> str:
+    trades = [
+        Trade("X", "Y", str(day), datetime(2024, 2, day, 12, tzinfo=UTC), Decimal(1), Decimal(1))
+        for day in days
+    ]
+    return str(lakes.add_trades(lake, trades).metadata.current_snapshot_id)
+
+
+def look(instance: dg.DagsterInstance, cursor: str | None) -> tuple[list[tuple[str, ...]], str | None]:
+    """One tick: snapshot, day, rows added and removed, and rows of the day, of each event; and the cursor."""
+    graph = build(Settings.read())
+    context = dg.build_sensor_context(instance=instance, cursor=cursor)
+    tick = graph.resolve_sensor_def("trades_of_others").evaluate_tick(context)
+    events = []
+    for event in tick.asset_events:
+        assert isinstance(event, dg.AssetMaterialization)
+        assert event.asset_key == dg.AssetKey(TRADES_TABLE)
+        names = ("trades_added", "trades_removed", "dagster/partition_row_count")
+        numbers = [str(event.metadata[name].value) for name in names]
+        events.append((str(event.metadata["snapshot"].value), str(event.partition), *numbers))
+    return events, tick.cursor
+
+
+def test_each_commit_is_reported_once(lake: Lake, instance: dg.DagsterInstance) -> None:
+    """Appends, several at once, and deletes; the days that each touched, with counts."""
+    assert look(instance, None)[0] == []
+    first, second = add(lake, 5, 6), add(lake, 7)
+    events, cursor = look(instance, None)
+    assert events == [
+        (first, "2024-02-05", "1", "0", "1"),
+        (first, "2024-02-06", "1", "0", "1"),
+        (second, "2024-02-07", "1", "0", "1"),
+    ]
+    assert look(instance, cursor) == ([], cursor)
+    trades = lake.trades()
+    trades.delete(EqualTo("trade_id", "6"))
+    events, cursor = look(instance, cursor)
+    assert [event[1:] for event in events] == [("2024-02-06", "0", "1", "0")]
+    assert look(instance, cursor)[0] == []
+
+
+def test_our_own_commits_are_not_reported_again(lake: Lake, instance: dg.DagsterInstance) -> None:
+    """Neither those of the trades asset nor those of the landing sensor's job; another's between them are."""
+    folder = Settings.read().landing / "X" / "AB"
+    folder.mkdir(parents=True)
+    graph = build(Settings.read())
+    (folder / "a.csv").write_text("timestamp,price,quantity,trade_id\n2024-02-27T01:00:00Z,1,1,a")
+    job = graph.resolve_job_def(jobs.INGEST)
+    assert job.execute_in_process(instance=instance, partition_key="2024-02-27").success
+    theirs = add(lake, 5)
+    (folder / "b.csv").write_text("timestamp,price,quantity,trade_id\n2024-02-28T01:00:00Z,1,1,b")
+    config = {"ops": {ingest_files.OP: {"config": {"files": ["X/AB/b.csv"]}}}}
+    job = graph.resolve_job_def(ingest_files.INGEST_FILES)
+    assert job.execute_in_process(config, instance=instance).success
+    events, cursor = look(instance, None)
+    assert events == [(theirs, "2024-02-05", "1", "0", "1")]
+    assert look(instance, cursor)[0] == []
+
+
+def test_a_run_at_work_is_waited_for(lake: Lake, instance: dg.DagsterInstance) -> None:
+    """Its commits can't be told from others' before it lists them."""
+    add(lake, 5)
+    run = dg.DagsterRun(job_name=jobs.INGEST, status=dg.DagsterRunStatus.STARTED)
+    instance.add_run(run)
+    assert look(instance, None)[0] == []
+    instance.report_run_failed(run)
+    assert len(look(instance, None)[0]) == 1
+
+
+def test_a_large_commit_takes_several_looks(
+    lake: Lake, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(others, "_MOST_EVENTS", 2)
+    add(lake, 5, 6, 7)
+    add(lake, 8)
+    seen, cursor = [], None
+    for _ in range(3):
+        events, cursor = look(instance, cursor)
+        seen += [event[1] for event in events]
+    assert seen == ["2024-02-05", "2024-02-06", "2024-02-07", "2024-02-08"]
