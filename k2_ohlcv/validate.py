@@ -69,7 +69,7 @@ def validate(
     timeframe: Timeframe,
     intervals: Sequence[Interval],
     *,
-    pinned: int | None = None,
+    reconciled: tuple[int | None, Sequence[Interval]] | None = None,
     now: datetime | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[Finding]:
@@ -80,8 +80,9 @@ def validate(
         engine: the session to recompute totals in.
         timeframe: the candle table.
         intervals: what to examine, widened to whole partitions.
-        pinned: the trades snapshot that all of it was just made equal to. Without it, windows that are dirty
-            since the watermark are left out and counted, and all others are held to the current trades.
+        reconciled: the trades snapshot to which a run has just made some intervals equal: these are compared
+            with trades, at that snapshot. Without it, windows that are dirty since the watermark are left
+            out and counted, and all others are held to the current trades.
         now: the clock for freshness.
         progress: told in words what is being done.
 
@@ -98,12 +99,13 @@ def validate(
         if progress and chunk:
             progress(f"{timeframe.table}: checking {chunk[0].start:%Y-%m-%d} to {chunk[-1].end:%Y-%m-%d}")
         stored = side.read(chunk)
+        part = chunk if reconciled is None else intersect_all(chunk, reconciled[1])
         for finding in checks.row_findings(stored, timeframe):
             found[finding.check].append(finding)
         found["reconciles_with_trades"].append(
-            _reconciles(engine, trades, side, stored, chunk, pinned=pinned)
+            _reconciles(engine, trades, side, stored, chunk, reconciled=reconciled)
         )
-        found["timeframes_agree"].append(_agree(side, minutes, stored, chunk))
+        found["timeframes_agree"].append(_agree(side, minutes, stored, part))
         found["gaps"].append(_gaps(side, stored, chunk))
     found["freshness"] = [_freshness(side, trades, now or datetime.now(UTC))]
     return [merged(parts) for parts in found.values()]
@@ -126,13 +128,15 @@ def _reconciles(
     stored: pl.DataFrame,
     chunk: Sequence[Interval],
     *,
-    pinned: int | None,
+    reconciled: tuple[int | None, Sequence[Interval]] | None,
 ) -> Finding:
-    snapshot = pinned or trades.metadata.current_snapshot_id
-    skipped = intersect_all(chunk, side.pending) if pinned is None else []
-    examined = subtract(chunk, skipped)
-    empty = totals(engine, trades, 0, side.timeframe, [])
-    wanted = empty
+    if reconciled is None:
+        snapshot = trades.metadata.current_snapshot_id
+        skipped = intersect_all(chunk, side.pending)
+        examined = subtract(chunk, skipped)
+    else:
+        snapshot, skipped, examined = reconciled[0], [], intersect_all(chunk, reconciled[1])
+    wanted = totals(engine, trades, 0, side.timeframe, [])
     if snapshot is not None:
         days = coalesce(Grain.DAY.partitions(trades_spans(trades, snapshot)))
         wanted = totals(engine, trades, snapshot, side.timeframe, intersect_all(examined, days))

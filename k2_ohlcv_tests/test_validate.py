@@ -152,7 +152,7 @@ def test_after_a_run_nothing_is_pending(week_lake: Bench) -> None:
     """At the run's pinned snapshot, all that it reconciled must be right, later trades or not."""
     pinned = week_lake.lake.trades().metadata.current_snapshot_id
     lakes.add_trades(week_lake.lake, [trade(1000, AT)])
-    found = validate(week_lake.lake, week_lake.engine, MINUTE, [day(AT)], pinned=pinned)
+    found = validate(week_lake.lake, week_lake.engine, MINUTE, [day(AT)], reconciled=(pinned, [day(AT)]))
     assert all(f.ok for f in found if f.check in BLOCKING)
 
 

@@ -12,6 +12,7 @@ import dagster as dg
 from pydantic import Field
 
 from k2_ohlcv import logs
+from k2_ohlcv.defs import checks
 from k2_ohlcv.defs.failures import explained
 from k2_ohlcv.defs.partitions import first_day, mapping, partitions, selected
 from k2_ohlcv.defs.patience import Patience
@@ -75,10 +76,11 @@ def candles_asset(timeframe: Timeframe, start: date | None, patience: Patience) 
     def candles(
         context: dg.AssetExecutionContext, config: CandlesConfig, lake: LakeResource, spark: SparkResource
     ) -> dg.MaterializeResult[Any]:
-        with explained(context):
+        with explained(context), checks.recorded(context, timeframe):
             engine = spark.engine
             engine.share = _timeframes(context)
             report = _reconciled(context, config, lake.lake, engine, timeframe)
+            engine.done[timeframe.name] = (report.trades_snapshot, report.plan.intervals)
         counts = {**changed(report), "trades_read": report.trades_read}
         event = "candles refreshed" if config.mode is Mode.refresh else "candles rebuilt"
         tell(context, event, counts, report.trades_snapshot, report.seconds)

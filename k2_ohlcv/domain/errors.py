@@ -4,6 +4,8 @@ Each says what was wrong, where, and what to do. Errors of libraries that this p
 better are left as they are. Exit codes and Dagster's retry decisions are made from these types.
 """
 
+from collections.abc import Mapping
+
 
 class K2Error(Exception):
     """Base of every error that this project raises on purpose."""
@@ -25,7 +27,15 @@ class ContractError(K2Error):
 
 
 class GateError(K2Error):
-    """A frame of candles breaks an invariant and was not committed."""
+    """A frame of candles breaks an invariant and was not committed.
+
+    Attributes:
+        checks: the names of the checks that it fails, with the number of rows that fail each.
+    """
+
+    def __init__(self, message: str, checks: Mapping[str, int] | None = None) -> None:
+        super().__init__(message)
+        self.checks = dict(checks or {})
 
 
 class CheckFailedError(K2Error):

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from pandera.polars import DataFrameSchema, PolarsData
 
 
+#: What pandera calls a check of its own that is one of ours.
+_CHECK_OF = {"multiple_fields_uniqueness": "unique_windows", "not_nullable": "positive_metrics"}
+
+
 def invariants(timeframe: Timeframe) -> Mapping[str, pl.Expr]:
     """What every candle row keeps, by the name of its check: true where it holds, and never null."""
     opened, high, low, closed, vwap = (
@@ -74,9 +78,11 @@ def gate(frame: pl.DataFrame, timeframe: Timeframe) -> None:
         candle_schema(timeframe).validate(frame, lazy=True)
     except SchemaErrors as errors:
         cases = errors.failure_cases
-        names = cases["check"].unique().sort().to_list()
+        counts = dict(cases.group_by("check").len().sort("check").iter_rows())
+        failed = {_CHECK_OF.get(str(name), str(name)): int(count) for name, count in counts.items()}
         rows = cases["index"].drop_nulls().unique().sort().to_list()
         raise GateError(
-            f"{len(rows) or 'some'} candles for {timeframe.table} break {', '.join(map(str, names))}; "
-            f"nothing is committed\n{render(frame[rows] if rows else frame)}"
+            f"{len(rows) or 'some'} candles for {timeframe.table} break {', '.join(map(str, failed))}; "
+            f"nothing is committed\n{render(frame[rows] if rows else frame)}",
+            failed,
         ) from None

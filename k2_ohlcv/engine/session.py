@@ -47,6 +47,8 @@ class Engine:
         workspace: a private folder of this session, removed with it.
         share: names of the timeframes that this session's user means to ask for. A scan for one of them
             answers the others that it can.
+        done: by timeframe, the trades snapshot and the intervals that this session made its table equal to,
+            for the checks that follow.
         totals: the totals of the last scan for checks, by snapshot and timeframe, with their intervals.
     """
 
@@ -54,6 +56,7 @@ class Engine:
     embedded: bool
     workspace: Path
     share: frozenset[str] = field(default_factory=frozenset)
+    done: dict[str, tuple[int | None, tuple[Interval, ...]]] = field(default_factory=dict)
     totals: dict[tuple[int, str], "tuple[list[Interval], pl.DataFrame]"] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -1,0 +1,130 @@
+"""Checks in Dagster: colours that do not lie, and failures that show what failed."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from k2_ohlcv import reconcile
+from k2_ohlcv.commands.instance import opened
+from k2_ohlcv.definitions import build
+from k2_ohlcv.defs import jobs
+from k2_ohlcv.domain.candle import Trade
+from k2_ohlcv.domain.checks import CHECKS
+from k2_ohlcv.domain.timeframe import Grain, Timeframe, timeframe
+from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.settings import Settings
+from k2_ohlcv_tests import histories, lakes
+
+HOUR = timeframe("1h")
+DAILY = jobs.REBUILD[Grain.DAY]
+DAYS = ("2024-02-27", "2024-02-28", "2024-02-29")
+
+
+@pytest.fixture
+def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
+    monkeypatch.setenv("K2_HOME", str(tmp_path))
+    for name in ("K2_START_DATE", "DAGSTER_HOME", "SPARK_REMOTE"):
+        monkeypatch.delenv(name, raising=False)
+    made = lakes.open_lake(tmp_path)
+    moments = [datetime(2024, 2, day, hour, tzinfo=UTC) for day in (27, 28, 29) for hour in (1, 2)]
+    lakes.add_trades(
+        made, [Trade("X", "Y", str(i), at, Decimal(10), Decimal(1)) for i, at in enumerate(moments)]
+    )
+    return made
+
+
+@pytest.fixture
+def instance(lake: Lake) -> Iterator[dg.DagsterInstance]:
+    with opened(Settings.read()) as made:
+        yield made
+
+
+def run(instance: dg.DagsterInstance, first: str, last: str | None = None) -> dg.ExecuteInProcessResult:
+    tags = {"k2/attended": "true"}
+    if last:
+        tags |= {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
+    job = build(Settings.read()).resolve_job_def(DAILY)
+    return job.execute_in_process(
+        instance=instance,
+        partition_key=None if last else first,
+        asset_selection=[dg.AssetKey(HOUR.table)],
+        tags=tags,
+        raise_on_error=False,
+    )
+
+
+def evaluations(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
+    return {e.check_name: e for e in result.get_asset_check_evaluations()}
+
+
+def break_first_day(lake: Lake) -> None:
+    table = lake.candles(HOUR)
+    first = min(table.scan().plan_files(), key=lambda t: t.file.file_path)
+    wrong = pl.col("vwap") + 5
+    histories.rewrite(
+        table, [first], lambda rows: rows.with_columns(wrong.cast(pl.Decimal(18, 8)).alias("vwap"))
+    )
+
+
+def test_a_run_evaluates_every_check_over_its_partitions(lake: Lake, instance: dg.DagsterInstance) -> None:
+    result = run(instance, DAYS[0], DAYS[2])
+    assert result.success
+    found = evaluations(result)
+    assert list(found) == [check.name for check in CHECKS]
+    assert all(e.passed for e in found.values())
+    assert {e.blocking for e in found.values()} == {True, False}
+    assert found["reconciles_with_trades"].metadata["windows_examined"].value == 6
+
+
+def test_a_failure_elsewhere_stays_red_until_it_passes(lake: Lake, instance: dg.DagsterInstance) -> None:
+    """A good run on one day does not hide a bad one on another."""
+    assert run(instance, DAYS[0], DAYS[2]).success
+    break_first_day(lake)
+    _evaluate(lake, instance, DAYS[0])
+    again = run(instance, DAYS[2])
+    assert not again.success
+    found = evaluations(again)
+    assert [name for name, e in found.items() if not e.passed] == ["vwap_bounds"]
+    assert found["vwap_bounds"].metadata["partitions"].value == DAYS[0]
+    assert "| symbol |" in found["vwap_bounds"].metadata["rows"].value
+    repaired = run(instance, DAYS[0])
+    assert repaired.success
+    assert all(e.passed for e in evaluations(repaired).values())
+    assert run(instance, DAYS[2]).success
+
+
+def _evaluate(lake: Lake, instance: dg.DagsterInstance, key: str) -> None:
+    """The checks alone, over one partition, as the checks page runs them."""
+    definitions = build(Settings.read())
+    keys = [dg.AssetCheckKey(dg.AssetKey(HOUR.table), check.name) for check in CHECKS]
+    job = dg.define_asset_job("only_checks", dg.AssetSelection.checks(*keys))
+    resolved = dg.Definitions.merge(definitions, dg.Definitions(jobs=[job])).resolve_job_def("only_checks")
+    result = resolved.execute_in_process(
+        instance=instance, raise_on_error=False, tags={"dagster/partition": key}
+    )
+    assert not evaluations(result)["vwap_bounds"].passed
+
+
+def test_what_the_gate_refuses_is_a_failed_check_and_no_materialization(
+    lake: Lake, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = reconcile.finish
+
+    def broken(windows: object, each: Timeframe) -> pl.DataFrame:
+        return real(windows, each).with_columns(vwap=pl.col("high_price") + 1)
+
+    monkeypatch.setattr(reconcile, "finish", broken)
+    result = run(instance, DAYS[0])
+    assert not result.success
+    assert not result.get_asset_materialization_events()
+    assert lake.candles(HOUR).current_snapshot() is None
+    key = dg.AssetCheckKey(dg.AssetKey(HOUR.table), "vwap_bounds")
+    (record,) = instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
+    assert record.evaluation is not None
+    assert not record.evaluation.passed
+    assert record.evaluation.metadata["failures"].value == 2
