@@ -7,13 +7,13 @@ SHELL := /bin/bash
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.ready
-# The port of `make dev`, and further arguments of `make test` and `make bench`.
+# The port of `make dev`, and further arguments of `make test`, `make bench` and `make soak`.
 PORT ?= 3000
 ARGS ?=
 # Test processes: each has an engine of its own, which uses the other cores while it computes.
 WORKERS ?= 2
 
-.PHONY: help setup demo dev test lint format bench lock clean clean-lake
+.PHONY: help setup demo dev test lint format bench soak lock clean clean-lake
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ format: $(STAMP) ## Put the code in its form
 
 bench: $(STAMP) ## Measure against DuckDB and Polars on generated trades
 	$(PYTHON) -m bench $(ARGS)
+
+soak: $(STAMP) ## Let in a day of trades in fast time, and see that what must hold does
+	$(PYTHON) -m bench.soak $(ARGS)
 
 lock: ## Pin requirements.txt anew from pyproject.toml (needs uv and a network)
 	uv pip compile --quiet --universal --extra dev --python-version 3.11 --no-header --no-annotate --upgrade \

@@ -1,5 +1,6 @@
 """The command line: `python -m bench [--quick] [SUITE…]`."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from bench.machine import describe
 from bench.report import Row, markdown
 from bench.suites import SUITES
 
-_FULL = Dataset(rows=2_400_000, days=10)
+_FULL = Dataset(rows=2_400_000, days=10, stored_days=100)
 _QUICK = Dataset(rows=60_000, days=3)
 
 _EPILOG = "Examples: python -m bench; python -m bench --quick; python -m bench day ten-days --runs 9"
@@ -25,6 +26,9 @@ def bench(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Little data, to see that all works.")] = False,
     runs: Annotated[int, typer.Option(min=1, help="Warm runs of each; the longest take at most 3.")] = 5,
+    stored: Annotated[
+        int | None, typer.Option(min=2, help="Trades in the larger lake of refresh: 240 million unless said.")
+    ] = None,
 ) -> None:
     """Measure K2 OHLCV beside DuckDB and Polars on generated trades, kept in .bench/ between runs.
 
@@ -35,6 +39,8 @@ def bench(
     if unknown:
         raise typer.BadParameter(f"{', '.join(unknown)}: there are {', '.join(SUITES)}")
     data, runs = (_QUICK, min(runs, 2)) if quick else (_FULL, runs)
+    if stored:
+        data = replace(data, stored_days=max(2, round(stored / data.rows)))
     console = Console(stderr=True)
     machine = describe()
     rows: list[Row] = []

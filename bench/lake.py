@@ -25,6 +25,7 @@ from k2_ohlcv.lake.appends import FILE_ROWS, append_new
 from k2_ohlcv.lake.catalog import CATALOG, Lake, embedded_properties
 from k2_ohlcv.lake.files import live_files
 from k2_ohlcv.lake.schemas import CANDLES, TRADES
+from k2_ohlcv.lake.trades import expired
 from k2_ohlcv.settings import Settings
 
 #: Where everything of the benchmarks lies, in the checkout; git ignores it.
@@ -60,11 +61,13 @@ class Dataset:
         rows: trades a day, over all markets.
         days: how many days.
         root: the folder to keep it in.
+        stored_days: how many days the large one of the lakes has in which a refresh is measured.
     """
 
     rows: int
     days: int
     root: Path = ROOT
+    stored_days: int = 2
 
     @property
     def home(self) -> Path:
@@ -81,7 +84,7 @@ class Dataset:
             shutil.rmtree(self.home, ignore_errors=True)
             lake = open_lake(self.home)
             for day in trades.days(self.days):
-                _append_day(lake, trades.day_of_trades(day, self.rows))
+                append_trades(lake, trades.day_of_trades(day, self.rows))
             done.touch()
         return open_lake(self.home)
 
@@ -118,10 +121,11 @@ class Dataset:
         return sorted(url2pathname(urlsplit(f.path).path) for f in live if f.span.intersect(interval))
 
 
-def _append_day(lake: Lake, rows: pa.Table) -> None:
+def append_trades(lake: Lake, rows: pa.Table) -> None:
+    """Add trades that are not there, in one snapshot that drops old ones as ingestion does."""
     clock = pa.repeat(pa.scalar(datetime.now(UTC), pa.timestamp("us", "UTC")), rows.num_rows)
     table = rows.append_column("ingested_at", clock)
-    append_new(lake.trades, lambda _: table)
+    append_new(lake.trades, lambda _: table, lambda trades: expired(lake, trades))
 
 
 def _write_csv(part: trades.Trades, path: Path) -> None:

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bench.contenders import OTHERS, OURS
+from bench.contenders import MERGE, OTHERS, OURS
 from bench.job import Measured
 
 GB = 10**9
@@ -40,7 +40,7 @@ def median(measured: Measured) -> float:
 
 def ratio(measured: Mapping[str, Measured]) -> float | None:
     """Our time over that of the faster of the others; None where there are none."""
-    others = [median(measured[name]) for name in OTHERS if name in measured]
+    others = [median(measured[name]) for name in (*OTHERS, MERGE) if name in measured]
     return median(measured[OURS]) / min(others) if others else None
 
 
@@ -53,7 +53,7 @@ def no_slower(measured: Mapping[str, Measured]) -> Goal:
 
 def markdown(rows: Sequence[Row], machine: Sequence[str], title: str) -> str:
     """The report."""
-    names = [OURS, *OTHERS]
+    names = [OURS, *OTHERS, *([MERGE] if any(MERGE in row.measured for row in rows) else [])]
     header = [
         "work",
         "trades",
@@ -72,7 +72,7 @@ def markdown(rows: Sequence[Row], machine: Sequence[str], title: str) -> str:
         f"- seconds: median (fastest to slowest) of warm runs; ratio: {OURS} over the faster of the others",
         "- processor: median of the processor time of those runs, all threads; other work disturbs it less",
         f"- memory: most held by a fresh process in its first run, {' / '.join(names)}",
-        "- the candles of all three were equal in every column",
+        f"- the candles of {', '.join([OURS, *OTHERS])} were equal in every column",
         "",
         _line(header),
         _line(["---", *([right] * (len(header) - 2)), "---"]),

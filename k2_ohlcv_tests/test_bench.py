@@ -10,14 +10,17 @@ from typer.testing import CliRunner
 from bench import trades
 from bench.__main__ import app
 from bench.contenders import OTHERS, open_contender
+from bench.contenders.merge import statement
 from bench.job import Job, Measured, candles
-from bench.lake import Dataset
+from bench.lake import Dataset, append_trades, open_lake
 from bench.race import UnequalError, compare
 from bench.report import Goal, Row, markdown
+from bench.stored import five_minutes, refreshable
 from bench.suites import SUITES
 from k2_ohlcv.domain.candle import KEY, VALUES, Trade, aggregate
 from k2_ohlcv.domain.frame import CANDLE_TYPES
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
+from k2_ohlcv.lake.watermark import Watermark
 
 ROWS = 3000
 
@@ -83,6 +86,33 @@ def test_a_job_travels_as_a_line(data: Dataset) -> None:
     job = candles(data.home, ["a", "b"], ["1m"], data.all_days, data.home)
     assert Job.from_json(job.to_json()) == job
     assert job.interval == data.all_days
+
+
+def test_a_lake_is_put_back_as_it_was(tmp_path: Path) -> None:
+    """Each use begins with the same tables, up to date, and leaves them so; new trades are of one evening."""
+    data = Dataset(rows=ROWS, days=2, root=tmp_path)
+    heads = []
+    for _ in range(2):
+        with refreshable(data):
+            lake = open_lake(data.home)
+            heads.append(lake.trades().metadata.current_snapshot_id)
+            marks = {Watermark.of(lake.candles(t)) for t in TIMEFRAMES}
+            assert {mark.snapshot_id for mark in marks if mark} == {heads[-1]}
+            first, second = five_minutes(data, 2)
+            assert first["timestamp"].to_pylist()[-1] < second["timestamp"].to_pylist()[0]
+            assert second["timestamp"].to_pylist()[-1] in data.all_days
+            append_trades(lake, first)
+            assert lake.trades().metadata.current_snapshot_id != heads[-1]
+    assert heads[0] == heads[1] == open_lake(data.home).trades().metadata.current_snapshot_id
+    assert lake.trades().scan().count() == data.days * ROWS
+
+
+def test_merge_names_every_candle_column(data: Dataset) -> None:
+    """The usual way writes all columns, keeps the key and `created_at`, and is bounded to its lookback."""
+    text = statement(candles(data.home, (), ("1m",), data.first_day, data.home))
+    update, insert = text.split("UPDATE SET")[1].split("WHEN NOT MATCHED")
+    assert all(f"s.{name}" in insert for name in CANDLE_TYPES)
+    assert all((f"t.{name} =" in update) == (name not in (*KEY, "created_at")) for name in CANDLE_TYPES)
 
 
 def test_the_report_shows_goals_and_ratios() -> None:

@@ -1,4 +1,4 @@
-"""Who is measured, one file each. All read the same data files and give the same candles."""
+"""Who is measured, one file each. Those of one race read the same data files and give the same candles."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -11,9 +11,13 @@ CONTENDERS = {
     "DuckDB": "bench.contenders.duck",
     "Polars": "bench.contenders.polar",
     "ingest": "bench.contenders.landing",
+    "refresh": "bench.contenders.refreshed",
+    "Spark MERGE": "bench.contenders.merge",
 }
 OURS = "K2"
 OTHERS = ("DuckDB", "Polars")
+#: The usual way to refresh, on real Apache Spark: measured where Java is.
+MERGE = "Spark MERGE"
 
 
 def open_contender(name: str) -> Contender:

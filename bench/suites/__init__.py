@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from bench.lake import Dataset
 from bench.race import Tell
 from bench.report import Row
-from bench.suites import day, ingestion, tables, ten_days
+from bench.suites import day, ingestion, refreshes, tables, ten_days
 
 
 @dataclass(frozen=True)
@@ -22,4 +22,5 @@ SUITES: Mapping[str, Suite] = {
     "tables": Suite("all five tables of one day", tables.measure),
     "ten-days": Suite("1m of ten days", ten_days.measure),
     "ingest": Suite("a CSV of one day into trades", ingestion.measure),
+    "refresh": Suite("five minutes of new trades, little and much stored", refreshes.measure),
 }
