@@ -128,6 +128,39 @@ def refresh(
         refresh_tables(terminal, timeframe.value, explain=explain)
 
 
+@app.command(
+    epilog=_examples(
+        "k2-ohlcv validate",
+        "k2-ohlcv validate --timeframe 1m --lookback-days 30",
+        "k2-ohlcv validate --from 2013-11-25 --to 2013-12-02 --json",
+    )
+)
+def validate(
+    timeframe: Annotated[
+        TimeframeChoice, typer.Option(help="The table, or all of them.")
+    ] = TimeframeChoice.all,  # type: ignore[attr-defined]
+    lookback_days: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="So many days back from the newest candle (7, if nothing is said)."),
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="DATE", help="The first day, as YYYY-MM-DD.")
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option("--to", metavar="DATE", help="The day after the last one.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold the stored candles to every check, their totals recomputed from the trades.
+
+    Exits with 1 where a check fails that means wrong candles.
+    """
+    from k2_ohlcv.commands.validate import validate_tables
+
+    with _terminal(as_json) as terminal:
+        validate_tables(terminal, timeframe.value, lookback_days=lookback_days, start=start, end=end)
+
+
 @app.command(epilog=_examples("k2-ohlcv status", "k2-ohlcv status --json"))
 def status(as_json: AsJson = False) -> None:
     """Show what each table holds, and how far it is behind the trades."""

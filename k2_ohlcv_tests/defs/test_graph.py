@@ -7,10 +7,11 @@ import dagster as dg
 import pytest
 
 from k2_ohlcv.definitions import build
-from k2_ohlcv.defs import checks, jobs
+from k2_ohlcv.defs import jobs
 from k2_ohlcv.defs import table as common
 from k2_ohlcv.defs.partitions import first_day, partitions
 from k2_ohlcv.defs.patience import Patience
+from k2_ohlcv.domain.checks import CHECKS
 from k2_ohlcv.domain.errors import UsageError
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
 from k2_ohlcv.lake.schemas import CANDLES, NAMESPACE, TRADES, TRADES_TABLE
@@ -133,12 +134,12 @@ def test_wrong_patience_is_named(name: str, value: str) -> None:
 
 
 def test_the_checks(graph: dg.Definitions) -> None:
-    """Every candle table has every rule, and all of them block."""
+    """Every candle table has every check, blocking where a failure means wrong candles."""
     asset_graph = graph.resolve_asset_graph()
     for timeframe in TIMEFRAMES:
         keys = asset_graph.get_check_keys_for_assets({dg.AssetKey(timeframe.table)})
-        assert {key.name for key in keys} == {rule.name for rule in checks.RULES}
-        assert all(asset_graph.get_check_spec(key).blocking for key in keys)
+        blocking = {key.name: asset_graph.get_check_spec(key).blocking for key in keys}
+        assert blocking == {check.name: check.blocking for check in CHECKS}
 
 
 def test_importing_reads_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
