@@ -1,0 +1,195 @@
+"""What may go: held for all dates, tables and histories, before anything is deleted by it."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from k2_ohlcv.domain.errors import UsageError
+from k2_ohlcv.domain.retention import (
+    MANY_FILES,
+    SMALL_FILE,
+    SNAPSHOT_DAYS,
+    Coverage,
+    Version,
+    crowded,
+    cutoff,
+    expired,
+    frozen_line,
+    old_snapshots,
+    reference,
+    retention_settings,
+)
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain
+from k2_ohlcv.domain.window import DAY, MICROSECOND, Interval, midnight
+
+moments = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
+durations = st.timedeltas(timedelta(minutes=1), timedelta(days=4000))
+grains = st.sampled_from(Grain)
+
+
+@given(moments, durations, grains, st.lists(moments, max_size=30))
+def test_exactly_the_partitions_that_have_ended_go(
+    moment: datetime, kept: timedelta, grain: Grain, some: list[datetime]
+) -> None:
+    """A partition goes if its end, and so its youngest row, is past its time: no earlier and no later."""
+    partitions = [grain.partition(one) for one in some]
+    gone = expired(partitions, cutoff(moment, kept, grain))
+    assert set(gone) == {p for p in partitions if p.end <= moment - kept}
+    assert gone == sorted(gone)
+    assert all(moment - p.last > kept for p in gone)
+
+
+@given(moments, durations, grains)
+def test_a_line_stands_between_partitions_and_moves_with_time(
+    moment: datetime, kept: timedelta, grain: Grain
+) -> None:
+    line, later = cutoff(moment, kept, grain), cutoff(moment + DAY, kept, grain)
+    assert line is not None
+    assert later is not None
+    assert line == grain.floor(line)
+    assert line <= later
+    assert moment - line >= kept
+
+
+@given(moments, durations, durations, grains)
+def test_who_keeps_longer_keeps_more(
+    moment: datetime, one: timedelta, other: timedelta, grain: Grain
+) -> None:
+    lines = [cutoff(moment, kept, grain) for kept in sorted([one, other])]
+    assert lines[0] is not None
+    assert lines[1] is not None
+    assert lines[0] >= lines[1]
+
+
+@pytest.mark.parametrize("as_of", ["2024-03-30T23:59:59", "2024-03-02"])
+def test_a_month_goes_when_its_last_day_is_out(as_of: str) -> None:
+    """Kept for 30 days: the last day of January ends on 1 February, 30 days before 2 March."""
+    january = Grain.MONTH.partition(datetime(2024, 1, 10, tzinfo=UTC))
+    february = Grain.MONTH.partition(datetime(2024, 2, 10, tzinfo=UTC))
+    moment = datetime.fromisoformat(as_of).replace(tzinfo=UTC)
+    assert expired([january, february], cutoff(moment, 30 * DAY, Grain.MONTH)) == [january]
+    out = datetime(2024, 3, 2, tzinfo=UTC)
+    assert expired([january], cutoff(out, 30 * DAY, Grain.MONTH)) == [january]
+    assert expired([january], cutoff(out - MICROSECOND, 30 * DAY, Grain.MONTH)) == []
+
+
+def test_nothing_goes_without_an_age_or_a_limit() -> None:
+    some = datetime(2024, 1, 1, tzinfo=UTC)
+    assert cutoff(None, DAY, Grain.DAY) is None
+    assert cutoff(some, None, Grain.DAY) is None
+    assert cutoff(datetime(1, 1, 2, tzinfo=UTC), 10 * DAY, Grain.DAY) is None
+    assert expired([Grain.DAY.partition(some)], None) == []
+
+
+@given(moments, moments, st.none() | moments)
+def test_the_older_of_the_newest_trade_and_now_unless_asked(
+    newest: datetime, now: datetime, as_of: datetime | None
+) -> None:
+    assert reference(as_of, newest, now) == (as_of or min(newest, now))
+    assert reference(as_of, None, now) == as_of
+
+
+@given(moments, st.lists(st.none() | moments, max_size=5))
+def test_trades_go_no_further_than_every_table_has_them(
+    line: datetime, reached: list[datetime | None]
+) -> None:
+    """And only the tables that hold them back are named."""
+    line = Grain.DAY.floor(line)
+    coverages = [Coverage(str(i), until, str(i)) for i, until in enumerate(reached)]
+    frozen, behind = frozen_line(line, coverages)
+    assert frozen is not None
+    assert frozen == Grain.DAY.floor(frozen) <= line
+    assert all(until is None or frozen <= until for until in reached)
+    assert set(behind) == {c for c in coverages if c.until is not None and c.until < line}
+    assert frozen == line or frozen in {Grain.DAY.floor(c.until) for c in behind if c.until}
+    assert frozen_line(None, coverages) == (None, ())
+
+
+ids = st.integers(0, 30)
+
+
+@given(
+    st.lists(st.tuples(ids, moments), unique_by=lambda t: t[0], max_size=30),
+    moments,
+    st.none() | ids,
+    st.sets(ids, max_size=4),
+    st.sets(ids, max_size=4),
+)
+def test_only_old_snapshots_that_nobody_needs_expire(
+    made: list[tuple[int, datetime]], before: datetime, current: int | None, held: set[int], needed: set[int]
+) -> None:
+    """Never the current one, one with a name, or any from the oldest watermark on."""
+    versions = [Version(i, i, at) for i, at in made]
+    gone = old_snapshots(versions, before=before, current=current, held=held, needed=needed)
+    first = min((v.order for v in versions if v.snapshot_id in needed), default=None)
+    for version in versions:
+        stays = (
+            version.made >= before
+            or version.snapshot_id in {current, *held, *needed}
+            or (first is not None and version.order > first)
+        )
+        assert (version.snapshot_id in gone) != stays
+    assert gone == sorted(gone)
+
+
+def test_partitions_of_many_small_files_are_compacted_but_not_one_being_written() -> None:
+    days = [Grain.DAY.partition(datetime(2024, 1, i, tzinfo=UTC)) for i in range(1, 6)]
+    sizes = {
+        days[0]: [1] * MANY_FILES,
+        days[1]: [1] * (MANY_FILES - 1) + [SMALL_FILE],
+        days[2]: [SMALL_FILE] * 100,
+        days[3]: [1] * MANY_FILES + [SMALL_FILE],
+        days[4]: [1] * 100,
+    }
+    assert crowded(sizes, {days[4]}) == [days[0], days[3]]
+
+
+def test_the_defaults_are_those_of_the_timeframes() -> None:
+    settings = retention_settings({})
+    assert settings.candles == {t.name: t.kept for t in TIMEFRAMES}
+    assert settings.trades is None
+    assert settings.snapshots == SNAPSHOT_DAYS * DAY
+    assert retention_settings({"K2_RETENTION_1M": "", "K2_SNAPSHOT_DAYS": ""}) == settings
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("30d", 30 * DAY),
+        ("90m", timedelta(minutes=90)),
+        ("12h", timedelta(hours=12)),
+        ("2w", 14 * DAY),
+        ("1y", 365 * DAY),
+        ("off", None),
+    ],
+)
+def test_every_number_can_be_set(text: str, kept: timedelta | None) -> None:
+    assert retention_settings({"K2_RETENTION_1M": text}).candles["1m"] == kept
+    assert retention_settings({"K2_SNAPSHOT_DAYS": "0"}).snapshots == timedelta(0)
+
+
+@pytest.mark.parametrize("text", ["30", "d", "-3d", "1.5d", "30 days", "9999999d", "never"])
+def test_a_wrong_value_is_named_with_the_right_form(text: str) -> None:
+    with pytest.raises(UsageError, match=r"K2_RETENTION_5M=.*such as 30d"):
+        retention_settings({"K2_RETENTION_5M": text})
+    with pytest.raises(UsageError, match=r"K2_SNAPSHOT_DAYS=.*such as 5"):
+        retention_settings({"K2_SNAPSHOT_DAYS": text if text != "30" else "5d"})
+
+
+def test_no_table_is_kept_for_less_than_its_freshness_needs() -> None:
+    for timeframe in TIMEFRAMES:
+        variable = f"K2_RETENTION_{timeframe.name.upper()}"
+        least = timeframe.fail // timedelta(minutes=1)
+        assert retention_settings({variable: f"{least}m"}).candles[timeframe.name] == timeframe.fail
+        with pytest.raises(UsageError, match=f"{variable}=.*{timeframe.table}"):
+            retention_settings({variable: f"{least - 1}m"})
+    with pytest.raises(UsageError, match="K2_RETENTION_TRADES"):
+        retention_settings({"K2_RETENTION_TRADES": "1d"})
+
+
+def test_intervals_are_whole() -> None:
+    """What goes is a partition as the table has it, and no part of one."""
+    line = midnight(datetime(2024, 1, 2, tzinfo=UTC).date())
+    assert expired([Interval(line - DAY, line + MICROSECOND)], line) == []
