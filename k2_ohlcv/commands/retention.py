@@ -1,0 +1,87 @@
+"""`k2-ohlcv retention`: what is past its time, and letting it go."""
+
+import os
+
+from k2_ohlcv.commands.terminal import Terminal, table
+from k2_ohlcv.domain.retention import retention_settings
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, parse_day
+from k2_ohlcv.domain.timeframe import timeframe as named
+from k2_ohlcv.domain.window import midnight
+from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.retention import retention
+from k2_ohlcv.retention_report import RetentionReport, TableReport
+
+
+def run_retention(terminal: Terminal, *, apply: bool, as_of: str | None, timeframe: str) -> None:
+    """Say what goes, or let it go, and show what came of it.
+
+    Args:
+        terminal: where to show it.
+        apply: do it; else only say what would go.
+        as_of: the day that ages are measured from; None is that of the newest trade, or today if earlier.
+        timeframe: a timeframe, or `all`, which is the trades as well.
+
+    Raises:
+        UsageError: an option or a setting has a value that it does not take.
+        CommitConflictError: other writers won every attempt.
+    """
+    settings = retention_settings(os.environ)
+    moment = midnight(parse_day(as_of)) if as_of else None
+    timeframes = TIMEFRAMES if timeframe == "all" else (named(timeframe),)
+    with terminal.progress("retention", total=None) as steps:
+        report = retention(
+            Lake.open(terminal.settings),
+            settings,
+            apply=apply,
+            as_of=moment,
+            timeframes=timeframes,
+            progress=steps.doing,
+        )
+    terminal.result(report.as_json())
+    terminal.show(*_lines(report))
+
+
+def _lines(report: RetentionReport) -> list[object]:
+    shown = table(
+        "table",
+        "kept from",
+        "partitions#",
+        "rows#",
+        "bytes#",
+        "files removed#",
+        "bytes freed#",
+        "files/partition#",
+    )
+    for one in report.tables:
+        most, mean = one.files_per_partition
+        counts = (len(one.partitions), one.rows, one.bytes, one.files_removed, one.bytes_freed)
+        kept = f"{one.cutoff:%Y-%m-%d}" if one.cutoff else "the beginning"
+        shown.add_row(one.table, kept, *(f"{count:,}" for count in counts), f"{mean:.1f}, at most {most}")
+    return [shown, *(note for one in report.tables for note in _notes(one)), _said(report)]
+
+
+def _notes(one: TableReport) -> list[str]:
+    notes = []
+    if one.partitions:
+        notes.append(f"{one.table}: {one.partitions[0]} to {one.partitions[-1]} are past their time.")
+    notes += [f"{one.table}: kept for now: {reason}." for reason in one.blocked]
+    if one.compacted.before:
+        notes.append(
+            f"{one.table}: {one.compacted.before:,} small files of {one.compacted.partitions:,} partitions "
+            f"became {one.compacted.after:,}."
+        )
+    return notes
+
+
+def _said(report: RetentionReport) -> str:
+    partitions = sum(len(one.partitions) for one in report.tables)
+    size = sum(one.bytes for one in report.tables)
+    if not report.applied:
+        what = f"{partitions:,} partitions of {size:,} bytes would go" if partitions else "Nothing would go"
+        return f"{what}. This was a dry run: --apply does it."
+    files = sum(one.files_removed for one in report.tables)
+    if not partitions and not files:
+        return "Nothing was past its time: the tables are as they were."
+    later = sum(one.snapshots_expired for one in report.tables) == 0 and partitions
+    why = " Kept snapshots still need their files (K2_SNAPSHOT_DAYS)." if later else ""
+    return f"{partitions:,} partitions dropped, {files:,} files removed.{why}"

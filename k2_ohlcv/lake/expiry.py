@@ -1,0 +1,226 @@
+"""Dropping whole partitions, and expiring snapshots: each one commit, against what was looked at.
+
+What goes is decided in `domain.retention`; files are removed by `sweep`.
+"""
+
+import random
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import structlog
+from pyiceberg.catalog import MetastoreCatalog
+from pyiceberg.exceptions import CommitFailedException
+from pyiceberg.manifest import DataFile
+from pyiceberg.serializers import FromInputFile
+from pyiceberg.table import Table
+from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.table.snapshots import Operation
+from pyiceberg.table.update import AssertRefSnapshotId, ValidatableTableRequirement
+from pyiceberg.table.update.snapshot import ExpireSnapshots
+
+from k2_ohlcv.domain.errors import CommitConflictError
+from k2_ohlcv.domain.retention import Version, expired, old_snapshots
+from k2_ohlcv.domain.timeframe import Grain
+from k2_ohlcv.domain.window import Interval
+from k2_ohlcv.lake.commit import CONFLICTS, DROPS, Change, commit
+from k2_ohlcv.lake.files import live_files, partition_of
+from k2_ohlcv.lake.lines import moved_to
+from k2_ohlcv.lake.location import Removed
+from k2_ohlcv.lake.sweep import Meter, only_reached_by, reached, remove_listed, write_list
+
+#: How often a commit that lost a race is tried anew. Another writer holds the table for well under a second.
+ATTEMPTS = 8
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Going:
+    """What of a table has ended by a cutoff: whole partitions, and the data files that are in them."""
+
+    cutoff: datetime | None = None
+    partitions: tuple[Interval, ...] = ()
+    files: tuple[DataFile, ...] = ()
+
+    @property
+    def line(self) -> datetime:
+        """Where history begins then: the end of the last partition that goes, never beyond the cutoff."""
+        return self.partitions[-1].end
+
+    @property
+    def rows(self) -> int:
+        """Rows in them."""
+        return sum(file.record_count for file in self.files)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the files."""
+        return sum(file.file_size_in_bytes for file in self.files)
+
+    @classmethod
+    def of(cls, table: Table, column: str, grain: Grain, cutoff: datetime | None) -> "Going":
+        """What goes from a table as it was loaded."""
+        files = live_files(table, column, grain, table.metadata.current_snapshot_id)
+        data = [(partition_of(f.file, grain), f.file) for f in files if not f.is_delete]
+        partitions = expired((partition for partition, _ in data), cutoff)
+        gone = set(partitions)
+        return cls(cutoff, tuple(partitions), tuple(file for partition, file in data if partition in gone))
+
+
+def drop(
+    load: Callable[[], Table],
+    look: Callable[[Table], Going],
+    line: str,
+    protected: Callable[[Table], Collection[int]] = lambda _: (),
+) -> tuple[Going, int]:
+    """Drop whole partitions from a table and move its line, in one commit that touches metadata alone.
+
+    Args:
+        load: loads the table, as the catalog has it now.
+        look: what goes from it; asked again where another commit came between.
+        line: the property that holds the line.
+        protected: snapshots that the commit may not expire.
+
+    Returns:
+        What went, and the bytes that the commit wrote.
+
+    Raises:
+        CommitConflictError: others committed first, each time.
+    """
+    for attempt in range(ATTEMPTS):
+        table = load()
+        going = look(table)
+        if not going.partitions:
+            return going, 0
+        change = Change(
+            removed=going.files,
+            properties=moved_to(table, line, going.line),
+            summary={DROPS: going.line.isoformat()},
+            protected=frozenset(protected(table)),
+            operation=Operation.DELETE,
+        )
+        meter = Meter(table)
+        try:
+            return going, meter.added(commit(table, change))
+        except CONFLICTS as conflict:
+            _lost_race(table, attempt, conflict)
+    raise _gave_up(table)
+
+
+@dataclass(frozen=True)
+class Expiry:
+    """Snapshots that expired, the files that went with them, and the bytes that the commit wrote."""
+
+    snapshots: int = 0
+    removed: Removed = field(default_factory=Removed)
+    written: int = 0
+
+
+def expire(
+    load: Callable[[], Table], before: datetime, needed: Callable[[], Collection[int]] = lambda: ()
+) -> Expiry:
+    """Expire the snapshots of a table made before a moment, and remove the files that only they reached.
+
+    Args:
+        load: loads the table, as the catalog has it now.
+        before: the moment.
+        needed: the snapshots that watermarks name: they stay, and all after the first of them.
+
+    Raises:
+        CommitConflictError: others committed first, each time; or a catalog that cannot hold a commit to the
+            table's references has let a new one go with its snapshot: its files are kept, and it is named.
+    """
+    table = load()
+    going = _old(table, before, needed())
+    if not going:
+        return Expiry()
+    listed = write_list(table, only_reached_by(table, going))
+    for attempt in range(ATTEMPTS):
+        # Tags, branches and watermarks may have come since: what they need is asked for immediately before.
+        still = needed()
+        table = load()
+        chosen = [i for i in _old(table, before, still) if i in going]
+        meter = Meter(table)
+        try:
+            lost, spared = _expire(table, chosen) if chosen else ({}, set())
+        except CONFLICTS as conflict:
+            _lost_race(table, attempt, conflict)
+            continue
+        added = meter.added(table)
+        removed = remove_listed(load, listed, spared)
+        if lost:
+            raise _torn(table, lost)
+        return Expiry(len(chosen), removed, added)
+    raise _gave_up(table)
+
+
+def _old(table: Table, before: datetime, needed: Collection[int]) -> list[int]:
+    versions = [
+        Version(s.snapshot_id, s.sequence_number or 0, datetime.fromtimestamp(s.timestamp_ms / 1000, UTC))
+        for s in table.snapshots()
+    ]
+    return old_snapshots(
+        versions,
+        before=before,
+        current=table.metadata.current_snapshot_id,
+        held={ref.snapshot_id for ref in table.metadata.refs.values()},
+        needed=needed,
+    )
+
+
+class _NoOtherRefs(ValidatableTableRequirement):
+    """No tag or branch has come since the table was loaded. Catalogs in this process hold commits to it."""
+
+    type: str = "k2-no-other-refs"
+    known: frozenset[str]
+
+    def validate(self, base_metadata: TableMetadata | None) -> None:  # type: ignore[override] # as theirs
+        others = set(base_metadata.refs) - self.known if base_metadata else set()
+        if others:
+            raise CommitFailedException(f"tags or branches were made meanwhile: {', '.join(sorted(others))}")
+
+
+def _expire(table: Table, snapshots: Sequence[int]) -> tuple[Mapping[str, int], set[str]]:
+    """Commit; gives the references that went with their snapshots nevertheless, and the files these need."""
+    base, theirs = table.metadata_location, {s.snapshot_id: s for s in table.snapshots()}
+    refs = table.metadata.refs
+    transaction = table.transaction()
+    ExpireSnapshots(transaction).by_ids(list(snapshots)).commit()
+    held = [{"ref": name, "snapshot-id": ref.snapshot_id} for name, ref in refs.items()]
+    transaction._stage((), tuple(AssertRefSnapshotId.model_validate(one) for one in held))
+    if isinstance(table.catalog, MetastoreCatalog):
+        transaction._stage((), (_NoOtherRefs(known=frozenset(refs)),))  # type: ignore[arg-type] # not Iceberg's
+    transaction.commit_transaction()
+    lost = _lost_refs(table, base, snapshots)
+    return lost, reached(table, (theirs[snapshot] for snapshot in lost.values()))
+
+
+def _lost_refs(table: Table, base: str, snapshots: Collection[int]) -> dict[str, int]:
+    """References of the version that the commit was put upon, if not ours, to snapshots that expired."""
+    log = table.metadata.metadata_log
+    if not log or log[-1].metadata_file == base:
+        return {}
+    between = FromInputFile.table_metadata(table.io.new_input(log[-1].metadata_file))
+    return {name: ref.snapshot_id for name, ref in between.refs.items() if ref.snapshot_id in snapshots}
+
+
+def _lost_race(table: Table, attempt: int, conflict: Exception) -> None:
+    _log.warning("conflict", table=table.name()[-1], attempt=attempt + 1, error=str(conflict))
+    time.sleep(random.uniform(0.05, 0.2) * 2**attempt)  # noqa: S311 - a pause, not a secret
+
+
+def _gave_up(table: Table) -> CommitConflictError:
+    return CommitConflictError(
+        f"other writers committed to {table.name()[-1]} during each of {ATTEMPTS} attempts of retention; "
+        "nothing is lost, run it again when fewer write at once"
+    )
+
+
+def _torn(table: Table, lost: Mapping[str, int]) -> CommitConflictError:
+    named = ", ".join(f"{name} (snapshot {snapshot})" for name, snapshot in lost.items())
+    return CommitConflictError(
+        f"references of {table.name()[-1]} were made while their snapshots expired, and went with them: "
+        f"{named}. Their files are kept for three days"
+    )

@@ -1,0 +1,246 @@
+"""Retention: what is past its time goes, and the disk gets its space back. A dry run unless told to apply.
+
+What goes is decided in `domain.retention` from what the tables hold; `lake.expiry`, `lake.compaction` and
+`lake.sweep` carry it out. Each step is a commit or a removal that the next run finds done or does again, so a
+process that dies anywhere leaves tables that read as before.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import structlog
+from pyiceberg.table import Table
+
+from k2_ohlcv.domain.retention import (
+    Coverage,
+    RetentionSettings,
+    crowded,
+    cutoff,
+    frozen_line,
+    reference,
+)
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
+from k2_ohlcv.domain.window import Interval
+from k2_ohlcv.lake import trades as trades_table
+from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.lake.changes import changes
+from k2_ohlcv.lake.compaction import Compacted, compact
+from k2_ohlcv.lake.expiry import Going, drop, expire
+from k2_ohlcv.lake.files import TIME, live_files, partition_of
+from k2_ohlcv.lake.lines import EXPIRED, FROZEN, Lines
+from k2_ohlcv.lake.schemas import TRADES
+from k2_ohlcv.lake.sweep import finish_lists, remove_orphans
+from k2_ohlcv.lake.watermark import Watermark
+from k2_ohlcv.retention_report import RetentionReport, TableReport
+
+_log = structlog.get_logger(__name__)
+
+
+def retention(
+    lake: Lake,
+    settings: RetentionSettings,
+    *,
+    apply: bool = False,
+    as_of: datetime | None = None,
+    timeframes: Sequence[Timeframe] = TIMEFRAMES,
+    now: datetime | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> RetentionReport:
+    """Drop what is past its time, expire old snapshots, remove what only they needed, compact trades.
+
+    Args:
+        lake: where the tables are.
+        settings: how long what is kept.
+        apply: do it; else only say what would go.
+        as_of: the moment that ages are measured from; by default the newest trade, or now if that is earlier.
+        timeframes: the candle tables to look after. Trades are looked after with all of them only.
+        now: the clock, by which snapshots and files age; by default this moment.
+        progress: told in words what is being done.
+
+    Raises:
+        CommitConflictError: other writers won every attempt; what was done until then is complete in itself.
+    """
+    clock = now or datetime.now(UTC)
+    moment = reference(as_of, _newest(lake), clock)
+    # A run for a day to come ages snapshots as that day will; files are never older than the clock says.
+    snapshots_before = max(clock, as_of or clock) - settings.snapshots
+    whole = set(timeframes) >= set(TIMEFRAMES)
+    rooms: list[_Room] = [_Trades(lake, settings, moment)] if whole and _ours(lake) else []
+    rooms += [_Candles(lake, settings, moment, timeframe) for timeframe in timeframes]
+    tell = progress or (lambda _: None)
+    reports = []
+    # Candles first: what a late trade may not bring back any more does not hold the trades back either.
+    for room in reversed(rooms):
+        tell(room.name)
+        reports.append(room.apply(snapshots_before, clock) if apply else room.planned())
+    return RetentionReport(apply, tuple(reversed(reports)))
+
+
+class _Room:
+    """One table under retention."""
+
+    column: str
+    grain: Grain
+    line: str
+
+    def __init__(self, lake: Lake, name: str) -> None:
+        self.lake = lake
+        self.name = name
+
+    def load(self) -> Table:
+        raise NotImplementedError
+
+    def look(self, table: Table) -> Going:
+        """What goes from the table as it was loaded."""
+        raise NotImplementedError
+
+    def needed(self) -> set[int]:
+        """Snapshots that watermarks name."""
+        return set()
+
+    def protected(self, _: Table) -> set[int]:
+        """Snapshots that a commit must not expire by the way."""
+        return set()
+
+    def blocked(self) -> tuple[str, ...]:
+        """Why no more goes, as of the last look."""
+        return ()
+
+    def compact(self, _: datetime) -> Compacted:
+        """Make many small files few."""
+        return Compacted()
+
+    def planned(self) -> TableReport:
+        return self._report(self.look(self.load()))
+
+    def apply(self, snapshots_before: datetime, now: datetime) -> TableReport:
+        removed = finish_lists(self.load, now)
+        going, written = drop(self.load, self.look, self.line, self.protected)
+        compacted = self.compact(now)
+        expiry = expire(self.load, snapshots_before, self.needed)
+        removed += expiry.removed + remove_orphans(self.load, datetime.now(UTC))
+        report = replace(
+            self._report(going),
+            files_removed=removed.files,
+            bytes_freed=removed.bytes - written - compacted.written - expiry.written,
+            snapshots_expired=expiry.snapshots,
+            compacted=compacted,
+        )
+        _log.info("retention", **{**report.as_json(), "partitions": len(report.partitions)})
+        return report
+
+    def _report(self, going: Going) -> TableReport:
+        return TableReport(
+            table=self.name,
+            cutoff=going.cutoff,
+            partitions=tuple(self.grain.key(p) for p in going.partitions),
+            rows=going.rows,
+            bytes=going.bytes,
+            blocked=self.blocked(),
+            files_per_partition=self._files_per_partition(),
+        )
+
+    def _files_per_partition(self) -> tuple[int, float]:
+        counts = Counter(partition for partition, _ in _sizes(self.load(), self.column, self.grain))
+        return max(counts.values(), default=0), counts.total() / len(counts) if counts else 0.0
+
+
+class _Candles(_Room):
+    """A candle table."""
+
+    column, line = "window_start", EXPIRED
+
+    def __init__(
+        self, lake: Lake, settings: RetentionSettings, moment: datetime | None, timeframe: Timeframe
+    ) -> None:
+        super().__init__(lake, timeframe.table)
+        self.timeframe = timeframe
+        self.grain = timeframe.grain
+        self.cutoff = cutoff(moment, settings.candles[timeframe.name], timeframe.grain)
+
+    def load(self) -> Table:
+        return self.lake.candles(self.timeframe)
+
+    def look(self, table: Table) -> Going:
+        return Going.of(table, self.column, self.grain, self.cutoff)
+
+
+class _Trades(_Room):
+    """Our trades."""
+
+    column, grain, line = TIME, Grain.DAY, FROZEN
+
+    def __init__(self, lake: Lake, settings: RetentionSettings, moment: datetime | None) -> None:
+        super().__init__(lake, TRADES.name)
+        self.cutoff = cutoff(moment, settings.trades, Grain.DAY)
+        self._candles: dict[Timeframe, Table] = {}
+        self._behind: tuple[Coverage, ...] = ()
+
+    def load(self) -> Table:
+        # The candle tables first: their watermarks are then of snapshots that the trades loaded know.
+        self._candles = {timeframe: self.lake.candles(timeframe) for timeframe in TIMEFRAMES}
+        return self.lake.trades()
+
+    def look(self, table: Table) -> Going:
+        wanted = Going.of(table, TIME, Grain.DAY, self.cutoff)
+        if not wanted.partitions:
+            return wanted
+        found = [_coverage(candles, table, timeframe) for timeframe, candles in self._candles.items()]
+        line, self._behind = frozen_line(self.cutoff, found)
+        return Going.of(table, TIME, Grain.DAY, line) if self._behind else wanted
+
+    def blocked(self) -> tuple[str, ...]:
+        return tuple(c.reason for c in self._behind)
+
+    def needed(self) -> set[int]:
+        marks = [Watermark.of(self.lake.candles(timeframe)) for timeframe in TIMEFRAMES]
+        return {mark.snapshot_id for mark in marks if mark}
+
+    def protected(self, table: Table) -> set[int]:
+        return {s.snapshot_id for s in table.snapshots()} - set(trades_table.expired(self.lake, table))
+
+    def compact(self, now: datetime) -> Compacted:
+        sizes: dict[Interval, list[int]] = {}
+        for partition, size in _sizes(self.load(), TIME, Grain.DAY):
+            sizes.setdefault(partition, []).append(size)
+        written = {max(sizes), Grain.DAY.partition(now)} if sizes else set()
+        chosen = crowded(sizes, written)
+        return compact(self.load, chosen, self.protected) if chosen else Compacted()
+
+
+def _coverage(candles: Table, trades: Table, timeframe: Timeframe) -> Coverage:
+    """Up to where a candle table has taken in the trades as they are."""
+    mark, current = Watermark.of(candles), trades.metadata.current_snapshot_id
+    if mark is None or current is None:
+        nothing = datetime.min.replace(tzinfo=UTC)
+        return Coverage(timeframe.table, nothing, f"{timeframe.table} has no watermark yet: refresh it first")
+    found = changes(trades, mark.snapshot_id, current)
+    if found.reason is not None:
+        nothing = datetime.min.replace(tzinfo=UTC)
+        return Coverage(timeframe.table, nothing, f"{timeframe.table}: {found.reason}: refresh it first")
+    dirty = Lines.of(candles, trades, timeframe).ahead(found.bounds)
+    if not dirty:
+        return Coverage(timeframe.table)
+    reason = (
+        f"{timeframe.table} has not taken in what changed from {dirty[0].start:%Y-%m-%d}: refresh it first"
+    )
+    return Coverage(timeframe.table, dirty[0].start, reason)
+
+
+def _sizes(table: Table, column: str, grain: Grain) -> list[tuple[Interval, int]]:
+    """The partition and the bytes of each data file."""
+    files = live_files(table, column, grain, table.metadata.current_snapshot_id)
+    return [(partition_of(f.file, grain), f.file.file_size_in_bytes) for f in files if not f.is_delete]
+
+
+def _newest(lake: Lake) -> datetime | None:
+    trades = lake.trades()
+    files = live_files(trades, TIME, Grain.DAY, trades.metadata.current_snapshot_id)
+    return max((f.span.last for f in files if not f.is_delete), default=None)
+
+
+def _ours(lake: Lake) -> bool:
+    """Whether the trades are ours to look after, and not someone else's table."""
+    return tuple(lake.trades().name())[-2:] == TRADES.identifier
