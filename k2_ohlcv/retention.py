@@ -116,11 +116,11 @@ class _Room:
         return self._report(self.look(self.load()))
 
     def apply(self, snapshots_before: datetime, now: datetime) -> TableReport:
-        removed = finish_lists(self.load, now)
         going, written = drop(self.load, self.look, self.line, self.protected)
         compacted = self.compact(now)
         expiry = expire(self.load, snapshots_before, self.needed)
-        removed += expiry.removed + remove_orphans(self.load, datetime.now(UTC))
+        removed = expiry.removed + finish_lists(self.load, now)
+        removed += remove_orphans(self.load, datetime.now(UTC))
         report = replace(
             self._report(going),
             files_removed=removed.files,

@@ -16,8 +16,9 @@ from pyiceberg.manifest import DataFile
 from pyiceberg.serializers import FromInputFile
 from pyiceberg.table import Table
 from pyiceberg.table.metadata import TableMetadata
-from pyiceberg.table.snapshots import Operation
-from pyiceberg.table.update import AssertRefSnapshotId, ValidatableTableRequirement
+from pyiceberg.table.refs import SnapshotRef
+from pyiceberg.table.snapshots import Operation, Snapshot
+from pyiceberg.table.update import AddSnapshotUpdate, AssertRefSnapshotId, ValidatableTableRequirement
 from pyiceberg.table.update.snapshot import ExpireSnapshots
 
 from k2_ohlcv.domain.errors import CommitConflictError
@@ -28,7 +29,7 @@ from k2_ohlcv.lake.commit import CONFLICTS, DROPS, Change, commit
 from k2_ohlcv.lake.files import live_files, partition_of
 from k2_ohlcv.lake.lines import moved_to
 from k2_ohlcv.lake.location import Removed
-from k2_ohlcv.lake.sweep import Meter, only_reached_by, reached, remove_listed, write_list
+from k2_ohlcv.lake.sweep import Meter, only_reached_by, remove_listed, write_list
 
 #: How often a commit that lost a race is tried anew. Another writer holds the table for well under a second.
 ATTEMPTS = 8
@@ -129,8 +130,7 @@ def expire(
         needed: the snapshots that watermarks name: they stay, and all after the first of them.
 
     Raises:
-        CommitConflictError: others committed first, each time; or a catalog that cannot hold a commit to the
-            table's references has let a new one go with its snapshot: its files are kept, and it is named.
+        CommitConflictError: others committed first, each time.
     """
     table = load()
     going = _old(table, before, needed())
@@ -144,15 +144,13 @@ def expire(
         chosen = [i for i in _old(table, before, still) if i in going]
         meter = Meter(table)
         try:
-            lost, spared = _expire(table, chosen) if chosen else ({}, set())
+            if chosen:
+                _expire(table, chosen)
         except CONFLICTS as conflict:
             _lost_race(table, attempt, conflict)
             continue
         added = meter.added(table)
-        removed = remove_listed(load, listed, spared)
-        if lost:
-            raise _torn(table, lost)
-        return Expiry(len(chosen), removed, added)
+        return Expiry(len(chosen), remove_listed(load, listed), added)
     raise _gave_up(table)
 
 
@@ -182,10 +180,10 @@ class _NoOtherRefs(ValidatableTableRequirement):
             raise CommitFailedException(f"tags or branches were made meanwhile: {', '.join(sorted(others))}")
 
 
-def _expire(table: Table, snapshots: Sequence[int]) -> tuple[Mapping[str, int], set[str]]:
-    """Commit; gives the references that went with their snapshots nevertheless, and the files these need."""
-    base, theirs = table.metadata_location, {s.snapshot_id: s for s in table.snapshots()}
-    refs = table.metadata.refs
+def _expire(table: Table, snapshots: Sequence[int]) -> None:
+    """Commit, held to every reference that there is; no file is removed yet."""
+    base, refs = table.metadata_location, table.metadata.refs
+    before = {s.snapshot_id: s for s in table.snapshots()}
     transaction = table.transaction()
     ExpireSnapshots(transaction).by_ids(list(snapshots)).commit()
     held = [{"ref": name, "snapshot-id": ref.snapshot_id} for name, ref in refs.items()]
@@ -193,17 +191,48 @@ def _expire(table: Table, snapshots: Sequence[int]) -> tuple[Mapping[str, int], 
     if isinstance(table.catalog, MetastoreCatalog):
         transaction._stage((), (_NoOtherRefs(known=frozenset(refs)),))  # type: ignore[arg-type] # not Iceberg's
     transaction.commit_transaction()
-    lost = _lost_refs(table, base, snapshots)
-    return lost, reached(table, (theirs[snapshot] for snapshot in lost.values()))
+    if lost := _lost_refs(table, base, snapshots):
+        _restore(table, lost, before)
 
 
-def _lost_refs(table: Table, base: str, snapshots: Collection[int]) -> dict[str, int]:
-    """References of the version that the commit was put upon, if not ours, to snapshots that expired."""
+def _lost_refs(table: Table, base: str, snapshots: Collection[int]) -> dict[str, SnapshotRef]:
+    """References of the version that the commit was put upon, if not ours, to snapshots that expired.
+
+    Not every catalog can hold a commit to there being no new reference.
+    """
     log = table.metadata.metadata_log
     if not log or log[-1].metadata_file == base:
         return {}
     between = FromInputFile.table_metadata(table.io.new_input(log[-1].metadata_file))
-    return {name: ref.snapshot_id for name, ref in between.refs.items() if ref.snapshot_id in snapshots}
+    return {name: ref for name, ref in between.refs.items() if ref.snapshot_id in snapshots}
+
+
+def _restore(table: Table, lost: Mapping[str, SnapshotRef], before: Mapping[int, Snapshot]) -> None:
+    """Bring back references that were made in the very moment of the commit, with their snapshots."""
+    named = ", ".join(f"{name} (snapshot {ref.snapshot_id})" for name, ref in lost.items())
+    _log.warning(
+        "references were lost with their snapshots; bringing them back", table=table.name()[-1], refs=named
+    )
+    transaction = table.transaction()
+    for snapshot_id in {ref.snapshot_id for ref in lost.values()}:
+        # As a new one of the old content: a table's sequence and clock would go back to those it had.
+        metadata = transaction.table_metadata
+        fresh: dict[str, object] = {
+            "parent_snapshot_id": None,
+            "sequence_number": metadata.next_sequence_number(),
+            "timestamp_ms": metadata.last_updated_ms,
+        }
+        renewed = before[snapshot_id].model_copy(update=fresh)
+        transaction._stage((AddSnapshotUpdate(snapshot=renewed),))
+    for name, ref in lost.items():
+        transaction._stage(*transaction._set_ref_snapshot(ref.snapshot_id, name, ref.snapshot_ref_type))
+    try:
+        transaction.commit_transaction()
+    except CONFLICTS as conflict:
+        raise CommitConflictError(
+            f"references of {table.name()[-1]} were made while their snapshots expired, and could not be "
+            f"brought back: {named}. Their files are still there until retention runs again"
+        ) from conflict
 
 
 def _lost_race(table: Table, attempt: int, conflict: Exception) -> None:
@@ -215,12 +244,4 @@ def _gave_up(table: Table) -> CommitConflictError:
     return CommitConflictError(
         f"other writers committed to {table.name()[-1]} during each of {ATTEMPTS} attempts of retention; "
         "nothing is lost, run it again when fewer write at once"
-    )
-
-
-def _torn(table: Table, lost: Mapping[str, int]) -> CommitConflictError:
-    named = ", ".join(f"{name} (snapshot {snapshot})" for name, snapshot in lost.items())
-    return CommitConflictError(
-        f"references of {table.name()[-1]} were made while their snapshots expired, and went with them: "
-        f"{named}. Their files are kept for three days"
     )

@@ -63,17 +63,16 @@ def write_list(table: Table, paths: Iterable[str]) -> str:
     return path
 
 
-def remove_listed(load: Callable[[], Table], path: str, spared: Iterable[str] = ()) -> Removed:
+def remove_listed(load: Callable[[], Table], path: str) -> Removed:
     """Remove what a list names and nothing reaches now, and then the list.
 
     Args:
         load: loads the table, as the catalog has it now.
         path: where the list is.
-        spared: files that stay nevertheless.
     """
     table = load()
     location = Location(table)
-    alive = {location.key(p) for p in (*_alive(table, table.snapshots()), *spared)}
+    alive = {location.key(p) for p in _alive(table, table.snapshots())}
     listed = [p for p in json.loads(location.read(path)) if location.key(p) not in alive]
     removed = location.remove(listed)
     location.remove([path])

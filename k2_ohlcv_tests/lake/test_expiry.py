@@ -1,0 +1,351 @@
+"""Dropping, expiring and removing: whatever happens in between, tables read and what counts is there."""
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from pyiceberg.catalog import MetastoreCatalog
+from pyiceberg.table import Table, Transaction
+
+from k2_ohlcv.domain.candle import Trade, aggregate
+from k2_ohlcv.domain.errors import CommitConflictError
+from k2_ohlcv.domain.retention import ORPHAN_AGE
+from k2_ohlcv.domain.timeframe import timeframe
+from k2_ohlcv.domain.window import DAY, Interval
+from k2_ohlcv.lake import expiry, sweep
+from k2_ohlcv.lake.candles import Stored
+from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.lake.commit import Change, commit
+from k2_ohlcv.lake.expiry import Going, drop, expire
+from k2_ohlcv.lake.lines import EXPIRED, line_of, moved_to
+from k2_ohlcv.lake.location import Location, Removed
+from k2_ohlcv.lake.sweep import finish_lists, remove_orphans
+from k2_ohlcv_tests import histories, lakes
+from k2_ohlcv_tests.domain.test_frame import without_clocks
+
+MINUTE = timeframe("1m")
+FIRST = datetime(2024, 2, 20, tzinfo=UTC)
+LINE = FIRST + 10 * DAY
+#: Later than any snapshot that a test makes.
+LATER = datetime(2100, 1, 1, tzinfo=UTC)
+
+
+def trades(days: int, each: int = 3) -> list[Trade]:
+    return [
+        Trade("X", "Y", f"{day}-{i}", FIRST + day * DAY + timedelta(hours=i), Decimal(1 + i), Decimal(1))
+        for day in range(days)
+        for i in range(each)
+    ]
+
+
+def put(lake: Lake, some: list[Trade]) -> Table:
+    """Commit the candles of these trades, as a refresh would."""
+    table = lake.candles(MINUTE)
+    intervals = MINUTE.align(Interval(t.timestamp, t.timestamp + timedelta(seconds=1)) for t in some)
+    change = Stored.load(table, MINUTE, intervals).change(
+        without_clocks(aggregate(some, MINUTE)), intervals, datetime.now(UTC)
+    )
+    return commit(table, change.to_commit({}, {}))
+
+
+@pytest.fixture
+def filled(lake: Lake) -> Lake:
+    """Twenty days of candles, in two snapshots."""
+    put(lake, trades(10))
+    put(lake, trades(20)[30:])
+    return lake
+
+
+def load(lake: Lake) -> Callable[[], Table]:
+    return lambda: lake.candles(MINUTE)
+
+
+def look(table: Table) -> Going:
+    return Going.of(table, "window_start", MINUTE.grain, LINE)
+
+
+def dropped(lake: Lake) -> Going:
+    return drop(load(lake), look, EXPIRED)[0]
+
+
+def on_disk(lake: Lake) -> set[str]:
+    folder = Path(lake.candles(MINUTE).location().removeprefix("file://"))
+    return {str(f) for f in folder.rglob("*") if f.is_file()}
+
+
+def assert_right(lake: Lake, some: list[Trade] | None = None) -> None:
+    """The candles from the line on, at every snapshot readable, and the files that are needed there."""
+    wanted = [c for c in aggregate(some or trades(20), MINUTE) if c.window_start >= LINE]
+    assert lakes.stored(lake, MINUTE) == wanted
+    table = lake.candles(MINUTE)
+    for snapshot in table.snapshots():
+        table.scan(snapshot_id=snapshot.snapshot_id).to_arrow()
+
+
+def test_a_line_moves_forward_only(filled: Lake) -> None:
+    dropped(filled)
+    table = filled.candles(MINUTE)
+    assert line_of(table, EXPIRED) == LINE
+    assert moved_to(table, EXPIRED, LINE - DAY) == {}
+    assert moved_to(table, EXPIRED, LINE) == {}
+    assert moved_to(table, EXPIRED, LINE + DAY) == {EXPIRED: (LINE + DAY).isoformat()}
+
+
+def test_what_expired_snapshots_alone_reached_is_removed_and_counted(filled: Lake) -> None:
+    """And nothing else: the other files are those that were there before, and the commit's own metadata."""
+    dropped(filled)
+    before = on_disk(filled)
+    sizes = {path: Path(path).stat().st_size for path in before}
+    done = expire(load(filled), LATER)
+    gone = before - on_disk(filled)
+    assert done.snapshots == 2
+    assert done.removed == Removed(len(gone), sum(sizes[path] for path in gone))
+    assert sum(path.endswith(".parquet") for path in gone) == 10
+    assert_right(filled)
+
+
+def test_a_manifest_or_file_that_a_kept_snapshot_shares_stays(filled: Lake) -> None:
+    table = filled.candles(MINUTE)
+    table.manage_snapshots().create_tag(table.snapshots()[0].snapshot_id, "first").commit()
+    dropped(filled)
+    expire(load(filled), LATER)
+    table = filled.candles(MINUTE)
+    assert len(table.snapshots()) == 2
+    assert table.scan(snapshot_id=table.refs()["first"].snapshot_id).to_arrow().num_rows == 30
+    assert_right(filled)
+
+
+@pytest.mark.parametrize("when", ["after the look", "while committing"])
+def test_a_tag_made_meanwhile_keeps_its_snapshot(
+    filled: Lake, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Recomputed immediately before the commit; and in this catalog the commit itself is held to it."""
+    dropped(filled)
+    first = filled.candles(MINUTE).snapshots()[0].snapshot_id
+    tag_in_between(filled, monkeypatch, when, first)
+    done = expire(load(filled), LATER)
+    assert done.snapshots == 1
+    assert filled.candles(MINUTE).scan(snapshot_id=first).to_arrow().num_rows == 30
+    assert filled.candles(MINUTE).refs()["kept"].snapshot_id == first
+    assert_right(filled)
+
+
+def tag_in_between(lake: Lake, monkeypatch: pytest.MonkeyPatch, when: str, snapshot: int) -> None:
+    def tag() -> None:
+        monkeypatch.undo()
+        lake.candles(MINUTE).manage_snapshots().create_tag(snapshot, "kept").commit()
+
+    if when == "while committing":
+        real = Transaction.commit_transaction
+
+        def commit_transaction(self: Transaction) -> Table:
+            tag()
+            return real(self)
+
+        monkeypatch.setattr(Transaction, "commit_transaction", commit_transaction)
+    else:
+        written = sweep.write_list
+
+        def write_list(*args: object) -> str:
+            tag()
+            return written(*args)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(expiry, "write_list", write_list)
+
+
+def test_a_tag_that_a_catalog_lets_go_is_brought_back(
+    filled: Lake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a REST catalog may, which can't be asked to hold a commit to there being no other reference."""
+    dropped(filled)
+    first = filled.candles(MINUTE).snapshots()[0].snapshot_id
+    tag_in_between(filled, monkeypatch, "while committing", first)
+    with pytest.MonkeyPatch.context() as rest:
+        rest.setattr(expiry._NoOtherRefs, "validate", lambda *_: None)
+        expire(load(filled), LATER)
+    numbers = [s.sequence_number for s in filled.candles(MINUTE).snapshots()]
+    assert filled.candles(MINUTE).metadata.last_sequence_number == max(n for n in numbers if n is not None)
+    assert f"kept (snapshot {first})" in capsys.readouterr().out
+    assert filled.candles(MINUTE).refs()["kept"].snapshot_id == first
+    assert filled.candles(MINUTE).scan(snapshot_id=first).to_arrow().num_rows == 30
+    assert_right(filled)
+
+
+def test_other_writers_who_never_stop_are_reported(filled: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expiry, "ATTEMPTS", 2)
+    real = expiry.commit
+
+    def always_late(table: Table, change: Change) -> Table:
+        commit(filled.candles(MINUTE), Change(properties={"note": "theirs"}))
+        return real(table, change)
+
+    monkeypatch.setattr(expiry, "commit", always_late)
+    with pytest.raises(CommitConflictError, match="during each of 2 attempts of retention"):
+        dropped(filled)
+    assert lakes.stored(filled, MINUTE) == aggregate(trades(20), MINUTE)
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+def killed(*_: object) -> None:
+    raise Killed
+
+
+def run(lake: Lake) -> None:
+    """What retention does to a table."""
+    dropped(lake)
+    expire(load(lake), LATER)
+    finish_lists(load(lake), datetime.now(UTC))
+    remove_orphans(load(lake), datetime.now(UTC))
+
+
+@pytest.mark.parametrize("calls", range(1, 9))
+@pytest.mark.parametrize(
+    "where",
+    [
+        "pyiceberg.table.Transaction.commit_transaction",
+        "pyiceberg.table.Table._do_commit",
+        "k2_ohlcv.lake.expiry.write_list",
+        "k2_ohlcv.lake.expiry.remove_listed",
+        "k2_ohlcv.lake.location.Location._remove",
+        "k2_ohlcv.lake.location.Location._prune",
+    ],
+)
+def test_killed_anywhere_the_tables_read_and_the_next_run_finishes(
+    filled: Lake, monkeypatch: pytest.MonkeyPatch, where: str, calls: int
+) -> None:
+    """With the very files left that a run without a kill leaves, but for metadata that was being written."""
+    room, _, name = where.rpartition(".")
+    owner = pytest.importorskip(room) if room.startswith("k2_ohlcv.lake.expiry") else _owner(room)
+    real, count = getattr(owner, name), [0]
+
+    def dies(*args: object, **options: object) -> object:
+        count[0] += 1
+        if count[0] == calls:
+            raise Killed
+        return real(*args, **options)
+
+    monkeypatch.setattr(owner, name, dies)
+    try:
+        run(filled)
+    except Killed:
+        table = filled.candles(MINUTE)
+        assert lakes.stored(filled, MINUTE) in (
+            aggregate(trades(20), MINUTE),
+            aggregate(trades(20)[30:], MINUTE),
+        )
+        for snapshot in table.snapshots():
+            table.scan(snapshot_id=snapshot.snapshot_id).to_arrow()
+    monkeypatch.undo()
+    run(filled)
+    assert_right(filled)
+    table = filled.candles(MINUTE)
+    assert len(table.snapshots()) == 1
+    parquet = {path for path in on_disk(filled) if path.endswith(".parquet")}
+    assert parquet == {path.removeprefix("file://") for path in lakes.data_files(table)}
+    assert not [path for path in on_disk(filled) if "k2-removal" in path]
+
+
+def _owner(name: str) -> object:
+    return {
+        "pyiceberg.table.Transaction": Transaction,
+        "pyiceberg.table.Table": Table,
+        "k2_ohlcv.lake.location.Location": Location,
+    }[name]
+
+
+def test_a_list_of_files_that_are_reached_removes_none_of_them(filled: Lake) -> None:
+    """It belongs to a run that has not committed yet, and goes when that has surely given up."""
+    table = filled.candles(MINUTE)
+    before = on_disk(filled)
+    listed = sweep.write_list(table, lakes.data_files(table)).removeprefix("file://")
+    assert finish_lists(load(filled), datetime.now(UTC)) == Removed()
+    assert on_disk(filled) == {*before, listed}
+    assert finish_lists(load(filled), datetime.now(UTC) + 2 * DAY) == Removed()
+    assert on_disk(filled) == before
+
+
+@pytest.mark.parametrize("content", [b"", b"[", b'["/etc/passwd", "../../../x", "file:///etc/hosts"]'])
+def test_a_list_that_is_cut_or_names_files_elsewhere_harms_nothing(filled: Lake, content: bytes) -> None:
+    path = f"{filled.candles(MINUTE).location()}/metadata/k2-removal-0.json"
+    Location(filled.candles(MINUTE)).write(path, content)
+    assert finish_lists(load(filled), datetime.now(UTC) + 2 * DAY) == Removed()
+    assert Path("/etc/passwd").exists()
+    assert lakes.stored(filled, MINUTE) == aggregate(trades(20), MINUTE)
+
+
+def test_a_location_owns_what_is_in_it_alone(filled: Lake, tmp_path: Path) -> None:
+    table = filled.candles(MINUTE)
+    location = Location(table)
+    inside = f"{table.location()}/data/x.parquet"
+    assert location.owns(inside)
+    assert location.owns(inside.removeprefix("file://"))
+    for outside in [
+        f"{table.location()}2/data/x.parquet",
+        f"{table.location()}/../x.parquet",
+        f"{table.location()}/data/../../../x.parquet",
+        table.location(),
+        "/",
+        "s3://bucket/data/x.parquet",
+    ]:
+        assert not location.owns(outside), outside
+    target = tmp_path / "target.parquet"
+    target.write_bytes(b"x")
+    link = Path(inside.removeprefix("file://"))
+    link.symlink_to(target)
+    assert not location.owns(inside)
+    assert location.remove([inside, str(target)]) == Removed()
+    assert target.exists()
+
+
+def test_files_of_writers_under_way_are_no_orphans(filled: Lake) -> None:
+    """Unknown files are left for three days; known ones for ever, however old."""
+    table = filled.candles(MINUTE)
+    folder = Path(table.location().removeprefix("file://"))
+    for path in on_disk(filled):
+        os.utime(path, (0, 0))
+    young, old = folder / "data" / "young.parquet", folder / "data" / "old.parquet"
+    for path in (young, old):
+        path.write_bytes(b"x" * 7)
+    past = (datetime.now(UTC) - ORPHAN_AGE - timedelta(minutes=1)).timestamp()
+    os.utime(old, (past, past))
+    known = on_disk(filled) - {str(old)}
+    assert remove_orphans(load(filled), datetime.now(UTC)) == Removed(1, 7)
+    assert on_disk(filled) == known
+    assert lakes.stored(filled, MINUTE) == aggregate(trades(20), MINUTE)
+
+
+def test_what_a_commit_brings_while_orphans_are_looked_for_is_known(
+    filled: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files may be as old as they like: the table is loaded after the look."""
+    real = Location.found
+
+    def found(self: Location) -> object:
+        monkeypatch.undo()
+        put(filled, trades(25)[60:])
+        for path in on_disk(filled):
+            os.utime(path, (0, 0))
+        return real(self)
+
+    monkeypatch.setattr(Location, "found", found)
+    remove_orphans(load(filled), datetime.now(UTC))
+    assert lakes.stored(filled, MINUTE) == aggregate(trades(25), MINUTE)
+
+
+def test_a_catalog_in_this_process_holds_commits_to_our_requirement(lake: Lake) -> None:
+    """What the race with a new tag is closed by; a REST catalog would refuse it."""
+    assert isinstance(lake.catalog, MetastoreCatalog)
+
+
+def test_snapshots_of_other_writers_are_no_obstacle(filled: Lake) -> None:
+    """A rollback leaves snapshots that are no ancestors of the current one: they expire as well."""
+    table = filled.candles(MINUTE)
+    histories.rollback(table, table.snapshots()[0].snapshot_id)
+    assert expire(load(filled), LATER).snapshots == 1
+    assert lakes.stored(filled, MINUTE) == aggregate(trades(10), MINUTE)
