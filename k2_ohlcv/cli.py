@@ -161,6 +161,34 @@ def validate(
         validate_tables(terminal, timeframe.value, lookback_days=lookback_days, start=start, end=end)
 
 
+@app.command(
+    epilog=_examples(
+        "k2-ohlcv retention",
+        "k2-ohlcv retention --apply",
+        "k2-ohlcv retention --as-of 2024-06-30 --timeframe 1m --json",
+    )
+)
+def retention(
+    apply: Annotated[bool, typer.Option("--apply", help="Let it go; else only say what would go.")] = False,
+    as_of: Annotated[
+        str | None,
+        typer.Option(metavar="DATE", help="The day to measure ages from; else that of the newest trade."),
+    ] = None,
+    timeframe: Annotated[
+        TimeframeChoice, typer.Option(help="The table, or all of them.")
+    ] = TimeframeChoice.all,  # type: ignore[attr-defined]
+    as_json: AsJson = False,
+) -> None:
+    """Drop the partitions that are past their time, and the files that nothing needs. A dry run by default.
+
+    How long what is kept: K2_RETENTION_1M (5M, 30M, 1H, 1D, TRADES) and K2_SNAPSHOT_DAYS.
+    """
+    from k2_ohlcv.commands.retention import run_retention
+
+    with _terminal(as_json) as terminal:
+        run_retention(terminal, apply=apply, as_of=as_of, timeframe=timeframe.value)
+
+
 @app.command(epilog=_examples("k2-ohlcv status", "k2-ohlcv status --json"))
 def status(as_json: AsJson = False) -> None:
     """Show what each table holds, and how far it is behind the trades."""

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 
 from k2_ohlcv import logs
-from k2_ohlcv.defs import assets, checks, ingest_files, jobs, landings, others, refreshes, runs
+from k2_ohlcv.defs import assets, checks, ingest_files, jobs, landings, maintenance, others, refreshes, runs
 from k2_ohlcv.defs.patience import Patience
 from k2_ohlcv.defs.resources import resources
 from k2_ohlcv.lake.schemas import TRADES_TABLE
@@ -32,10 +32,12 @@ def build(
         warnings.simplefilter("ignore", dg.BetaWarning)
         tables = assets.build(settings.start_date, patience)
         days = _partitions_of(tables, TRADES_TABLE)
+        clocked, schedules = maintenance.build()
         return dg.Definitions(
             assets=tables,
             asset_checks=checks.build(),
-            jobs=[*jobs.build(), ingest_files.build(days)],
+            jobs=[*jobs.build(), ingest_files.build(days), *clocked],
+            schedules=schedules,
             sensors=[
                 runs.dead_runs,
                 *landings.build(patience.tick),

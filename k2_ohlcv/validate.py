@@ -22,7 +22,7 @@ from k2_ohlcv.engine.session import Engine
 from k2_ohlcv.engine.totals import totals
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.changes import changes, trades_spans
-from k2_ohlcv.lake.files import partition_of
+from k2_ohlcv.lake.files import live_files, partition_of
 from k2_ohlcv.lake.watermark import Watermark
 
 #: So many days are in memory at once: 31 of 1m with 50 markets are two million rows.
@@ -43,9 +43,13 @@ class _Side:
         mark, current = Watermark.of(table), trades.metadata.current_snapshot_id
         if current is None:
             return cls(table, timeframe, ())
-        found = changes(trades, mark.snapshot_id if mark else None, current)
         if mark is None:
-            return cls(table, timeframe, ())  # nothing was promised: what is missing is missing
+            # Never complete: partitions without any candle are still to be made, the others were made.
+            files = live_files(table, "window_start", timeframe.grain, table.metadata.current_snapshot_id)
+            made = timeframe.grain.partitions(f.span for f in files)
+            wanted = timeframe.grain.partitions(trades_spans(trades, current))
+            return cls(table, timeframe, tuple(subtract(wanted, made)))
+        found = changes(trades, mark.snapshot_id, current)
         spans = found.bounds if found.reason is None else trades_spans(trades, current)
         return cls(table, timeframe, tuple(timeframe.align(spans)))
 

@@ -148,6 +148,17 @@ def test_windows_dirty_since_the_watermark_are_pending_not_wrong(week_lake: Benc
     assert finding(week_lake, "reconciles_with_trades").failures == 2
 
 
+def test_partitions_that_were_never_made_are_pending(sail: Bench) -> None:
+    """Without a watermark; those that were made are held to the trades."""
+    clear(sail)
+    lakes.add_trades(sail.lake, week())
+    rebuild(sail.lake, sail.engine, MINUTE, [day(AT)])
+    one = finding(sail, "reconciles_with_trades")
+    assert (one.examined, one.failures) == (24, 0)
+    damage(sail, first_rows(1, volume=pl.col("volume") * 2))
+    assert finding(sail, "reconciles_with_trades").failures == 1
+
+
 def test_after_a_run_nothing_is_pending(week_lake: Bench) -> None:
     """At the run's pinned snapshot, all that it reconciled must be right, later trades or not."""
     pinned = week_lake.lake.trades().metadata.current_snapshot_id

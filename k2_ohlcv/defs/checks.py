@@ -121,10 +121,27 @@ def _result(check: Check, timeframe: Timeframe, finding: Finding) -> dg.AssetChe
         asset_key=dg.AssetKey(timeframe.table),
         check_name=check.name,
         passed=finding.ok,
-        severity=dg.AssetCheckSeverity.ERROR if check.blocking else dg.AssetCheckSeverity.WARN,
+        severity=_severity(check),
         description=_said(finding),
         metadata=_metadata(finding),
     )
+
+
+def evaluation(check: Check, timeframe: Timeframe, finding: Finding) -> dg.AssetCheckEvaluation:
+    """A finding as an evaluation to record outside a run of the checks."""
+    return dg.AssetCheckEvaluation(
+        asset_key=dg.AssetKey(timeframe.table),
+        check_name=check.name,
+        passed=finding.ok,
+        severity=_severity(check),
+        blocking=check.blocking,
+        description=_said(finding),
+        metadata=_metadata(finding),
+    )
+
+
+def _severity(check: Check) -> dg.AssetCheckSeverity:
+    return dg.AssetCheckSeverity.ERROR if check.blocking else dg.AssetCheckSeverity.WARN
 
 
 def _said(finding: Finding) -> str | None:

@@ -1,0 +1,138 @@
+"""What runs by the clock: retention every day, and an audit of what is stored every night.
+
+Both are jobs that people can launch too. What they do is `retention` and `validate`.
+"""
+
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from k2_ohlcv import logs
+from k2_ohlcv.defs import checks
+from k2_ohlcv.defs.failures import explained
+from k2_ohlcv.defs.resources import LakeResource
+from k2_ohlcv.domain.checks import CHECKS
+from k2_ohlcv.domain.retention import retention_settings
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe, parse_day
+from k2_ohlcv.domain.window import DAY, EPOCH, Interval, coalesce, midnight
+from k2_ohlcv.engine.resource import SparkResource
+from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.lake.inventory import data_spans, rows_per_partition
+
+RETENTION, AUDIT = "retention", "audit"
+
+#: The audit looks at the newest days every night, and at every day once in so many nights.
+_NEWEST, _NIGHTS = 7 * DAY, 30
+#: Trades that one night's share of old days may hold: some minutes of scanning.
+_BUDGET = 200_000_000
+
+
+class RetentionConfig(dg.Config):
+    """What the launchpad offers."""
+
+    apply: bool = Field(default=True, description="Let it go; else only say what would go.")
+    as_of: str = Field(default="", description="The day to measure ages from, as YYYY-MM-DD; empty is now.")
+
+
+def build() -> tuple[list[dg.JobDefinition], list[dg.ScheduleDefinition]]:
+    """The jobs and their schedules, on by default. Times are UTC, when markets are quietest."""
+    jobs = {RETENTION: _retention_job(), AUDIT: _audit_job()}
+    times = {RETENTION: "40 2 * * *", AUDIT: "10 3 * * *"}
+    schedules = [
+        dg.ScheduleDefinition(
+            name=f"{name}_daily",
+            job=job,
+            cron_schedule=times[name],
+            execution_timezone="UTC",
+            default_status=dg.DefaultScheduleStatus.RUNNING,
+        )
+        for name, job in jobs.items()
+    ]
+    return list(jobs.values()), schedules
+
+
+def _retention_job() -> dg.JobDefinition:
+    @dg.op(name="let_go", description="Drop what is past its time, in all tables.")
+    def let_go(context: dg.OpExecutionContext, config: RetentionConfig, lake: LakeResource) -> None:
+        from k2_ohlcv.retention import retention
+
+        with explained(context):
+            report = retention(
+                lake.lake,
+                retention_settings(os.environ),
+                apply=config.apply,
+                as_of=midnight(parse_day(config.as_of)) if config.as_of else None,
+                timeframes=TIMEFRAMES,
+                progress=logs.progress,
+            )
+        context.add_output_metadata({"report": dg.MetadataValue.json(report.as_json())})
+        for one in report.tables:
+            counts = {"partitions": len(one.partitions), "rows": one.rows, "files_removed": one.files_removed}
+            said = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items())
+            fields = {"event": "retention", "table": one.table, "counts": counts}
+            context.log.info(f"{one.table}: {said}", extra={logs.FIELDS: fields})
+
+    @dg.job(name=RETENTION, description="Drop partitions past retention, and files that nothing needs.")
+    def retention_job() -> None:
+        let_go()
+
+    return retention_job
+
+
+def _audit_job() -> dg.JobDefinition:
+    @dg.op(name="look", description="Validate the newest days, and tonight's share of all others.")
+    def look(context: dg.OpExecutionContext, lake: LakeResource, spark: SparkResource) -> None:
+        from k2_ohlcv.validate import validate
+
+        engine = spark.engine
+        engine.share = frozenset(t.name for t in TIMEFRAMES)
+        failed = []
+        for timeframe in TIMEFRAMES:
+            days = tonight(lake.lake, timeframe, datetime.now(UTC))
+            findings = validate(lake.lake, engine, timeframe, days, progress=logs.progress)
+            for check, finding in zip(CHECKS, findings, strict=True):
+                context.instance.report_runless_asset_event(checks.evaluation(check, timeframe, finding))
+                if check.blocking and not finding.ok:
+                    failed.append(f"{check.name} of {timeframe.table}: {', '.join(finding.partitions)}")
+            context.log.info(
+                f"{timeframe.table}: {sum(f.ok for f in findings)} of {len(findings)} checks hold"
+            )
+        if failed:
+            raise dg.Failure(f"What is stored is wrong: {'; '.join(failed)}", allow_retries=False)
+
+    @dg.job(name=AUDIT, description="Hold what is stored to every check: the last week, and all in a month.")
+    def audit_job() -> None:
+        look()
+
+    return audit_job
+
+
+def tonight(lake: Lake, timeframe: Timeframe, now: datetime, budget: int = _BUDGET) -> list[Interval]:
+    """What the audit of a night examines: the newest days, and a share of the others.
+
+    Every partition has its turn once in `_NIGHTS` nights. Of those whose turn it is, the newest come first,
+    until they hold `budget` trades; at least one is examined.
+    """
+    spans = data_spans(lake, [timeframe])
+    if not spans:
+        return []
+    newest = Interval(max(spans[0].start, spans[-1].end - _NEWEST), spans[-1].end)
+    night = (now - EPOCH) // DAY % _NIGHTS
+    grain = timeframe.grain
+    turn = [p for p in grain.partitions(spans) if grain.ordinal(p.start) % _NIGHTS == night]
+    rows = rows_per_partition(lake.trades(), "timestamp", grain)
+    return coalesce([newest, *_affordable(turn[::-1], rows, budget, grain.key)])
+
+
+def _affordable(turn: Sequence[Interval], rows: Any, budget: int, key: Any) -> list[Interval]:
+    chosen: list[Interval] = []
+    for partition in turn:
+        budget -= rows.get(key(partition), 0)
+        if budget < 0 and chosen:
+            break
+        chosen.append(partition)
+    return chosen

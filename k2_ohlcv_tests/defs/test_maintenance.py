@@ -1,0 +1,98 @@
+"""Retention and audit as jobs: what they do when the clock runs them, and what an audit looks at."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from k2_ohlcv.commands.instance import opened
+from k2_ohlcv.definitions import build
+from k2_ohlcv.defs.maintenance import AUDIT, RETENTION, tonight
+from k2_ohlcv.domain.candle import Trade
+from k2_ohlcv.domain.timeframe import Grain, timeframe
+from k2_ohlcv.domain.window import DAY, coalesce
+from k2_ohlcv.engine.session import open_engine
+from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.refresh import refresh
+from k2_ohlcv.settings import Settings
+from k2_ohlcv_tests import histories, lakes
+
+HOUR, MINUTE = timeframe("1h"), timeframe("1m")
+FIRST = datetime(2024, 1, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
+    """A hundred days of a trade each."""
+    monkeypatch.setenv("K2_HOME", str(tmp_path))
+    for name in ("K2_START_DATE", "DAGSTER_HOME", "SPARK_REMOTE"):
+        monkeypatch.delenv(name, raising=False)
+    made = lakes.open_lake(tmp_path)
+    lakes.add_trades(
+        made, [Trade("X", "Y", str(i), FIRST + i * DAY, Decimal(10), Decimal(1)) for i in range(100)]
+    )
+    with open_engine(lakes.settings(tmp_path)) as engine:
+        for each in (MINUTE, HOUR):
+            refresh(made, engine, each)
+    return made
+
+
+@pytest.fixture
+def instance(lake: Lake) -> Iterator[dg.DagsterInstance]:
+    with opened(Settings.read()) as made:
+        yield made
+
+
+def run(instance: dg.DagsterInstance, name: str, **config: object) -> dg.ExecuteInProcessResult:
+    job = build(Settings.read()).resolve_job_def(name)
+    return job.execute_in_process(
+        instance=instance,
+        run_config={"ops": {"let_go": {"config": config}}} if config else None,
+        tags={"k2/attended": "true"},
+        raise_on_error=False,
+    )
+
+
+def test_both_run_by_the_clock() -> None:
+    schedules = build(Settings.read({})).schedules or []
+    assert {s.job_name for s in schedules if isinstance(s, dg.ScheduleDefinition)} == {RETENTION, AUDIT}
+    assert all(s.default_status is dg.DefaultScheduleStatus.RUNNING for s in schedules)  # type: ignore[union-attr]
+
+
+def test_the_retention_job_drops_what_is_past(lake: Lake, instance: dg.DagsterInstance) -> None:
+    """Ages are measured from the newest trade: ten days of 1m are older than its ninety."""
+    assert run(instance, RETENTION, apply=False).success
+    assert len(lakes.stored(lake, MINUTE)) == 100
+    assert run(instance, RETENTION, apply=True).success
+    left = lakes.stored(lake, MINUTE)
+    assert len(left) == len([c for c in left if c.window_start >= FIRST + 99 * DAY - MINUTE.kept - DAY]) < 100
+    assert len(lakes.stored(lake, HOUR)) == 100
+
+
+def test_the_audit_finds_damage_and_says_where(lake: Lake, instance: dg.DagsterInstance) -> None:
+    assert run(instance, AUDIT).success
+    table = lake.candles(HOUR)
+    newest = max(table.scan().plan_files(), key=lambda t: t.file.file_path)
+    twice = (pl.col("volume") * 2).cast(pl.Decimal(29, 8)).alias("volume")
+    histories.rewrite(table, [newest], lambda rows: rows.with_columns(twice))
+    result = run(instance, AUDIT)
+    assert not result.success
+    key = dg.AssetCheckKey(dg.AssetKey(HOUR.table), "reconciles_with_trades")
+    (record,) = instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
+    assert record.evaluation is not None
+    assert not record.evaluation.passed
+    assert record.evaluation.metadata["partitions"].value == "2024-04-09"
+
+
+def test_thirty_nights_examine_everything(lake: Lake) -> None:
+    """And each night the newest days; a budget cuts a night's share, but never to nothing."""
+    nights = [tonight(lake, MINUTE, datetime(2024, 5, 1, tzinfo=UTC) + i * DAY) for i in range(30)]
+    seen = Grain.DAY.partitions(i for night in nights for i in night)
+    assert len(seen) == 100
+    assert all(night[-1].end - night[-1].start >= timedelta(days=7) for night in nights)
+    poor = tonight(lake, MINUTE, datetime(2024, 5, 1, tzinfo=UTC), budget=0)
+    assert len(Grain.DAY.partitions(coalesce(poor))) in {7, 8}
