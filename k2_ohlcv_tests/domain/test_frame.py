@@ -151,7 +151,7 @@ def test_the_gate_refuses_each_kind_of_damage_by_name(check: str, damage: dict) 
 
 def test_the_gate_refuses_repeated_keys_and_other_columns() -> None:
     good = candles(aggregate_one()).drop("row")
-    with pytest.raises(GateError, match="2 candles .* unique_windows"):
+    with pytest.raises(GateError, match=r"2 candles .* unique_windows"):
         gate(pl.concat([good, good]), MINUTE)
     with pytest.raises(GateError):
         gate(good.drop("vwap"), MINUTE)
