@@ -56,13 +56,17 @@ def create(
     return table
 
 
+def arrow(table: Table, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Rows in the columns of a table."""
+    schema = schema_to_pyarrow(table.schema(), include_field_ids=False)
+    return pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+
+
 def add(table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
     """Append rows in one commit."""
-    arrow = pa.Table.from_pylist(
-        [dict(row) for row in rows], schema=schema_to_pyarrow(table.schema(), include_field_ids=False)
-    )
-    if arrow.num_rows:
-        table.append(arrow)
+    added = arrow(table, rows)
+    if added.num_rows:
+        table.append(added)
 
 
 class _DeleteManifest(ManifestWriterV2):
@@ -95,12 +99,12 @@ def delete_positions(
 ) -> None:
     """Delete rows by data file and position, as Spark's merge-on-read of format version 2 does."""
     rows = sorted(positions)
-    arrow = pa.table(
+    listed = pa.table(
         {"file_path": [path for path, _ in rows], "pos": pa.array([p for _, p in rows], pa.int64())}
     )
     _commit(
         table,
-        _write(table, arrow, _POSITIONS),
+        _write(table, listed, _POSITIONS),
         DataFileContent.POSITION_DELETES,
         len(rows),
         kind,
@@ -119,15 +123,15 @@ def delete_equal(
     """Delete every earlier row that has these values in these columns, as Flink's upserts do."""
     fields = [table.schema().find_field(column) for column in columns]
     schema = Schema(*fields)
-    arrow = pa.Table.from_pylist(
+    keys = pa.Table.from_pylist(
         [dict(zip(columns, row, strict=True)) for row in values],
         schema=schema_to_pyarrow(schema, include_field_ids=False),
     )
     _commit(
         table,
-        _write(table, arrow, schema),
+        _write(table, keys, schema),
         DataFileContent.EQUALITY_DELETES,
-        arrow.num_rows,
+        keys.num_rows,
         FileFormat.PARQUET,
         [field.field_id for field in fields],
         partition,

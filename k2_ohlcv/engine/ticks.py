@@ -77,10 +77,12 @@ class Reading:
         assert isinstance(trades, ForeignTrades)
         rows = _exact(_between(self._engine, trades, self._snapshot, intervals), trades)
         theirs = {name: field for name in _NAMES if (field := trades.field(name))}
-        misfits = rows.where(f"{MISFITS} > 0").select(*(f"raw_{name}" for name in theirs)).limit(_SHOWN)
+        # Sorted to the front, not filtered: a filter pushed down through the steps repeats each many times.
+        first = rows.select(MISFITS, *(f"raw_{name}" for name in theirs)).orderBy(MISFITS, ascending=False)
         named = (
-            "; ".join(f"{f.name}={value}" for f, value in zip(theirs.values(), row.values(), strict=True))
-            for row in misfits.toArrow().to_pylist()
+            "; ".join(f"{field.name}={row[f'raw_{name}']}" for name, field in theirs.items())
+            for row in first.limit(_SHOWN).toArrow().to_pylist()
+            if row[MISFITS]
         )
         return ContractError(
             f"table {'.'.join(trades.name())} (K2_TRADES_TABLE) has trades that cannot be read exactly. Each "
@@ -195,11 +197,14 @@ def _exact(rows: "DataFrame", trades: ForeignTrades) -> "DataFrame":
     fits = [F.coalesce(F.col(name) > 0, F.lit(False)) for name in ("price", "quantity")]
     fits += [raw[name].isNotNull() for name in texts if not fields[name].required]
     lost = _timeless(time_column(trades, "timestamp"), raw["timestamp"])
-    fits += [] if lost is None else [~lost]
+    at = _timestamp(raw["timestamp"], trades.clock)
+    if lost is not None:
+        fits.append(~lost)
+        at = F.when(~lost, at)  # in no window, rather than in one that nobody asked for
     return frame.withColumns(
         {
             **texts,
-            "timestamp": _timestamp(raw["timestamp"], trades.clock),
+            "timestamp": at,
             MISFITS: F.when(reduce(lambda a, b: a & b, fits), 0).otherwise(1).cast("long"),
         }
     )

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from functools import lru_cache
 
+import polars as pl
 import structlog
 from pyiceberg.conversions import from_bytes
 from pyiceberg.manifest import DataFile, DataFileContent, ManifestContent
@@ -106,6 +107,12 @@ class TimeColumn:
     def moment(self, value: int) -> datetime:
         """The moment of a value of the column."""
         return from_micros(self.clock.micros(value))
+
+    def micros(self, values: pl.Series) -> pl.Series:
+        """Microseconds since the epoch, from values of the column as they were read."""
+        if values.dtype.is_temporal():
+            return values.dt.epoch("us")
+        return values.cast(pl.Int64) * self.clock.micros(1)
 
     def bounds(self, file: DataFile) -> tuple[int, int] | None:
         """The least and the greatest value in a data file, where its metadata says them."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+import polars as pl
 import pytest
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.table import Table
@@ -35,7 +36,7 @@ from k2_ohlcv.domain.window import MICROSECOND, Interval, to_micros
 from k2_ohlcv.lake import foreign
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.files import live_files
-from k2_ohlcv.lake.foreign import EVERYTHING, Clock, ForeignTrades, Source
+from k2_ohlcv.lake.foreign import EVERYTHING, Clock, ForeignTrades, Source, time_column
 from k2_ohlcv.settings import Settings
 from k2_ohlcv_tests import lakes, theirs
 
@@ -173,6 +174,8 @@ def test_spans_come_from_the_bounds_of_any_kind_of_time(
     moment = AT.replace(microsecond=123000) if clock is Clock.MILLIS else AT
     assert found.clock is clock
     assert span(found) == Interval(moment, moment + MICROSECOND)
+    read = pl.DataFrame(found.scan().to_arrow())["timestamp"]
+    assert time_column(found, "timestamp").micros(read).to_list() == [to_micros(moment)]
 
 
 @pytest.mark.parametrize("value", [0, to_micros(AT) // 10**6, to_micros(AT) * 1000, -5])

@@ -1,0 +1,300 @@
+"""Someone else's trades, of every shape, rolled up as the reference does; and what is refused, by name."""
+
+import itertools
+import math
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionField, PartitionSpec
+from pyiceberg.transforms import HourTransform, IdentityTransform, MonthTransform
+from pyiceberg.types import (
+    DecimalType,
+    DoubleType,
+    IcebergType,
+    IntegerType,
+    LongType,
+    StringType,
+    TimestampType,
+    TimestamptzType,
+)
+
+from k2_ohlcv.domain.candle import KEY, Candle, Trade, aggregate
+from k2_ohlcv.domain.errors import ContractError
+from k2_ohlcv.domain.frame import finish
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe, timeframe
+from k2_ohlcv.domain.window import Interval, coalesce, to_micros
+from k2_ohlcv.engine.rollup import windows
+from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.lake.foreign import Source
+from k2_ohlcv.reconcile import rebuild
+from k2_ohlcv_tests import lakes, theirs
+from k2_ohlcv_tests.conftest import Bench, clear
+from k2_ohlcv_tests.strategies import MARKETS, moments, trades
+
+#: Our names, and theirs: any text will do as a name.
+NAMES = {
+    "exchange": "venue",
+    "symbol": "pair `x`",
+    "trade_id": "seq.no",
+    "timestamp": "event time",
+    "price": "px",
+    "quantity": "timestamp",
+}
+CLOCKS: dict[str, tuple[IcebergType, Callable[[datetime], Any]]] = {
+    "zoned": (TimestamptzType(), lambda at: at),
+    "local": (TimestampType(), lambda at: at.replace(tzinfo=None)),
+    "micros": (LongType(), to_micros),
+    "millis": (LongType(), lambda at: to_micros(at) // 1000),
+}
+IDS: dict[str, tuple[IcebergType | None, Callable[[str], Any]]] = {
+    "text": (StringType(), str),
+    "long": (LongType(), int),
+    "int": (IntegerType(), int),
+    "none": (None, str),
+}
+NUMBERS: dict[str, tuple[IcebergType, Callable[[Decimal], Any]]] = {
+    "double": (DoubleType(), float),
+    "wide": (DecimalType(38, 18), lambda value: value),
+    "narrow": (DecimalType(19, 8), lambda value: value),
+}
+SPECS = {
+    "none": UNPARTITIONED_PARTITION_SPEC,
+    "market": PartitionSpec(PartitionField(1, 1000, IdentityTransform(), "v")),
+    "hour": PartitionSpec(PartitionField(4, 1000, HourTransform(), "h")),
+    "month": PartitionSpec(
+        PartitionField(2, 1000, IdentityTransform(), "s"), PartitionField(4, 1001, MonthTransform(), "m")
+    ),
+}
+Shape = tuple[str, str, str, str]
+SHAPES: list[Shape] = [
+    shape
+    for shape in itertools.product(CLOCKS, IDS, NUMBERS, SPECS)
+    if not (shape[0] in {"micros", "millis"} and shape[3] in {"hour", "month"})
+]
+
+
+def foreign(bench: Bench, some: list[Trade], shape: Shape = ("zoned", "text", "double", "none")) -> Lake:
+    """A lake whose trades are someone else's, of that shape."""
+    clock, ids, numbers, spec = shape
+    columns: dict[str, tuple[IcebergType | None, Callable[[Any], Any]]] = {
+        "exchange": (StringType(), str),
+        "symbol": (StringType(), str),
+        "trade_id": IDS[ids],
+        "timestamp": CLOCKS[clock],
+        "price": NUMBERS[numbers],
+        "quantity": NUMBERS[numbers],
+    }
+    kinds = {NAMES[name]: kind or StringType() for name, (kind, _) in columns.items()}
+    rows = [{NAMES[n]: make(getattr(trade, n)) for n, (_, make) in columns.items()} for trade in some]
+    table = theirs.create(bench.lake, kinds, rows, spec=SPECS[spec])
+    named = NAMES | ({"trade_id": ""} if ids == "none" else {})
+    return Lake(bench.lake.catalog, Source(table.name(), tuple(named.items())))
+
+
+def computed(lake: Lake, bench: Bench, timeframe: Timeframe, intervals: list[Interval]) -> list[Candle]:
+    table = lake.trades()
+    snapshot = table.current_snapshot()
+    assert snapshot is not None
+    found = finish(windows(bench.engine, table, snapshot.snapshot_id, timeframe, intervals), timeframe)
+    return [Candle(**row) for row in found.sort(*KEY).to_dicts()]
+
+
+def days_of(some: list[Trade]) -> list[Interval]:
+    return coalesce(Grain.DAY.partition(trade.timestamp) for trade in some)
+
+
+def meant(some: list[Trade], shape: Shape) -> list[Trade]:
+    """The trades that a table of that shape has: to the millisecond, as doubles, in the order without ids."""
+    if shape[0] == "millis":
+        some = [
+            replace(t, timestamp=t.timestamp.replace(microsecond=t.timestamp.microsecond // 1000 * 1000))
+            for t in some
+        ]
+    if shape[2] == "double":
+        some = [
+            replace(t, price=Decimal(repr(float(t.price))), quantity=Decimal(repr(float(t.quantity))))
+            for t in some
+        ]
+    if shape[1] == "none":
+        ordered = sorted(some, key=lambda t: (t.timestamp, t.price, t.quantity))
+        some = [replace(t, trade_id=f"{i:09}") for i, t in enumerate(ordered)]
+    return some
+
+
+def check(bench: Bench, some: list[Trade], shape: Shape, *, every: bool = False) -> None:
+    clear(bench)
+    lake, wanted = foreign(bench, some, shape), meant(some, shape)
+    days = days_of(wanted)
+    bench.engine.share = frozenset(t.name for t in TIMEFRAMES)
+    for each in TIMEFRAMES if every else (timeframe("1m"), timeframe("1d")):
+        assert computed(lake, bench, each, days) == aggregate(wanted, each), (shape, each.name)
+    bench.engine.share = frozenset()
+    assert computed(lake, bench, timeframe("5m"), days) == aggregate(wanted, timeframe("5m")), shape
+
+
+@st.composite
+def plain(draw: st.DrawFn, most: int = 30) -> list[Trade]:
+    """Trades as people write them, of few decimals, often equal in time, and in price, and in all."""
+    few = st.integers(1, 10**6).map(lambda n: Decimal(n).scaleb(-draw(st.integers(0, 8))))
+    kept = st.sampled_from(draw(st.lists(few, min_size=1, max_size=4)))
+    at = st.sampled_from(draw(st.lists(moments(), min_size=1, max_size=6)))
+    return [
+        Trade(*draw(st.sampled_from(MARKETS)), str(number), draw(at), draw(kept), draw(kept))
+        for number in range(1, draw(st.integers(2, most)))
+    ]
+
+
+@settings(max_examples=40)
+@given(plain(), st.sampled_from(SHAPES))
+def test_sail_reads_tables_of_every_shape(sail: Bench, some: list[Trade], shape: Shape) -> None:
+    check(sail, some, shape, every=True)
+
+
+@settings(max_examples=10)
+@given(trades(), st.sampled_from([s for s in SHAPES if s[2] != "double"]))
+def test_sail_reads_huge_and_tiny_decimals(sail: Bench, some: list[Trade], shape: Shape) -> None:
+    check(sail, some, shape)
+
+
+@pytest.mark.spark
+@pytest.mark.xdist_group("spark")
+@settings(max_examples=1)
+@given(st.lists(plain(), min_size=8, max_size=8))
+def test_spark_reads_tables_of_every_shape(spark: Bench, lots: list[list[Trade]]) -> None:
+    """A few of the shapes, in which each kind of everything occurs: Spark is slow."""
+    some = [replace(t, exchange=f"{t.exchange}-{i}") for i, lot in enumerate(lots) for t in lot]
+    for shape in zip(
+        CLOCKS, IDS, ["double", "wide", "narrow", "double"], ["hour", "month", "none", "market"], strict=True
+    ):
+        check(spark, some, shape)
+
+
+def test_equal_rows_without_ids_are_distinct_trades(bench: Bench) -> None:
+    at = datetime(2024, 5, 17, 12, tzinfo=UTC)
+    twins = [Trade("X", "A", str(i), at, Decimal("0.1"), Decimal("0.2")) for i in range(3)]
+    lake = foreign(bench, twins, ("zoned", "none", "double", "none"))
+    (candle,) = computed(lake, bench, timeframe("1m"), days_of(twins))
+    assert (candle.trade_count, candle.volume) == (3, Decimal("0.6"))
+
+
+AT = datetime(2024, 5, 17, 12, tzinfo=UTC)
+GOOD = {
+    "venue": "X",
+    "pair `x`": "A",
+    "seq.no": "7",
+    "event time": AT,
+    "px": 1.5,
+    "timestamp": 2.0,
+}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {
+            "px=0.30000000000000004": {"px": 0.1 + 0.2},
+            "px=1e-09": {"px": 1e-9},
+            "px=10000000000.0": {"px": 1e10},
+            "px=nan": {"px": math.nan},
+            "px=-1.0": {"px": -1.0},
+        },
+        {
+            "timestamp=0.0": {"timestamp": 0.0},
+            "timestamp=inf": {"timestamp": math.inf},
+            "timestamp=None": {"timestamp": None},
+            "venue=None": {"venue": None},
+            "pair `x`=None": {"pair `x`": None},
+        },
+        {"seq.no=None": {"seq.no": None}},
+        {"event time=None": {"event time": None}},
+    ],
+)
+def test_rows_that_do_not_fit_fail_by_name_and_commit_nothing(
+    sail: Bench, wrong: dict[str, dict[str, Any]]
+) -> None:
+    clear(sail)
+    lake = foreign(sail, [])
+    table = sail.lake.catalog.load_table(lake.trades().name())
+    others = [GOOD | {"event time": AT + timedelta(hours=30)}] * 3
+    theirs.add(table, [GOOD, *(GOOD | {"seq.no": "8"} | change for change in wrong.values()), *others])
+    with pytest.raises(ContractError, match="cannot be read exactly") as caught:
+        rebuild(lake, sail.engine, timeframe("1m"))
+    shown = str(caught.value)
+    assert [said for said in wrong if said not in shown] == []
+    assert shown.count("venue=") == len(wrong)
+    assert lake.candles(timeframe("1m")).current_snapshot() is None
+
+
+@pytest.mark.spark
+@pytest.mark.xdist_group("spark")
+def test_spark_fails_by_name_as_well(spark: Bench) -> None:
+    clear(spark)
+    lake = foreign(spark, [])
+    table = spark.lake.catalog.load_table(lake.trades().name())
+    theirs.add(
+        table,
+        [GOOD, GOOD | {"px": 0.1 + 0.2}, GOOD | {"timestamp": float("nan")}, GOOD | {"event time": None}],
+    )
+    with pytest.raises(ContractError, match="cannot be read exactly") as caught:
+        rebuild(lake, spark.engine, timeframe("1m"))
+    assert str(caught.value).count("venue=") == 3
+
+
+def test_a_decimal_that_does_not_fit_fails_by_name(bench: Bench) -> None:
+    clear(bench)
+    some = [
+        Trade("X", "A", str(i), AT, Decimal(price), Decimal(1))
+        for i, price in enumerate(["1", "1.000000001"])
+    ]
+    with pytest.raises(ContractError, match=r"px=1\.000000001000000000"):
+        rebuild(foreign(bench, some, ("zoned", "text", "wide", "none")), bench.engine, timeframe("1h"))
+
+
+def test_a_long_in_another_unit_than_its_neighbours_fails_by_name(bench: Bench) -> None:
+    clear(bench)
+    lake = foreign(
+        bench, [Trade("X", "A", "1", AT, Decimal(1), Decimal(1))], ("millis", "text", "double", "none")
+    )
+    table = bench.lake.catalog.load_table(lake.trades().name())
+    theirs.add(table, [GOOD | {"event time": to_micros(AT) + 1}])
+    with pytest.raises(ContractError, match=r"event time=1\d+.*cannot|cannot.*event time=1\d+"):
+        computed(lake, bench, timeframe("1m"), days_of([Trade("X", "A", "1", AT, Decimal(1), Decimal(1))]))
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_files_outside_the_intervals_are_not_read(bench: Bench, clock: str) -> None:
+    """The predicate is on their own column in its own type: a file that it rules out may be gone."""
+    clear(bench)
+    first = [Trade("X", "A", "1", AT, Decimal(1), Decimal(1))]
+    lake = foreign(bench, first, (clock, "text", "double", "none"))
+    table = bench.lake.catalog.load_table(lake.trades().name())
+    (kept,) = lakes.data_files(table)
+    later = CLOCKS[clock][1](AT + timedelta(days=3))
+    theirs.add(table, [GOOD | {"event time": later}])
+    (gone,) = set(lakes.data_files(table)) - {kept}
+    Path(gone.removeprefix("file://")).unlink()
+    assert computed(lake, bench, timeframe("1m"), days_of(first)) == aggregate(first, timeframe("1m"))
+    with pytest.raises(Exception, match=r"(?i)not found|no such file|not exist"):
+        computed(lake, bench, timeframe("1m"), [Grain.DAY.partition(AT + timedelta(days=3))])
+
+
+@pytest.mark.parametrize("shape", random.Random(3).sample(SHAPES, 4))
+def test_candles_of_a_foreign_table_are_reconciled(sail: Bench, shape: Shape) -> None:
+    """From the settings to the stored candles, and again after their table changed."""
+    clear(sail)
+    some = [
+        Trade("X", "A", str(i), AT + i * timedelta(minutes=7), Decimal(100 + i % 7), Decimal(i + 1))
+        for i in range(500)
+    ]
+    lake = foreign(sail, some, shape)
+    for each in TIMEFRAMES:
+        assert rebuild(lake, sail.engine, each).watermark_moved
+    lakes.assert_equal_to_trades(lake, meant(some, shape))
