@@ -65,6 +65,7 @@ def markdown(rows: Sequence[Row], machine: Sequence[str], title: str) -> str:
         "goal",
     ]
     right = "---:"
+    compared = any(name in row.measured for row in rows for name in OTHERS)
     lines = [
         f"**{title}**",
         "",
@@ -72,7 +73,7 @@ def markdown(rows: Sequence[Row], machine: Sequence[str], title: str) -> str:
         f"- seconds: median (fastest to slowest) of warm runs; ratio: {OURS} over the faster of the others",
         "- processor: median of the processor time of those runs, all threads; other work disturbs it less",
         f"- memory: most held by a fresh process in its first run, {' / '.join(names)}",
-        f"- the candles of {', '.join([OURS, *OTHERS])} were equal in every column",
+        *([f"- the candles of {', '.join([OURS, *OTHERS])} were equal in every column"] if compared else []),
         "",
         _line(header),
         _line(["---", *([right] * (len(header) - 2)), "---"]),
