@@ -109,10 +109,12 @@ class TimeColumn:
         return from_micros(self.clock.micros(value))
 
     def micros(self, values: pl.Series) -> pl.Series:
-        """Microseconds since the epoch, from values of the column as they were read."""
+        """Microseconds since the epoch, from values as they were read; null where they do not count so."""
         if values.dtype.is_temporal():
             return values.dt.epoch("us")
-        return values.cast(pl.Int64) * self.clock.micros(1)
+        known = self.clock.magnitudes or range(0)
+        counted = values.set(~values.is_between(known.start, known.stop - 1), None)
+        return counted * self.clock.micros(1)
 
     def bounds(self, file: DataFile) -> tuple[int, int] | None:
         """The least and the greatest value in a data file, where its metadata says them."""

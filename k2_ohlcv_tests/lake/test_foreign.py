@@ -178,6 +178,12 @@ def test_spans_come_from_the_bounds_of_any_kind_of_time(
     assert time_column(found, "timestamp").micros(read).to_list() == [to_micros(moment)]
 
 
+def test_values_of_another_unit_have_no_time(lake: Lake) -> None:
+    time = time_column(timed(lake, LongType(), to_micros(AT) // 1000), "timestamp")
+    values = pl.Series([1_700_000_000_000, 1_700_000_000_000_000, 0, None])
+    assert time.micros(values).to_list() == [1_700_000_000_000_000, None, None, None]
+
+
 @pytest.mark.parametrize("value", [0, to_micros(AT) // 10**6, to_micros(AT) * 1000, -5])
 def test_a_long_of_another_unit_is_refused(lake: Lake, value: int) -> None:
     with pytest.raises(ContractError, match=f"has {value} in .*milliseconds or microseconds"):
