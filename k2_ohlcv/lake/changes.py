@@ -19,6 +19,7 @@ from pyiceberg.table import FileScanTask, Table
 from k2_ohlcv.domain.timeframe import Grain, Timeframe
 from k2_ohlcv.domain.window import Interval, coalesce, from_micros
 from k2_ohlcv.lake.files import TIME, LiveFile, difference, live_files
+from k2_ohlcv.lake.foreign import ForeignTrades, TimeColumn, time_column
 from k2_ohlcv.lake.moves import Moves
 
 #: Rows and files that are read to find windows more closely. What is beyond counts with its bounds: reading
@@ -137,13 +138,34 @@ def _neighbours(found: Changes) -> list[tuple[list[LiveFile], list[LiveFile]]]:
 
 
 def _read(trades: Table, files: Sequence[LiveFile], *, whole: bool) -> list[pl.DataFrame] | None:
-    """The files' rows, or only their times; None where one is no longer there."""
-    names = [f.name for f in trades.schema().fields if f.name != "ingested_at"] if whole else [TIME]
+    """The files' rows, or only their times, as microseconds in `TIME`, whoever's table it is.
+
+    None where a file is no longer there, or has rows whose time cannot be told: whoever computes the windows
+    of its bounds names them.
+    """
+    time = time_column(trades, TIME)
+    names = _values(trades) if whole else [time.field.name]
     scan = ArrowScan(trades.metadata, trades.io, trades.schema().select(*names), AlwaysTrue())
     try:
-        return [pl.DataFrame(scan.to_table([FileScanTask(f.file)])) for f in files]
+        frames = [pl.DataFrame(scan.to_table([FileScanTask(f.file)])) for f in files]
     except FileNotFoundError:
         return None
+    frames = [_timed(time, frame) for frame in frames]
+    return None if any(frame[TIME].null_count() for frame in frames) else frames
+
+
+def _timed(time: TimeColumn, frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with its times as microseconds, and the other columns by number: theirs may have any name."""
+    name = time.field.name
+    others = {f"{i}": frame[column] for i, column in enumerate(frame.columns) if column != name}
+    return pl.DataFrame({TIME: time.micros(frame[name]), **others})
+
+
+def _values(trades: Table) -> list[str]:
+    """The columns in which a trade is another one, if they differ."""
+    if isinstance(trades, ForeignTrades):
+        return [field.name for ours in trades.columns if (field := trades.field(ours))]
+    return [field.name for field in trades.schema().fields if field.name != "ingested_at"]
 
 
 def _window_starts(
@@ -156,7 +178,7 @@ def _window_starts(
         )
         counted = rows.with_columns(sign.alias("sign")).group_by(rows.columns).agg(pl.col("sign").sum())
         rows = counted.filter(pl.col("sign") != 0)
-    micros = rows[TIME].dt.epoch("us")
+    micros = rows[TIME]
     starts = (micros - micros % timeframe.micros).unique()
     return coalesce(timeframe.window(from_micros(start)) for start in starts)
 

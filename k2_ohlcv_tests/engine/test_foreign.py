@@ -301,9 +301,6 @@ def test_candles_of_a_foreign_table_are_reconciled(sail: Bench, shape: Shape) ->
     lakes.assert_equal_to_trades(lake, meant(some, shape))
 
 
-@pytest.mark.xfail(
-    reason="lake.changes reads the column that is called timestamp, not the one that is mapped"
-)
 @pytest.mark.parametrize("clock", CLOCKS)
 def test_refresh_follows_a_foreign_table(sail: Bench, clock: str) -> None:
     """Whatever their columns are called: here one of them has the name of ours, and means something else."""
