@@ -83,7 +83,7 @@ def run(lake: Lake, engine: Engine, plan: Plan, tell: Tell) -> Seen:
             tell(f"history after the day: {step} of {plan.steps} commits")
         _step(lake, engine, plan.feed, plan.batches + step, seen)
     for number in range(plan.after):
-        tell(f"batch {number + 1} of {plan.after} after five days{_pace(seen)}")
+        tell(f"batch {number + 1} of {plan.after} after it{_pace(seen)}")
         _batch(lake, engine, plan.feed, plan.batches + plan.steps + number, seen)
     seen.idle = not any(refresh(lake, engine, each).committed for each in TIMEFRAMES)
     seen.end = sizes(lake)
