@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 import k2_ohlcv
-from k2_ohlcv.commands.instance import prepare
+from k2_ohlcv.commands.instance import opened, prepare
 from k2_ohlcv.settings import Settings
 
 #: A daemon that is told to stop lets its threads finish; one that has not after this is killed.
@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=3000, help="the port of the UI (default %(default)s)")
     port = parser.parse_args(arguments).port
     settings = Settings.read()
+    _create_storage(settings)
     environment = {**os.environ, "K2_HOME": str(settings.home), "DAGSTER_HOME": str(prepare(settings))}
     for number in (
         signal.SIGINT,
@@ -49,6 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     finally:
         _end(processes)
+
+
+def _create_storage(settings: Settings) -> None:
+    """Make Dagster's tables before two processes try to make the same ones, of which one would then fail."""
+    if not (settings.dagster_home / "schedules").exists():
+        with opened(settings):
+            pass
 
 
 def _commands(port: int, log_format: str) -> list[list[str]]:
