@@ -34,6 +34,8 @@ _EVENTS = {
 }
 _FAILURES = {"PIPELINE_FAILURE", "STEP_FAILURE"}
 
+#: The run that this process works on, one at a time, and its trades snapshot.
+_pinned: dict[str, int | None] = {}
 _progress: ContextVar[Callable[[str], None] | None] = ContextVar("k2_progress", default=None)
 
 
@@ -56,6 +58,12 @@ def progress_to(show: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         _progress.reset(token)
+
+
+def pin(run_id: str, snapshot: int | None) -> None:
+    """Say which trades snapshot a run of this process works from, for the lines of its failures."""
+    _pinned.clear()
+    _pinned[run_id] = snapshot
 
 
 def configure(
@@ -188,7 +196,7 @@ def _fields(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
         line.update(_run_fields(meta))
         line["event"] = meta.get("orig_message") or line["event"]
         if event := meta.get("dagster_event"):
-            line.update(_event_fields(event))
+            line.update(_event_fields(event, meta))
     line.update(getattr(record, FIELDS, None) or {})
     return line
 
@@ -199,7 +207,8 @@ def _run_fields(meta: Mapping[str, Any]) -> dict[str, object]:
     if partitions := partitions_of(tags):
         fields["partitions"] = partitions
     if step := meta.get("step_key"):
-        fields |= {"step": step, "table": step.removeprefix("check_")}  # steps have the names of their tables
+        # Most steps have the names of their tables; the others' runs have a tag.
+        fields |= {"step": step, "table": tags.get("k2/table") or step.removeprefix("check_")}
     return {name: value for name, value in fields.items() if value is not None}
 
 
@@ -212,7 +221,7 @@ def partitions_of(tags: Mapping[str, str]) -> str | None:
     return tags.get("dagster/partition")
 
 
-def _event_fields(event: Any) -> dict[str, object]:
+def _event_fields(event: Any, meta: Mapping[str, Any]) -> dict[str, object]:
     kind = event.event_type_value
     level = logging.getLevelName(_weight(kind)).lower()
     fields: dict[str, object] = {"event": _EVENTS.get(kind, event.message or kind), "level": level}
@@ -226,8 +235,24 @@ def _event_fields(event: Any) -> dict[str, object]:
             "passed": evaluation.passed,
         }
     elif kind in _FAILURES:
-        fields["error"] = failure_message(event) or event.message
+        fields |= _failure_fields(event, meta)
     return fields
+
+
+def _failure_fields(event: Any, meta: Mapping[str, Any]) -> dict[str, object]:
+    """What failed: the table, the trades snapshot that was to be reached, and why."""
+    tags: Mapping[str, str] = meta.get("job_tags") or {}
+    # A run fails because a step of it did, and only that one knows the reason.
+    step = getattr(event.event_specific_data, "first_step_failure_event", None)
+    error = failure_message(event) or (step and failure_message(step)) or event.message
+    fields: dict[str, object] = {"error": error}
+    if table := tags.get("k2/table"):
+        fields["table"] = table
+    elif step is not None and step.step_key:
+        fields["table"] = step.step_key.removeprefix("check_")
+    asked = tags.get("k2/snapshot", "")
+    snapshot = _pinned.get(str(meta.get("run_id"))) or (int(asked) if asked.isdecimal() else None)
+    return {**fields, "snapshot": snapshot}
 
 
 def failure_message(event: Any) -> str | None:

@@ -171,14 +171,17 @@ def test_refresh(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {one["table"] for one in plan["tables"]} == TABLES
     assert "no watermark" in call(capsys, "refresh", "--explain")[1]
     assert json.loads(call(capsys, "status", "--json")[1])["tables"][0]["rows"] == 0, "explained, not done"
-    code, out, _ = call(capsys, "refresh", "--timeframe", "1h", "--json")
+    code, out, err = call(capsys, "refresh", "--timeframe", "1h", "--json")
+    assert code == 0, err
     first = json.loads(out)
     (table,) = first["tables"]
     assert (code, out.count("\n"), len(first["run_ids"])) == (0, 1, 1)
     assert (table["from"], table["added"], table["partitions"]) == (None, 2, ["2024-02-27", "2024-02-28"])
     late = trades_csv(home / "late", "2024-02-27T01:30:00Z,3,1,c")
     assert call(capsys, "ingest", str(late), "--exchange", "X", "--symbol", "AB")[0] == 0
-    (table,) = json.loads(call(capsys, "refresh", "--timeframe", "1h", "--json")[1])["tables"]
+    printed = call(capsys, "refresh", "--timeframe", "1h", "--json")
+    assert printed[0] == 0, printed[2]
+    (table,) = json.loads(printed[1])["tables"]
     assert (table["from"], table["changed"], table["unchanged"]) == (first["tables"][0]["to"], 1, 0)
     assert table["dirty"] == [["2024-02-27T01:00:00+00:00", "2024-02-27T02:00:00+00:00"]]
     code, out, err = call(capsys, "refresh", "--timeframe", "1h", "--json")
@@ -252,3 +255,22 @@ def test_a_failed_run_is_failed_work(home: Path, tmp_path: Path) -> None:
     assert "127.0.0.1:9" in lines[-1]["event"]
     assert {"run failed", "step failed"} <= {line["event"] for line in lines}
     assert all("127.0.0.1:9" in line["error"] for line in lines if line["event"] == "step failed")
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("command", ["rebuild", "refresh"])
+def test_a_failure_is_a_line_that_says_what_failed(home: Path, tmp_path: Path, command: str) -> None:
+    """Table, partitions, trades snapshot and error: of the step that failed, and of its run."""
+    file = trades_csv(tmp_path / "in", "2024-02-27T01:00:00Z,10,1,a")
+    ingested = json.loads(run("ingest", str(file), "--exchange", "X", "--symbol", "AB", "--json").stdout)
+    failed = run(command, "--timeframe", "1h", SPARK_REMOTE="sc://127.0.0.1:9", K2_LOG="json")
+    lines = [json.loads(line) for line in failed.stderr.splitlines()]
+    found = [line for line in lines if line["event"] in {"run failed", "step failed"}]
+    assert {line["event"] for line in found if line.get("step") != "check_gold_ohlcv_1h"} == {
+        "run failed",
+        "step failed",
+    }
+    for line in found:
+        assert (line["level"], line["table"], line["partitions"]) == ("error", "gold_ohlcv_1h", "2024-02-27")
+        assert line["snapshot"] == ingested["snapshot"]
+        assert "127.0.0.1:9" in line["error"]

@@ -77,6 +77,7 @@ def candles_asset(timeframe: Timeframe, start: date | None, patience: Patience) 
         context: dg.AssetExecutionContext, config: CandlesConfig, lake: LakeResource, spark: SparkResource
     ) -> dg.MaterializeResult[Any]:
         with explained(context), checks.recorded(context, timeframe):
+            logs.pin(context.run.run_id, lake.lake.trades().metadata.current_snapshot_id)
             engine = spark.engine
             engine.share = _timeframes(context)
             report = _reconciled(context, config, lake.lake, engine, timeframe)

@@ -1,5 +1,6 @@
 """The job that ingests landing files by name, whatever their days: what the landing sensor asks for."""
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -40,13 +41,15 @@ def build(there: dg.PartitionsDefinition[Any]) -> dg.JobDefinition:
 
     @dg.op(name=OP, pool=TRADES_TABLE, retry_policy=RETRIES)
     def read_files(context: dg.OpExecutionContext, config: FilesConfig, lake: LakeResource) -> None:
+        began = time.monotonic()
         with explained(context):
             before = snapshots(lake.lake)
             reports, failed = _each(context, lake, config.files)
             whole = run_numbers(lake.lake, reports, before, len(config.files))
             _materialize(context, lake, reports, whole, there)
         counts = {name: whole[f"run_{name}"] for name in COUNTS}
-        tell(context, "trades ingested", counts, reports[-1].snapshot if reports else None, 0.0)
+        snapshot = reports[-1].snapshot if reports else None
+        tell(context, "trades ingested", counts, snapshot, time.monotonic() - began)
         context.instance.add_run_tags(context.run.run_id, {DONE_TAG: "true"})
         if failed:
             said = "; ".join(failed.values())

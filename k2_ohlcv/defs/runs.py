@@ -12,6 +12,8 @@ from pathlib import Path
 import dagster as dg
 import psutil  # type: ignore[import-untyped] # ships none
 
+from k2_ohlcv import logs
+
 HOST_TAG = "k2/host"
 PID_TAG = "k2/pid"
 BORN_TAG = "k2/process-started"
@@ -72,6 +74,16 @@ def reap(instance: dg.DagsterInstance, *, besides: str | None = None) -> list[st
             instance.report_run_canceled(run, message)
         else:
             instance.report_run_failed(run, message)
+            # Its own process can no longer say so.
+            logs.get_logger(__name__).error(
+                "run failed",
+                run_id=run.run_id,
+                job=run.job_name,
+                table=run.tags.get("k2/table"),
+                partitions=logs.partitions_of(run.tags),
+                snapshot=run.tags.get("k2/snapshot"),
+                error=message,
+            )
         ended.append(run.run_id)
     return [*ended, *_free_slots(instance, set(ended), besides)]
 
