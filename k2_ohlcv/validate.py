@@ -23,6 +23,7 @@ from k2_ohlcv.engine.totals import totals
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.changes import changes, trades_spans
 from k2_ohlcv.lake.files import live_files, partition_of
+from k2_ohlcv.lake.staleness import behind_since
 from k2_ohlcv.lake.watermark import Watermark
 
 #: So many days are in memory at once: 31 of 1m with 50 markets are two million rows.
@@ -190,12 +191,7 @@ def _kinds(side: _Side, found: Sequence[Gap]) -> Iterator[tuple[Gap, str]]:
 def _freshness(side: _Side, trades: Table, now: datetime) -> Finding:
     """Behind since the first trades snapshot that the watermark has not reached."""
     mark = Watermark.of(side.table)
-    since: datetime | None = None
-    snapshot = trades.current_snapshot()
-    while snapshot is not None and (mark is None or snapshot.snapshot_id != mark.snapshot_id):
-        since = datetime.fromtimestamp(snapshot.timestamp_ms / 1000, UTC)
-        parent = snapshot.parent_snapshot_id
-        snapshot = trades.metadata.snapshot_by_id(parent) if parent else None
+    since = behind_since(trades, mark.snapshot_id if mark else None)
     lag = now - since if since else timedelta(0)
     late = lag > side.timeframe.warn
     note = f"behind the trades for {lag}" if since else "up to date"
