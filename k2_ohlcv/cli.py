@@ -33,7 +33,9 @@ TimeframeChoice = StrEnum("TimeframeChoice", {"all": "all"} | {t.name: t.name fo
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")
 ]
-Day = Annotated[str | None, typer.Option(metavar="DATE")]
+Timeframes = Annotated[TimeframeChoice, typer.Option(help="The table, or all of them.")]
+FirstDay = Annotated[str | None, typer.Option("--from", metavar="DATE", help="The first day, as YYYY-MM-DD.")]
+DayAfter = Annotated[str | None, typer.Option("--to", metavar="DATE", help="The day after the last one.")]
 
 
 def _examples(*lines: str) -> str:
@@ -81,15 +83,9 @@ def ingest(
     )
 )
 def rebuild(
-    timeframe: Annotated[
-        TimeframeChoice, typer.Option(help="The table, or all of them.")
-    ] = TimeframeChoice.all,  # type: ignore[attr-defined]
-    start: Annotated[
-        str | None, typer.Option("--from", metavar="DATE", help="The first day, as YYYY-MM-DD.")
-    ] = None,
-    end: Annotated[
-        str | None, typer.Option("--to", metavar="DATE", help="The day after the last one.")
-    ] = None,
+    timeframe: Timeframes = TimeframeChoice.all,  # type: ignore[attr-defined]
+    start: FirstDay = None,
+    end: DayAfter = None,
     as_json: AsJson = False,
 ) -> None:
     """Make candle tables equal to the trades, over days: a run of the Dagster job, which the UI shows.
@@ -110,9 +106,7 @@ def rebuild(
     )
 )
 def refresh(
-    timeframe: Annotated[
-        TimeframeChoice, typer.Option(help="The table, or all of them.")
-    ] = TimeframeChoice.all,  # type: ignore[attr-defined]
+    timeframe: Timeframes = TimeframeChoice.all,  # type: ignore[attr-defined]
     explain: Annotated[
         bool, typer.Option("--explain", help="Print what it would do and why, and do nothing.")
     ] = False,
@@ -136,19 +130,13 @@ def refresh(
     )
 )
 def validate(
-    timeframe: Annotated[
-        TimeframeChoice, typer.Option(help="The table, or all of them.")
-    ] = TimeframeChoice.all,  # type: ignore[attr-defined]
+    timeframe: Timeframes = TimeframeChoice.all,  # type: ignore[attr-defined]
     lookback_days: Annotated[
         int | None,
         typer.Option(metavar="N", help="So many days back from the newest candle (7, if nothing is said)."),
     ] = None,
-    start: Annotated[
-        str | None, typer.Option("--from", metavar="DATE", help="The first day, as YYYY-MM-DD.")
-    ] = None,
-    end: Annotated[
-        str | None, typer.Option("--to", metavar="DATE", help="The day after the last one.")
-    ] = None,
+    start: FirstDay = None,
+    end: DayAfter = None,
     as_json: AsJson = False,
 ) -> None:
     """Hold the stored candles to every check, their totals recomputed from the trades.
@@ -174,9 +162,7 @@ def retention(
         str | None,
         typer.Option(metavar="DATE", help="The day to measure ages from; else that of the newest trade."),
     ] = None,
-    timeframe: Annotated[
-        TimeframeChoice, typer.Option(help="The table, or all of them.")
-    ] = TimeframeChoice.all,  # type: ignore[attr-defined]
+    timeframe: Timeframes = TimeframeChoice.all,  # type: ignore[attr-defined]
     as_json: AsJson = False,
 ) -> None:
     """Drop the partitions that are past their time, and the files that nothing needs. A dry run by default.
