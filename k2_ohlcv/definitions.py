@@ -8,29 +8,24 @@ import dagster as dg
 
 from k2_ohlcv import logs
 from k2_ohlcv.defs import assets, checks, ingest_files, jobs, landings, maintenance, others, refreshes, runs
-from k2_ohlcv.defs.patience import Patience
 from k2_ohlcv.defs.resources import resources
 from k2_ohlcv.lake.schemas import TRADES_TABLE
 from k2_ohlcv.settings import Settings
 
 
-def build(
-    settings: Settings,
-    overrides: Mapping[str, object] | None = None,
-    *,
-    patience: Patience = Patience(),  # noqa: B008 # frozen
-) -> dg.Definitions:
+def build(settings: Settings, overrides: Mapping[str, object] | None = None) -> dg.Definitions:
     """The whole graph.
 
     Args:
-        settings: `start_date` decides where partitions begin; the rest is read by each run for itself.
-        patience: how long tables may be behind, and how often sensors look.
+        settings: decide where partitions begin, how long tables may be behind, and how often sensors look;
+            the rest is read by each run for itself.
         overrides: resources to use in place of the usual ones, by name; for tests.
     """
     with warnings.catch_warnings():
         # Backfill policies and the like are called beta; we pin Dagster's minor version because of them.
         warnings.simplefilter("ignore", dg.BetaWarning)
-        tables = assets.build(settings.start_date, patience)
+        tables = assets.build(settings)
+        tick = settings.sensor_seconds
         days = _partitions_of(tables, TRADES_TABLE)
         clocked, schedules = maintenance.build()
         return dg.Definitions(
@@ -40,9 +35,9 @@ def build(
             schedules=schedules,
             sensors=[
                 runs.dead_runs,
-                *landings.build(patience.tick),
-                *others.build(days, patience.tick),
-                *refreshes.build(tables, patience.tick),
+                *landings.build(tick),
+                *others.build(days, tick),
+                *refreshes.build(tables, tick),
             ],
             resources={**resources(), **(overrides or {})},
             executor=dg.in_process_executor,  # one run is one process, so all its steps share one session
@@ -61,4 +56,4 @@ def defs() -> dg.Definitions:
     settings = Settings.read()
     if settings.log_json:
         logs.configure(json_lines=True)  # here, because every process of a run passes here before it logs
-    return build(settings, patience=Patience.read())
+    return build(settings)

@@ -15,7 +15,7 @@ from pyiceberg.table import Table
 
 from k2_ohlcv.domain.retention import (
     Coverage,
-    RetentionSettings,
+    Kept,
     crowded,
     cutoff,
     frozen_line,
@@ -40,7 +40,7 @@ _log = structlog.get_logger(__name__)
 
 def retention(
     lake: Lake,
-    settings: RetentionSettings,
+    kept: Kept,
     *,
     apply: bool = False,
     as_of: datetime | None = None,
@@ -52,7 +52,7 @@ def retention(
 
     Args:
         lake: where the tables are.
-        settings: how long what is kept.
+        kept: how long what is kept.
         apply: do it; else only say what would go.
         as_of: the moment that ages are measured from; by default the newest trade, or now if that is earlier.
         timeframes: the candle tables to look after. Trades are looked after with all of them only.
@@ -65,10 +65,10 @@ def retention(
     clock = now or datetime.now(UTC)
     moment = reference(as_of, _newest(lake), clock)
     # A run for a day to come ages snapshots as that day will; files are never older than the clock says.
-    snapshots_before = max(clock, as_of or clock) - settings.snapshots
+    snapshots_before = max(clock, as_of or clock) - kept.snapshots
     whole = set(timeframes) >= set(TIMEFRAMES)
-    rooms: list[_Room] = [_Trades(lake, settings, moment)] if whole and _ours(lake) else []
-    rooms += [_Candles(lake, settings, moment, timeframe) for timeframe in timeframes]
+    rooms: list[_Room] = [_Trades(lake, kept, moment)] if whole and _ours(lake) else []
+    rooms += [_Candles(lake, kept, moment, timeframe) for timeframe in timeframes]
     tell = progress or (lambda _: None)
     reports = []
     # Candles first: what a late trade may not bring back any more does not hold the trades back either.
@@ -152,13 +152,11 @@ class _Candles(_Room):
 
     column, line = "window_start", EXPIRED
 
-    def __init__(
-        self, lake: Lake, settings: RetentionSettings, moment: datetime | None, timeframe: Timeframe
-    ) -> None:
+    def __init__(self, lake: Lake, kept: Kept, moment: datetime | None, timeframe: Timeframe) -> None:
         super().__init__(lake, timeframe.table)
         self.timeframe = timeframe
         self.grain = timeframe.grain
-        self.cutoff = cutoff(moment, settings.candles[timeframe.name], timeframe.grain)
+        self.cutoff = cutoff(moment, kept.candles[timeframe.name], timeframe.grain)
 
     def load(self) -> Table:
         return self.lake.candles(self.timeframe)
@@ -172,9 +170,9 @@ class _Trades(_Room):
 
     column, grain, line = TIME, Grain.DAY, FROZEN
 
-    def __init__(self, lake: Lake, settings: RetentionSettings, moment: datetime | None) -> None:
+    def __init__(self, lake: Lake, kept: Kept, moment: datetime | None) -> None:
         super().__init__(lake, TRADES.name)
-        self.cutoff = cutoff(moment, settings.trades, Grain.DAY)
+        self.cutoff = cutoff(moment, kept.trades, Grain.DAY)
         self._candles: dict[Timeframe, Table] = {}
         self._behind: tuple[Coverage, ...] = ()
 

@@ -5,17 +5,34 @@ they are read by those libraries.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.errors import UsageError
-from k2_ohlcv.domain.timeframe import parse_day
+from k2_ohlcv.domain.retention import SNAPSHOT_DAYS, Kept
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, parse_day
+from k2_ohlcv.domain.window import DAY
 
 #: Bitcoin's first public markets are older, but no dump that people land is.
 DEFAULT_START_DATE = date(2013, 1, 1)
+#: How often the sensors look.
+SENSOR_SECONDS = 30
+#: Dagster takes no window of freshness that is shorter.
+SHORTEST_REFRESH = 60
+
+_UNITS = {
+    "m": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": DAY,
+    "w": 7 * DAY,
+    "y": 365 * DAY,
+}
+#: What every table is allowed to be behind its trades for: trades must be there as long.
+_MOST_BEHIND = max(timeframe.fail for timeframe in TIMEFRAMES)
 
 
 @dataclass(frozen=True)
@@ -33,6 +50,10 @@ class Settings:
             None means our own.
         trades_columns: `K2_TRADES_COLUMNS`: pairs of our name of a column and theirs, for those that differ;
             an empty name says that they have no such column.
+        kept: `K2_RETENTION_1M` to `_1D`, `K2_RETENTION_TRADES`, `K2_SNAPSHOT_DAYS`: how long what is kept.
+        sensor_seconds: `K2_SENSOR_SECONDS`: the least seconds between two looks of a sensor.
+        refresh_seconds: `K2_REFRESH_SECONDS`: every table is refreshed when so many seconds behind; None is
+            each timeframe's own number.
     """
 
     home: Path
@@ -40,8 +61,11 @@ class Settings:
     spark_remote: str | None
     start_date: date | None
     log_json: bool
-    trades_table: tuple[str, ...] | None = None
-    trades_columns: tuple[tuple[str, str], ...] = ()
+    trades_table: tuple[str, ...] | None
+    trades_columns: tuple[tuple[str, str], ...]
+    kept: Kept
+    sensor_seconds: int
+    refresh_seconds: int | None
 
     @property
     def landing(self) -> Path:
@@ -72,7 +96,68 @@ class Settings:
             log_json=log == "json",
             trades_table=table,
             trades_columns=columns,
+            kept=_kept(environ),
+            sensor_seconds=_whole(environ, "K2_SENSOR_SECONDS", "seconds", 1) or SENSOR_SECONDS,
+            refresh_seconds=_whole(environ, "K2_REFRESH_SECONDS", "seconds", SHORTEST_REFRESH),
         )
+
+
+def _kept(environ: Mapping[str, str]) -> Kept:
+    candles = {
+        t.name: _duration(
+            environ,
+            f"K2_RETENTION_{t.name.upper()}",
+            default=t.kept,
+            least=t.fail,
+            need=f"{t.table} may be behind its trades for",
+        )
+        for t in TIMEFRAMES
+    }
+    trades = _duration(
+        environ,
+        "K2_RETENTION_TRADES",
+        least=_MOST_BEHIND,
+        need="candle tables may be behind them for",
+    )
+    days = _whole(environ, "K2_SNAPSHOT_DAYS", "days", 0)
+    return Kept(candles, trades, (SNAPSHOT_DAYS if days is None else days) * DAY)
+
+
+def _duration(
+    environ: Mapping[str, str],
+    name: str,
+    *,
+    default: timedelta | None = None,
+    least: timedelta,
+    need: str,
+) -> timedelta | None:
+    """How long something is kept; None is for ever. `need` says what the least is for."""
+    text = environ.get(name, "").strip()
+    if not text or text == "off":
+        return None if text else default
+    found = re.fullmatch(r"(\d{1,6})\s*([mhdwy])", text)
+    if not found:
+        raise UsageError(
+            f"{name}={text!r} is not a duration: write a number and a unit (m, h, d, w or y), such as 30d, "
+            "or off to keep everything"
+        )
+    kept = int(found[1]) * _UNITS[found[2]]
+    if kept < least:
+        hours = least / timedelta(hours=1)
+        raise UsageError(f"{name}={text!r} is too short: {need} {hours:.3g} hours, and no less is kept")
+    return kept
+
+
+def _whole(environ: Mapping[str, str], name: str, unit: str, least: int) -> int | None:
+    text = environ.get(name, "").strip()
+    if not text:
+        return None
+    if not re.fullmatch(r"\d{1,6}", text) or int(text) < least:
+        raise UsageError(
+            f"{name}={text!r} is not a number of {unit}: write a whole number, at least {least}, "
+            f"such as {max(least, 5)}"
+        )
+    return int(text)
 
 
 def _start_date(text: str) -> date | None:

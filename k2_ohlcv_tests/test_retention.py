@@ -11,7 +11,7 @@ from pyiceberg.table import Table
 
 from k2_ohlcv.domain.candle import Candle, Trade, aggregate
 from k2_ohlcv.domain.errors import UsageError
-from k2_ohlcv.domain.retention import ORPHAN_AGE, RetentionSettings, retention_settings
+from k2_ohlcv.domain.retention import ORPHAN_AGE, Kept
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe, timeframe
 from k2_ohlcv.domain.window import DAY, midnight
 from k2_ohlcv.lake import expiry
@@ -23,6 +23,7 @@ from k2_ohlcv.reconcile import rebuild
 from k2_ohlcv.refresh import plan, refresh
 from k2_ohlcv.retention import retention
 from k2_ohlcv.retention_report import RetentionReport, TableReport
+from k2_ohlcv.settings import Settings
 from k2_ohlcv_tests import histories, lakes
 from k2_ohlcv_tests.conftest import Bench, clear
 from k2_ohlcv_tests.test_reconcile import interrupt_windows
@@ -45,8 +46,8 @@ def history(each: timedelta = timedelta(hours=4)) -> list[Trade]:
     return [trade(i, at) for i, at in enumerate(moments)]
 
 
-def asked(**environ: str) -> RetentionSettings:
-    return retention_settings(environ)
+def asked(**environ: str) -> Kept:
+    return Settings.read(environ).kept
 
 
 def refresh_all(bench: Bench) -> None:

@@ -31,19 +31,19 @@ def said(
     apply: bool = False,
     as_of: str | None = "2024-04-01",
     timeframe: str = "all",
+    kept: str = "",
 ) -> str:
     capsys.readouterr()
-    with Terminal(lakes.settings(home), as_json=as_json) as terminal:
+    with Terminal(lakes.settings(home, K2_RETENTION_1M=kept), as_json=as_json) as terminal:
         run_retention(terminal, apply=apply, as_of=as_of, timeframe=timeframe)
     return capsys.readouterr().out
 
 
 def test_json_says_what_goes_and_what_went(
-    filled: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    filled: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("K2_RETENTION_1M", "30d")
     for apply in (False, True):
-        found = json.loads(said(tmp_path, capsys, apply=apply))
+        found = json.loads(said(tmp_path, capsys, apply=apply, kept="30d"))
         assert found["applied"] is apply
         assert [t["table"] for t in found["tables"]] == ["gold_crypto_trades", *(t.table for t in TIMEFRAMES)]
         assert all(set(t) >= KEYS for t in found["tables"])
@@ -51,29 +51,25 @@ def test_json_says_what_goes_and_what_went(
         assert minute["cutoff"] == "2024-03-02T00:00:00+00:00"
         assert (minute["partitions"][0], minute["partitions"][-1]) == ("2024-02-20", "2024-03-01")
         assert (len(minute["partitions"]), minute["rows"]) == (11, 33)
-    assert json.loads(said(tmp_path, capsys, timeframe="1m"))["tables"][0]["partitions"] == []
+    assert json.loads(said(tmp_path, capsys, timeframe="1m", kept="30d"))["tables"][0]["partitions"] == []
 
 
 def test_people_are_told_that_it_is_a_dry_run_and_how_to_apply(
-    filled: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    filled: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("K2_RETENTION_1M", "30d")
-    text = said(tmp_path, capsys, as_json=False)
+    text = said(tmp_path, capsys, as_json=False, kept="30d")
     assert "gold_ohlcv_1m: 2024-02-20 to 2024-03-01 are past their time." in text
     assert "11 partitions" in text
     assert "This was a dry run: --apply does it." in text
-    text = said(tmp_path, capsys, as_json=False, apply=True)
+    text = said(tmp_path, capsys, as_json=False, apply=True, kept="30d")
     assert "11 partitions dropped, 0 files removed. Kept snapshots still need their files" in text
-    assert "Nothing was past its time" in said(tmp_path, capsys, as_json=False, apply=True)
+    assert "Nothing was past its time" in said(tmp_path, capsys, as_json=False, apply=True, kept="30d")
 
 
-def test_a_wrong_value_is_wrong_use(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_value_is_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UsageError, match="is not a date"):
         said(tmp_path, capsys, as_of="soon")
     with pytest.raises(UsageError, match="no timeframe '2m'"):
         said(tmp_path, capsys, timeframe="2m")
-    monkeypatch.setenv("K2_RETENTION_1M", "1")
     with pytest.raises(UsageError, match="K2_RETENTION_1M"):
-        said(tmp_path, capsys)
+        said(tmp_path, capsys, kept="1")

@@ -20,7 +20,6 @@ PROGRAM = """
 import os, signal, sys
 from datetime import datetime, UTC
 from pyiceberg.table import Table
-from k2_ohlcv.domain.retention import retention_settings
 from k2_ohlcv.domain.timeframe import timeframe
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.location import Location
@@ -45,7 +44,7 @@ elif which == "remove":
     deadly(Location, "_remove")
 report = retention(
     Lake.open(Settings.read()),
-    retention_settings({"K2_RETENTION_1M": "30d", "K2_SNAPSHOT_DAYS": "0"}),
+    Settings.read({"K2_RETENTION_1M": "30d", "K2_SNAPSHOT_DAYS": "0"}).kept,
     apply=True,
     as_of=datetime.fromisoformat(sys.argv[2]),
     timeframes=[timeframe("1m")],

@@ -1,9 +1,6 @@
 """`k2-ohlcv retention`: what is past its time, and letting it go."""
 
-import os
-
 from k2_ohlcv.commands.terminal import Terminal, table
-from k2_ohlcv.domain.retention import retention_settings
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, parse_day
 from k2_ohlcv.domain.timeframe import timeframe as named
 from k2_ohlcv.domain.window import midnight
@@ -22,16 +19,15 @@ def run_retention(terminal: Terminal, *, apply: bool, as_of: str | None, timefra
         timeframe: a timeframe, or `all`, which is the trades as well.
 
     Raises:
-        UsageError: an option or a setting has a value that it does not take.
+        UsageError: an option has a value that it does not take.
         CommitConflictError: other writers won every attempt.
     """
-    settings = retention_settings(os.environ)
     moment = midnight(parse_day(as_of)) if as_of else None
     timeframes = TIMEFRAMES if timeframe == "all" else (named(timeframe),)
     with terminal.progress("retention", total=None) as steps:
         report = retention(
             Lake.open(terminal.settings),
-            settings,
+            terminal.settings.kept,
             apply=apply,
             as_of=moment,
             timeframes=timeframes,

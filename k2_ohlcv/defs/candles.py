@@ -4,7 +4,6 @@ Those are imported when a step runs: the graph loads without them in half the ti
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import date
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from k2_ohlcv import logs
 from k2_ohlcv.defs import checks
 from k2_ohlcv.defs.failures import explained
 from k2_ohlcv.defs.partitions import first_day, mapping, partitions, selected
-from k2_ohlcv.defs.patience import Patience
+from k2_ohlcv.defs.patience import policy
 from k2_ohlcv.defs.resources import LakeResource
 from k2_ohlcv.defs.table import table_asset, tell
 from k2_ohlcv.domain.errors import UsageError
@@ -26,6 +25,7 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.inventory import rows_per_partition
 from k2_ohlcv.lake.lines import Lines
 from k2_ohlcv.lake.schemas import CANDLES, TRADES_TABLE
+from k2_ohlcv.settings import Settings
 
 if TYPE_CHECKING:
     from k2_ohlcv.report import PartitionReport, Report
@@ -59,9 +59,9 @@ class CandlesConfig(dg.Config):
     )
 
 
-def candles_asset(timeframe: Timeframe, start: date | None, patience: Patience) -> dg.AssetsDefinition:
+def candles_asset(timeframe: Timeframe, settings: Settings) -> dg.AssetsDefinition:
     """The candle table of a timeframe."""
-    there = partitions(timeframe.grain, first_day(timeframe, start))
+    there = partitions(timeframe.grain, first_day(timeframe, settings))
 
     @table_asset(
         CANDLES[timeframe.name],
@@ -69,7 +69,7 @@ def candles_asset(timeframe: Timeframe, start: date | None, patience: Patience) 
         tags={"k2/timeframe": timeframe.name},
         deps=[dg.AssetDep(TRADES_TABLE, partition_mapping=mapping(timeframe))],
         partitions_def=there,
-        freshness_policy=patience.policy(timeframe),
+        freshness_policy=policy(timeframe, settings.refresh_seconds),
         description=f"Candles of {timeframe.name}, made equal to the trades of the chosen "
         f"{timeframe.grain.value}s in one commit.",
     )

@@ -3,7 +3,6 @@
 Both are jobs that people can launch too. What they do is `retention` and `validate`.
 """
 
-import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -16,7 +15,6 @@ from k2_ohlcv.defs import checks
 from k2_ohlcv.defs.failures import explained
 from k2_ohlcv.defs.resources import LakeResource
 from k2_ohlcv.domain.checks import CHECKS
-from k2_ohlcv.domain.retention import retention_settings
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe, parse_day
 from k2_ohlcv.domain.window import DAY, EPOCH, Interval, coalesce, midnight
 from k2_ohlcv.engine.resource import SparkResource
@@ -63,7 +61,7 @@ def _retention_job() -> dg.JobDefinition:
         with explained(context):
             report = retention(
                 lake.lake,
-                retention_settings(os.environ),
+                lake.settings.kept,
                 apply=config.apply,
                 as_of=midnight(parse_day(config.as_of)) if config.as_of else None,
                 timeframes=TIMEFRAMES,

@@ -10,20 +10,22 @@ import dagster as dg
 
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
 from k2_ohlcv.domain.window import Interval, midnight
+from k2_ohlcv.settings import Settings
 
 #: One more than Dagster's default, which ends at the last whole period: today and this month have trades too.
 _CURRENT = 1
 
 
-def first_day(timeframe: Timeframe | None, start: date | None, now: datetime | None = None) -> date:
+def first_day(timeframe: Timeframe | None, settings: Settings, now: datetime | None = None) -> date:
     """The day on which a table's partitions begin.
 
     Args:
         timeframe: the candle table's, or None for trades.
-        start: `Settings.start_date`; None means where the table's retention ends, counted from `now`. Trades
-            then begin with the table that is kept longest.
-        now: an aware UTC moment; the present one if None.
+        settings: with no `start_date`, a table begins where its retention ends, and trades with the table
+            that is kept longest.
+        now: an aware UTC moment that retention is counted from; the present one if None.
     """
+    start = settings.start_date
     if start is not None:
         return timeframe.grain.floor(midnight(start)).date() if timeframe else start
     now = now or datetime.now(UTC)

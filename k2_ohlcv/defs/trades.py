@@ -22,6 +22,7 @@ from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.inventory import rows_per_partition
 from k2_ohlcv.lake.schemas import TRADES
+from k2_ohlcv.settings import Settings
 
 if TYPE_CHECKING:
     from k2_ohlcv.ingest import IngestReport
@@ -34,14 +35,14 @@ COUNTS = ("trades_read", "trades_added", "trades_known", "conflicts", "rejected"
 _UNFINISHED = {".tmp", ".part", ".partial"}
 
 
-def trades_asset(start: date | None) -> dg.AssetsDefinition:
+def trades_asset(settings: Settings) -> dg.AssetsDefinition:
     """The trades table."""
 
     @table_asset(
         TRADES,
         kinds={"iceberg"},
         tags={"k2/table": "trades"},
-        partitions_def=partitions(Grain.DAY, first_day(None, start)),
+        partitions_def=partitions(Grain.DAY, first_day(None, settings)),
         description="Trades, the truth: each once by exchange, symbol and trade id. "
         "A run reads the files under landing/EXCHANGE/SYMBOL/ for the chosen days.",
     )

@@ -3,13 +3,11 @@
 Every function here is pure: the same values give the same decision, whatever the tables and clocks do next.
 """
 
-import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from k2_ohlcv.domain.errors import UsageError
-from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain
+from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.domain.window import DAY, Interval
 
 #: Snapshots are kept for so many days: long enough to look into what went wrong before a weekend.
@@ -21,19 +19,11 @@ SMALL_FILE = 2 * 1024 * 1024
 #: So many small files in a partition are worth rewriting.
 MANY_FILES = 8
 
-_UNITS = {
-    "m": timedelta(minutes=1),
-    "h": timedelta(hours=1),
-    "d": DAY,
-    "w": 7 * DAY,
-    "y": 365 * DAY,
-}
-_FORM = "a number and a unit (m, h, d, w or y), such as 30d, or off to keep everything"
 _START = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
-class RetentionSettings:
+class Kept:
     """How long what is kept; None is for ever.
 
     Attributes:
@@ -45,47 +35,6 @@ class RetentionSettings:
     candles: Mapping[str, timedelta | None]
     trades: timedelta | None
     snapshots: timedelta
-
-
-def retention_settings(environ: Mapping[str, str]) -> RetentionSettings:
-    """What the environment says: `K2_RETENTION_1M` to `_1D`, `K2_RETENTION_TRADES`, `K2_SNAPSHOT_DAYS`.
-
-    Raises:
-        UsageError: a value is of the wrong form, or less than its table needs to be kept fresh.
-    """
-    candles = {}
-    for timeframe in TIMEFRAMES:
-        need = f"{timeframe.table} may be behind its trades for"
-        variable = f"K2_RETENTION_{timeframe.name.upper()}"
-        candles[timeframe.name] = _kept(environ, variable, timeframe.kept, timeframe.fail, need)
-    most = max(timeframe.fail for timeframe in TIMEFRAMES)
-    trades = _kept(environ, "K2_RETENTION_TRADES", None, most, "candle tables may be behind their trades for")
-    return RetentionSettings(candles, trades, _snapshot_days(environ))
-
-
-def _kept(
-    environ: Mapping[str, str], variable: str, default: timedelta | None, least: timedelta, need: str
-) -> timedelta | None:
-    text = environ.get(variable, "").strip()
-    if not text or text == "off":
-        return None if text else default
-    found = re.fullmatch(r"(\d{1,6})\s*([mhdwy])", text)
-    if not found:
-        raise UsageError(f"{variable}={text!r} is not a duration: write {_FORM}")
-    kept = int(found[1]) * _UNITS[found[2]]
-    if kept < least:
-        hours = least / timedelta(hours=1)
-        raise UsageError(f"{variable}={text!r} is too short: {need} {hours:.3g} hours, and no less is kept")
-    return kept
-
-
-def _snapshot_days(environ: Mapping[str, str]) -> timedelta:
-    text = environ.get("K2_SNAPSHOT_DAYS", "").strip()
-    if text and not re.fullmatch(r"\d{1,6}", text):
-        raise UsageError(
-            f"K2_SNAPSHOT_DAYS={text!r} is not a number of days: write a whole number, such as 5"
-        )
-    return int(text or SNAPSHOT_DAYS) * DAY
 
 
 def reference(as_of: datetime | None, newest: datetime | None, now: datetime) -> datetime | None:

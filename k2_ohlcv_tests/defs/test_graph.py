@@ -10,7 +10,6 @@ from k2_ohlcv.definitions import build
 from k2_ohlcv.defs import jobs
 from k2_ohlcv.defs import table as common
 from k2_ohlcv.defs.partitions import first_day, partitions
-from k2_ohlcv.defs.patience import Patience
 from k2_ohlcv.domain.checks import CHECKS
 from k2_ohlcv.domain.errors import UsageError
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
@@ -77,13 +76,15 @@ def test_candles_follow_trades(graph: dg.Definitions, timeframe: Timeframe) -> N
 def test_the_start_of_partitions() -> None:
     """A date begins them all; the word retention begins each table where it is kept from."""
     now = datetime(2026, 11, 22, 5, tzinfo=UTC)
+    dated, kept = Settings.read({}), Settings.read({"K2_START_DATE": "retention"})
     for timeframe in TIMEFRAMES:
-        assert first_day(timeframe, date(2013, 1, 1)) == date(2013, 1, 1)
-        kept = first_day(timeframe, None, now)
-        assert timeframe.grain.floor(now - timeframe.kept).date() == kept
-        assert first_day(None, None, now) <= kept
-    assert first_day(TIMEFRAMES[-1], date(2013, 1, 17)) == date(2013, 1, 1), "a month begins on its first"
-    assert first_day(None, date(2013, 1, 17)) == date(2013, 1, 17)
+        assert first_day(timeframe, dated) == DEFAULT_START_DATE
+        first = first_day(timeframe, kept, now)
+        assert timeframe.grain.floor(now - timeframe.kept).date() == first
+        assert first_day(None, kept, now) <= first
+    seventeenth = Settings.read({"K2_START_DATE": "2013-01-17"})
+    assert first_day(TIMEFRAMES[-1], seventeenth) == date(2013, 1, 1), "a month begins on its first"
+    assert first_day(None, seventeenth) == date(2013, 1, 17)
 
 
 @pytest.mark.parametrize("grain", Grain)
@@ -122,15 +123,11 @@ def test_the_freshness_policies(graph: dg.Definitions, timeframe: Timeframe) -> 
     """The timeframe's own windows, or the one that a setting gives all tables."""
     policy = asset(graph, timeframe.table).get_asset_spec().freshness_policy
     assert policy == dg.FreshnessPolicy.time_window(fail_window=timeframe.fail, warn_window=timeframe.warn)
-    hasty = Patience.read({"K2_REFRESH_SECONDS": "60", "K2_SENSOR_SECONDS": "5"})
-    assert hasty.tick == 5
-    assert hasty.policy(timeframe).warn_window.to_timedelta() == timedelta(minutes=1)
-
-
-@pytest.mark.parametrize(("name", "value"), [("K2_REFRESH_SECONDS", "59"), ("K2_SENSOR_SECONDS", "soon")])
-def test_wrong_patience_is_named(name: str, value: str) -> None:
-    with pytest.raises(UsageError, match=f"{name}='{value}'"):
-        Patience.read({name: value})
+    hasty = asset(build(Settings.read({"K2_REFRESH_SECONDS": "60"})), timeframe.table)
+    window = hasty.get_asset_spec().freshness_policy
+    assert window == dg.FreshnessPolicy.time_window(
+        fail_window=timedelta(minutes=2), warn_window=timedelta(minutes=1)
+    )
 
 
 def test_the_checks(graph: dg.Definitions) -> None:

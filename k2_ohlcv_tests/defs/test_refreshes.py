@@ -11,7 +11,6 @@ import pytest
 
 from k2_ohlcv.definitions import build
 from k2_ohlcv.defs import jobs, named, refreshes, runs
-from k2_ohlcv.defs.patience import Patience
 from k2_ohlcv.defs.refreshes import Runs, pause, why_not
 from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe, timeframe
@@ -87,7 +86,7 @@ def record(
 
 
 def test_every_candle_table_has_one_that_runs() -> None:
-    graph = build(Settings.read({}), patience=Patience(tick=7))
+    graph = build(Settings.read({"K2_SENSOR_SECONDS": "7"}))
     for one in TIMEFRAMES:
         sensor = graph.resolve_sensor_def(f"{jobs.refresh_of(one)}_when_stale")
         assert sensor.default_status == dg.DefaultSensorStatus.RUNNING

@@ -6,11 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from k2_ohlcv.domain.errors import UsageError
 from k2_ohlcv.domain.retention import (
     MANY_FILES,
     SMALL_FILE,
-    SNAPSHOT_DAYS,
     Coverage,
     Version,
     crowded,
@@ -19,9 +17,8 @@ from k2_ohlcv.domain.retention import (
     frozen_line,
     old_snapshots,
     reference,
-    retention_settings,
 )
-from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain
+from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.domain.window import DAY, MICROSECOND, Interval, midnight
 
 moments = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
@@ -144,49 +141,6 @@ def test_partitions_of_many_small_files_are_compacted_but_not_one_being_written(
         days[4]: [1] * 100,
     }
     assert crowded(sizes, {days[4]}) == [days[0], days[3]]
-
-
-def test_the_defaults_are_those_of_the_timeframes() -> None:
-    settings = retention_settings({})
-    assert settings.candles == {t.name: t.kept for t in TIMEFRAMES}
-    assert settings.trades is None
-    assert settings.snapshots == SNAPSHOT_DAYS * DAY
-    assert retention_settings({"K2_RETENTION_1M": "", "K2_SNAPSHOT_DAYS": ""}) == settings
-
-
-@pytest.mark.parametrize(
-    ("text", "kept"),
-    [
-        ("30d", 30 * DAY),
-        ("90m", timedelta(minutes=90)),
-        ("12h", timedelta(hours=12)),
-        ("2w", 14 * DAY),
-        ("1y", 365 * DAY),
-        ("off", None),
-    ],
-)
-def test_every_number_can_be_set(text: str, kept: timedelta | None) -> None:
-    assert retention_settings({"K2_RETENTION_1M": text}).candles["1m"] == kept
-    assert retention_settings({"K2_SNAPSHOT_DAYS": "0"}).snapshots == timedelta(0)
-
-
-@pytest.mark.parametrize("text", ["30", "d", "-3d", "1.5d", "30 days", "9999999d", "never"])
-def test_a_wrong_value_is_named_with_the_right_form(text: str) -> None:
-    with pytest.raises(UsageError, match=r"K2_RETENTION_5M=.*such as 30d"):
-        retention_settings({"K2_RETENTION_5M": text})
-    with pytest.raises(UsageError, match=r"K2_SNAPSHOT_DAYS=.*such as 5"):
-        retention_settings({"K2_SNAPSHOT_DAYS": text if text != "30" else "5d"})
-
-
-def test_no_table_is_kept_for_less_than_its_freshness_needs() -> None:
-    for timeframe in TIMEFRAMES:
-        variable = f"K2_RETENTION_{timeframe.name.upper()}"
-        least = timeframe.fail // timedelta(minutes=1)
-        assert retention_settings({variable: f"{least}m"}).candles[timeframe.name] == timeframe.fail
-        with pytest.raises(UsageError, match=f"{variable}=.*{timeframe.table}"):
-            retention_settings({variable: f"{least - 1}m"})
-    with pytest.raises(UsageError, match="K2_RETENTION_TRADES"):
-        retention_settings({"K2_RETENTION_TRADES": "1d"})
 
 
 def test_intervals_are_whole() -> None:
