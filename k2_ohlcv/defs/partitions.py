@@ -8,9 +8,10 @@ from datetime import UTC, date, datetime
 
 import dagster as dg
 
+from k2_ohlcv.domain.retention import cutoff
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
 from k2_ohlcv.domain.window import Interval, midnight
-from k2_ohlcv.settings import Settings
+from k2_ohlcv.settings import DEFAULT_START_DATE, Settings
 
 #: One more than Dagster's default, which ends at the last whole period: today and this month have trades too.
 _CURRENT = 1
@@ -21,16 +22,24 @@ def first_day(timeframe: Timeframe | None, settings: Settings, now: datetime | N
 
     Args:
         timeframe: the candle table's, or None for trades.
-        settings: with no `start_date`, a table begins where its retention ends, and trades with the table
-            that is kept longest.
+        settings: with no `start_date`, a table begins where its retention ends, or at the default date where
+            it is kept for ever or from before that. Trades begin with what is kept longest, they or candles:
+            a partition of candles has all its days of trades.
         now: an aware UTC moment that retention is counted from; the present one if None.
     """
     start = settings.start_date
     if start is not None:
         return timeframe.grain.floor(midnight(start)).date() if timeframe else start
-    now = now or datetime.now(UTC)
-    kept = [timeframe] if timeframe else TIMEFRAMES
-    return min(t.grain.floor(now - t.kept) for t in kept).date()
+    moment = now or datetime.now(UTC)
+    candles = [(t.grain, settings.kept.candles[t.name]) for t in ([timeframe] if timeframe else TIMEFRAMES)]
+    # Trades are kept for ever unless told otherwise, and need not be listed from before all candles for that.
+    trades = [(Grain.DAY, settings.kept.trades)] if timeframe is None and settings.kept.trades else []
+    return min(_kept_from(grain, cutoff(moment, kept, grain)) for grain, kept in [*candles, *trades])
+
+
+def _kept_from(grain: Grain, line: datetime | None) -> date:
+    earliest = grain.floor(midnight(DEFAULT_START_DATE))
+    return max(line or earliest, earliest).date()
 
 
 def partitions(grain: Grain, first: date) -> dg.DailyPartitionsDefinition | dg.MonthlyPartitionsDefinition:

@@ -87,6 +87,29 @@ def test_the_start_of_partitions() -> None:
     assert first_day(None, seventeenth) == date(2013, 1, 17)
 
 
+@pytest.mark.parametrize(
+    ("environ", "minute", "daily", "trades"),
+    [
+        ({}, "2026-08-24", "2021-11-01", "2021-11-01"),
+        ({"K2_RETENTION_1M": "30d"}, "2026-10-23", "2021-11-01", "2021-11-01"),
+        ({"K2_RETENTION_1D": "60d"}, "2026-08-24", "2026-09-01", "2023-11-23"),
+        ({"K2_RETENTION_1M": "off"}, "2013-01-01", "2021-11-01", "2013-01-01"),
+        ({"K2_RETENTION_1D": "99y"}, "2026-08-24", "2013-01-01", "2013-01-01"),
+        ({"K2_RETENTION_1D": "999999d"}, "2026-08-24", "2013-01-01", "2013-01-01"),
+        ({"K2_RETENTION_TRADES": "30d"}, "2026-08-24", "2021-11-01", "2021-11-01"),
+        ({"K2_RETENTION_TRADES": "6y"}, "2026-08-24", "2021-11-01", "2020-11-23"),
+    ],
+)
+def test_partitions_begin_where_the_settings_keep_from(
+    environ: dict[str, str], minute: str, daily: str, trades: str
+) -> None:
+    """Each table's own retention, however it is set; what is kept for ever begins at the default date."""
+    now = datetime(2026, 11, 22, 5, tzinfo=UTC)
+    settings = Settings.read({"K2_START_DATE": "retention", **environ})
+    tables = (TIMEFRAMES[0], TIMEFRAMES[-1], None)
+    assert [first_day(t, settings, now).isoformat() for t in tables] == [minute, daily, trades]
+
+
 @pytest.mark.parametrize("grain", Grain)
 def test_partition_keys_are_the_domains(grain: Grain) -> None:
     """Dagster and the domain call a partition by the same name and mean the same time."""
