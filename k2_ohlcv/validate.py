@@ -3,8 +3,8 @@
 What the checks are is in `domain.checks`. A table that cannot be read raises: an outage is no failed check.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
@@ -13,9 +13,8 @@ from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.table import Table
 
 from k2_ohlcv.domain import checks
-from k2_ohlcv.domain.candle import KEY
-from k2_ohlcv.domain.checks import CHECKS, Finding, Gap, merged
-from k2_ohlcv.domain.frame import CANDLE_TYPES, SHOWN, inside
+from k2_ohlcv.domain.checks import ALL, CHECKS, EXPIRED, NO_TRADES, NOT_COMPUTED, Finding, Gap, merged
+from k2_ohlcv.domain.frame import CANDLE_TYPES, inside
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
 from k2_ohlcv.domain.window import DAY, Interval, coalesce, intersect_all, subtract
 from k2_ohlcv.engine.session import Engine
@@ -23,36 +22,51 @@ from k2_ohlcv.engine.totals import totals
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.changes import changes, trades_spans
 from k2_ohlcv.lake.files import live_files, partition_of
+from k2_ohlcv.lake.lines import Lines
 from k2_ohlcv.lake.staleness import behind_since
 from k2_ohlcv.lake.watermark import Watermark
 
 #: So many days are in memory at once: 31 of 1m with 50 markets are two million rows.
 _CHUNK = 31 * DAY
+_FIRST = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
 class _Side:
-    """A candle table as it was loaded, and where it is behind the trades."""
+    """A candle table as it was loaded, and where it is not held to the trades.
+
+    Attributes:
+        table: the table.
+        timeframe: what it has candles of.
+        lines: where history stands still.
+        pending: windows ahead of the lines that are dirty since the watermark.
+        lost: windows behind the lines that have been dropped, or that changed when it was too late.
+    """
 
     table: Table
     timeframe: Timeframe
+    lines: Lines
     pending: tuple[Interval, ...]
+    lost: tuple[Interval, ...]
 
     @classmethod
-    def load(cls, lake: Lake, trades: Table, timeframe: Timeframe) -> "_Side":
-        table = lake.candles(timeframe)
-        mark, current = Watermark.of(table), trades.metadata.current_snapshot_id
-        if current is None:
-            return cls(table, timeframe, ())
-        if mark is None:
-            # Never complete: partitions without any candle are still to be made, the others were made.
-            files = live_files(table, "window_start", timeframe.grain, table.metadata.current_snapshot_id)
-            made = timeframe.grain.partitions(f.span for f in files)
-            wanted = timeframe.grain.partitions(trades_spans(trades, current))
-            return cls(table, timeframe, tuple(subtract(wanted, made)))
-        found = changes(trades, mark.snapshot_id, current)
-        spans = found.bounds if found.reason is None else trades_spans(trades, current)
-        return cls(table, timeframe, tuple(timeframe.align(spans)))
+    def of(cls, table: Table, trades: Table, timeframe: Timeframe) -> "_Side":
+        """The side of a candle table that was loaded before the trades: its watermark is none to come."""
+        lines = Lines.of(table, trades, timeframe)
+        dirty = timeframe.align(_dirty(table, trades, timeframe))
+        pending = lines.ahead(dirty)
+        dropped = [Interval(_FIRST, lines.expired)] if lines.expired else []
+        return cls(table, timeframe, lines, tuple(pending), (*dropped, *subtract(dirty, pending)))
+
+    def behind(self, intervals: Sequence[Interval]) -> list[Interval]:
+        """The windows of some intervals that lie behind a line."""
+        return self.timeframe.align(subtract(intervals, self.lines.ahead(intervals)))
+
+    def why(self, gap: Gap) -> str:
+        """Why there is no candle."""
+        if intersect_all([gap.span], self.pending):
+            return NOT_COMPUTED
+        return EXPIRED if intersect_all([gap.span], self.lost) else NO_TRADES
 
     def read(self, intervals: Sequence[Interval]) -> pl.DataFrame:
         """The rows of the intervals' partitions, with the key of the partition that each is stored in."""
@@ -68,6 +82,19 @@ class _Side:
         return pl.concat(frames)
 
 
+def _dirty(table: Table, trades: Table, timeframe: Timeframe) -> Sequence[Interval]:
+    mark, current = Watermark.of(table), trades.metadata.current_snapshot_id
+    if current is None:
+        return []
+    if mark is None:
+        # Never complete: partitions without any candle are still to be made, the others were made.
+        files = live_files(table, "window_start", timeframe.grain, table.metadata.current_snapshot_id)
+        made = timeframe.grain.partitions(f.span for f in files)
+        return subtract(timeframe.grain.partitions(trades_spans(trades, current)), made)
+    found = changes(trades, mark.snapshot_id, current)
+    return found.bounds if found.reason is None else trades_spans(trades, current)
+
+
 def validate(
     lake: Lake,
     engine: Engine,
@@ -78,13 +105,17 @@ def validate(
     now: datetime | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[Finding]:
-    """Every check of one candle table, over whole partitions.
+    """Every check of one candle table.
+
+    Rows and gaps are looked at in whole partitions; what is compared with trades, or with 1m, are the windows
+    of the intervals. Nothing is compared behind the lines of retention, where the other side is gone: such
+    windows are counted.
 
     Args:
         lake: where the tables are.
         engine: the session to recompute totals in.
         timeframe: the candle table.
-        intervals: what to examine, widened to whole partitions.
+        intervals: what to examine.
         reconciled: the trades snapshot to which a run has just made some intervals equal: these are compared
             with trades, at that snapshot. Without it, windows that are dirty since the watermark are left
             out and counted, and all others are held to the current trades.
@@ -94,24 +125,37 @@ def validate(
     Returns:
         A finding for each of `CHECKS`, in their order.
     """
-    candles = lake.candles(timeframe)
+    tables = {each: lake.candles(each) for each in (timeframe, TIMEFRAMES[0])}
     trades = lake.trades()
-    side = replace(_Side.load(lake, trades, timeframe), table=candles)
-    minutes = _Side.load(lake, trades, TIMEFRAMES[0])
+    side, minutes = (_Side.of(tables[each], trades, each) for each in (timeframe, TIMEFRAMES[0]))
+    snapshot, compared = reconciled or (trades.metadata.current_snapshot_id, timeframe.align(intervals))
+    with_trades = _Scope.of(timeframe, compared, [] if reconciled else side.pending, side.behind(compared))
+    with_minutes = _Scope.of(
+        timeframe,
+        compared,
+        timeframe.align([*side.pending, *minutes.pending]),
+        timeframe.align([*side.behind(compared), *minutes.behind(compared)]),
+    )
+    unlike = _incomparable(side, minutes)
     found: dict[str, list[Finding]] = {check.name: [] for check in CHECKS}
     whole = coalesce(timeframe.grain.partitions(intervals))
     for chunk in _chunks(whole, timeframe) or [[]]:
         if progress and chunk:
             progress(f"{timeframe.table}: checking {chunk[0].start:%Y-%m-%d} to {chunk[-1].end:%Y-%m-%d}")
         stored = side.read(chunk)
-        part = chunk if reconciled is None else intersect_all(chunk, reconciled[1])
         for finding in checks.row_findings(stored, timeframe):
             found[finding.check].append(finding)
-        found["reconciles_with_trades"].append(
-            _reconciles(engine, trades, side, stored, chunk, reconciled=reconciled)
-        )
-        found["timeframes_agree"].append(_agree(side, minutes, stored, part))
+        part = intersect_all(chunk, with_trades.examined)
+        rows, wanted = _only(stored, part), _wanted(engine, trades, snapshot, timeframe, part)
+        found["reconciles_with_trades"].append(checks.reconciles(rows, wanted, timeframe))
+        if not unlike:
+            part = intersect_all(chunk, with_minutes.examined)
+            rows, ones = _only(stored, part), _only(minutes.read(part), part)
+            found["timeframes_agree"].append(checks.timeframes_agree(rows, ones, timeframe))
         found["gaps"].append(_gaps(side, stored, chunk))
+    found["reconciles_with_trades"].append(with_trades.left_out("reconciles_with_trades", timeframe))
+    found["timeframes_agree"].append(unlike or with_minutes.left_out("timeframes_agree", timeframe))
+    found["gaps"] = [checks.counted([_dropped(side, whole), *found["gaps"]])]
     found["freshness"] = [_freshness(side, trades, now or datetime.now(UTC))]
     return [merged(parts) for parts in found.values()]
 
@@ -126,66 +170,73 @@ def _chunks(whole: Sequence[Interval], timeframe: Timeframe) -> list[list[Interv
     return [coalesce(lot) for lot in lots]
 
 
-def _reconciles(
-    engine: Engine,
-    trades: Table,
-    side: _Side,
-    stored: pl.DataFrame,
-    chunk: Sequence[Interval],
-    *,
-    reconciled: tuple[int | None, Sequence[Interval]] | None,
-) -> Finding:
-    if reconciled is None:
-        snapshot = trades.metadata.current_snapshot_id
-        skipped = intersect_all(chunk, side.pending)
-        examined = subtract(chunk, skipped)
-    else:
-        snapshot, skipped, examined = reconciled[0], [], intersect_all(chunk, reconciled[1])
-    wanted = totals(engine, trades, 0, side.timeframe, [])
-    if snapshot is not None:
-        days = coalesce(Grain.DAY.partitions(trades_spans(trades, snapshot)))
-        wanted = totals(engine, trades, snapshot, side.timeframe, intersect_all(examined, days))
-    rows = stored.filter(inside("window_start", examined))
-    pending = sum((i.end - i.start) // side.timeframe.length for i in skipped)
-    return checks.reconciles(rows, wanted, side.timeframe, pending=pending)
+@dataclass(frozen=True)
+class _Scope:
+    """Which of some windows are held to the other side, and how many are not: pending, or behind a line."""
+
+    examined: Sequence[Interval]
+    pending: int
+    behind: int
+
+    @classmethod
+    def of(
+        cls,
+        timeframe: Timeframe,
+        windows: Sequence[Interval],
+        pending: Sequence[Interval],
+        behind: Sequence[Interval],
+    ) -> "_Scope":
+        """What is left of some windows; what is behind a line is not counted as pending too."""
+
+        def count(left_out: Sequence[Interval]) -> int:
+            return sum((i.end - i.start) // timeframe.length for i in left_out)
+
+        gone = intersect_all(windows, behind)
+        waiting = subtract(intersect_all(windows, pending), gone)
+        return cls(subtract(windows, [*gone, *waiting]), count(waiting), count(gone))
+
+    def left_out(self, check: str, timeframe: Timeframe) -> Finding:
+        return checks.left_out(check, timeframe, pending=self.pending, behind=self.behind)
 
 
-def _agree(side: _Side, minutes: _Side, stored: pl.DataFrame, chunk: Sequence[Interval]) -> Finding:
-    """Held only where both tables claim to be up to date, and both have been made."""
+def _wanted(
+    engine: Engine, trades: Table, snapshot: int | None, timeframe: Timeframe, examined: Sequence[Interval]
+) -> pl.DataFrame:
+    """The totals of the trades, read only where there are any."""
+    if snapshot is None:
+        return totals(engine, trades, 0, timeframe, [])
+    days = coalesce(Grain.DAY.partitions(trades_spans(trades, snapshot)))
+    return totals(engine, trades, snapshot, timeframe, intersect_all(examined, days))
+
+
+def _incomparable(side: _Side, minutes: _Side) -> Finding | None:
+    """Tables are held to 1m only where both claim to be up to date, and both have been made."""
     if side.timeframe == minutes.timeframe or minutes.table.current_snapshot() is None:
         return Finding("timeframes_agree", side.timeframe.name, 0)
     if Watermark.of(side.table) is None or Watermark.of(minutes.table) is None:
         return Finding("timeframes_agree", side.timeframe.name, 0, note="not both tables are complete yet")
-    dirty = side.timeframe.align([*side.pending, *minutes.pending])
-    both = subtract(chunk, dirty)
-    rows = minutes.read(both).filter(inside("window_start", both))
-    return checks.timeframes_agree(stored.filter(inside("window_start", both)), rows, side.timeframe)
+    return None
+
+
+def _only(rows: pl.DataFrame, windows: Sequence[Interval]) -> pl.DataFrame:
+    return rows.filter(inside("window_start", windows))
 
 
 def _gaps(side: _Side, stored: pl.DataFrame, chunk: Sequence[Interval]) -> Finding:
-    found = list(_kinds(side, checks.gaps(stored.filter(inside("window_start", chunk)), side.timeframe)))
-    rows = [
-        {"exchange": g.exchange, "symbol": g.symbol, "start": g.span.start, "end": g.span.end, "why": why}
-        for g, why in found[:SHOWN]
-    ]
-    counts = [(why, float(sum(kind == why for _, kind in found))) for why in _WHY]
-    markets = stored.select(*KEY[:2]).unique().height
-    return Finding(
-        "gaps",
-        side.timeframe.name,
-        stored.height,
-        rows=pl.DataFrame(rows) if rows else None,
-        note=f"{len(found):,} spans in {markets:,} markets" if found else "",
-        numbers=tuple(counts),
-    )
+    """Between the candles of each market; and what is pending before the first and after the last of all."""
+    rows = _only(stored, chunk)
+    starts = rows["window_start"].sort()
+    made = [Interval(starts[0], starts[-1] + side.timeframe.length)] if rows.height else []
+    pending = subtract(intersect_all(chunk, side.pending), made)
+    found = [*checks.gaps(rows, side.timeframe), *(Gap(ALL, ALL, span) for span in pending)]
+    return checks.explained(side.timeframe, stored, [(gap, side.why(gap)) for gap in found])
 
 
-_WHY = ("no trades then", "not computed yet")
-
-
-def _kinds(side: _Side, found: Sequence[Gap]) -> Iterator[tuple[Gap, str]]:
-    for gap in found:
-        yield gap, _WHY[bool(intersect_all([gap.span], side.pending))]
+def _dropped(side: _Side, whole: Sequence[Interval]) -> Finding:
+    """What retention has dropped, of all markets: nothing stored tells which there were."""
+    line = side.lines.expired
+    spans = intersect_all(whole, [Interval(_FIRST, line)]) if line else []
+    return checks.explained(side.timeframe, None, [(Gap(ALL, ALL, span), EXPIRED) for span in spans])
 
 
 def _freshness(side: _Side, trades: Table, now: datetime) -> Finding:

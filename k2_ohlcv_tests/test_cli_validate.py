@@ -14,6 +14,7 @@ from k2_ohlcv.domain.checks import CHECKS
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, timeframe
 from k2_ohlcv.engine.session import open_engine
 from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.lake.lines import EXPIRED
 from k2_ohlcv.refresh import refresh
 from k2_ohlcv_tests import histories, lakes
 
@@ -61,6 +62,22 @@ def test_sound_tables_pass_and_damage_fails(
     assert bad["reconciles_with_trades"]["failures"] == 9
     assert bad["reconciles_with_trades"]["partitions"] == ["2024-02-28"]
     assert "reconciles_with_trades of 1h" in err
+
+
+def test_what_was_dropped_is_said(lake: Lake, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Days that retention dropped pass, and what was not compared is beside the table of checks."""
+    moments = [datetime(2024, 2, day, tzinfo=UTC) for day in (27, 28)]
+    some = [Trade("X", "Y", str(i), at, Decimal(9), Decimal(1)) for i, at in enumerate(moments)]
+    lakes.add_trades(lake, some)
+    with open_engine(lakes.settings(tmp_path)) as engine:
+        refresh(lake, engine, timeframe("1h"))
+    with lake.candles(timeframe("1h")).transaction() as transaction:
+        transaction.delete("window_start < '2024-02-28T00:00:00+00:00'")
+        transaction.set_properties({EXPIRED: moments[1].isoformat()})
+    code, out, _ = run(capsys, "--timeframe", "1h", "--from", "2024-02-27", "--to", "2024-02-28")
+    assert code == 0
+    assert "reconciles_with_trades of 1h: 24 windows are behind the lines of retention" in out
+    assert "gaps of 1h: spans without a candle: 1 expired" in out
 
 
 def test_an_empty_lake_has_nothing_to_check(lake: Lake, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,8 @@ from k2_ohlcv.lake.inventory import candles_status
 
 #: So many days back from the newest candle, where nothing is said.
 LOOKBACK_DAYS = 7
+#: Checks that pass over what cannot be compared, and say so: "ok" alone would claim too much.
+_NOTED = {"reconciles_with_trades", "timeframes_agree", "gaps"}
 
 
 def validate_tables(
@@ -44,6 +46,9 @@ def validate_tables(
         terminal.note("There are no candles yet.")
         return
     terminal.show(f"{span.start:%Y-%m-%d} to {span.end:%Y-%m-%d}, {seconds:.1f} s", _shown(found, timeframes))
+    for one in found:
+        if one.note and one.check in _NOTED:
+            terminal.show(f"{one.check} of {one.timeframe}: {one.note}")
     blocking = {check.name for check in CHECKS if check.blocking}
     for one in found:
         if not one.ok and one.rows is not None:

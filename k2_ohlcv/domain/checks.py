@@ -5,7 +5,7 @@ recomputing from trades is in `validate`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import polars as pl
@@ -112,20 +112,37 @@ def row_findings(stored: pl.DataFrame, timeframe: Timeframe) -> list[Finding]:
     ]
 
 
-def reconciles(
-    stored: pl.DataFrame, totals: pl.DataFrame, timeframe: Timeframe, *, pending: int = 0
-) -> Finding:
+def reconciles(stored: pl.DataFrame, totals: pl.DataFrame, timeframe: Timeframe) -> Finding:
     """Whether stored candles have the totals of the trades.
 
     Args:
         stored: candle rows with `partition`.
         totals: `KEY` and `TOTALS` per window, from the trades.
         timeframe: what they are candles of.
-        pending: windows left out, as they are dirty since the watermark.
     """
-    found = _compared("reconciles_with_trades", timeframe, stored, {"trades": totals}, TOTALS)
-    note = f"{pending:,} windows are dirty since the watermark and were left out" if pending else ""
-    return Finding(**{**vars(found), "note": note, "numbers": (("pending_windows", float(pending)),)})
+    return _compared("reconciles_with_trades", timeframe, stored, {"trades": totals}, TOTALS)
+
+
+def left_out(check: str, timeframe: Timeframe, *, pending: int, behind: int) -> Finding:
+    """What a comparison did not look at, to be merged with what it found.
+
+    Args:
+        check: the comparison.
+        timeframe: the table.
+        pending: windows that are dirty since the watermark.
+        behind: windows behind the line of frozen trades or of expired candles.
+    """
+    notes = [
+        f"{pending:,} windows are dirty since the watermark and were left out" if pending else "",
+        f"{behind:,} windows are behind the lines of retention and were left out" if behind else "",
+    ]
+    return Finding(
+        check,
+        timeframe.name,
+        0,
+        note="; ".join(filter(None, notes)),
+        numbers=(("pending_windows", float(pending)), ("windows_behind", float(behind))),
+    )
 
 
 def timeframes_agree(stored: pl.DataFrame, minutes: pl.DataFrame, timeframe: Timeframe) -> Finding:
@@ -150,9 +167,15 @@ def timeframes_agree(stored: pl.DataFrame, minutes: pl.DataFrame, timeframe: Tim
     return _compared("timeframes_agree", timeframe, stored, {"1m": rolled}, columns)
 
 
+#: Why there is no candle: nothing was traded, it was dropped (or its trades came too late), it is to come.
+NO_TRADES, EXPIRED, NOT_COMPUTED = "no trades then", "expired", "not computed yet"
+#: In place of an exchange and a symbol: the span has no candle of any market.
+ALL = "*"
+
+
 @dataclass(frozen=True)
 class Gap:
-    """A span without candles of one market, between two that have them."""
+    """A span without candles: of one market between two that have them, or of all markets."""
 
     exchange: str
     symbol: str
@@ -170,6 +193,36 @@ def gaps(stored: pl.DataFrame, timeframe: Timeframe) -> list[Gap]:
         Gap(exchange, symbol, Interval(start + timeframe.length, end))
         for exchange, symbol, start, end in columns.iter_rows()
     ]
+
+
+def explained(timeframe: Timeframe, stored: pl.DataFrame | None, found: Sequence[tuple[Gap, str]]) -> Finding:
+    """The gaps of some stored rows, each with its reason, as a finding that informs.
+
+    Args:
+        timeframe: what they are gaps of.
+        stored: the rows that were looked at, if any.
+        found: gaps and why they are.
+    """
+    ordered = sorted(found, key=lambda each: each[0].span)
+    rows = [
+        {"exchange": g.exchange, "symbol": g.symbol, "start": g.span.start, "end": g.span.end, "why": why}
+        for g, why in ordered[:SHOWN]
+    ]
+    counts = {why: sum(each == why for _, each in found) for why in (NO_TRADES, EXPIRED, NOT_COMPUTED)}
+    return Finding(
+        "gaps",
+        timeframe.name,
+        0 if stored is None else stored.height,
+        rows=pl.DataFrame(rows) if rows else None,
+        numbers=tuple((why, float(count)) for why, count in counts.items()),
+    )
+
+
+def counted(findings: Iterable[Finding]) -> Finding:
+    """The gaps of several parts of a table, as one finding that says how many there are of each kind."""
+    found = merged(findings)
+    kinds = [f"{count:,.0f} {why}" for why, count in found.numbers if count]
+    return replace(found, note=f"spans without a candle: {', '.join(kinds)}" if kinds else "")
 
 
 def merged(findings: Iterable[Finding]) -> Finding:
