@@ -56,7 +56,7 @@ def _checks_of(timeframe: Timeframe) -> dg.AssetChecksDefinition:
             engine.share = frozenset(t.name for t in TIMEFRAMES if _is_checked(context, t))
         findings = _found(context, lake.lake, engine, timeframe)
         for one in CHECKS:
-            yield _result(one, timeframe, findings[one.name])
+            yield dg.AssetCheckResult(**_told(one, timeframe, findings[one.name]))
 
     return check
 
@@ -116,36 +116,26 @@ def _failed_before(instance: dg.DagsterInstance, timeframe: Timeframe) -> list[I
     return [_partition(timeframe, key) for key in sorted(keys)]
 
 
-def _result(check: Check, timeframe: Timeframe, finding: Finding) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
-        asset_key=dg.AssetKey(timeframe.table),
-        check_name=check.name,
-        passed=finding.ok,
-        severity=_severity(check),
-        description=_said(finding),
-        metadata=_metadata(finding),
-    )
-
-
 def evaluation(check: Check, timeframe: Timeframe, finding: Finding) -> dg.AssetCheckEvaluation:
     """A finding as an evaluation to record outside a run of the checks."""
-    return dg.AssetCheckEvaluation(
-        asset_key=dg.AssetKey(timeframe.table),
-        check_name=check.name,
-        passed=finding.ok,
-        severity=_severity(check),
-        blocking=check.blocking,
-        description=_said(finding),
-        metadata=_metadata(finding),
-    )
+    return dg.AssetCheckEvaluation(**_told(check, timeframe, finding), blocking=check.blocking)
 
 
-def _severity(check: Check) -> dg.AssetCheckSeverity:
-    return dg.AssetCheckSeverity.ERROR if check.blocking else dg.AssetCheckSeverity.WARN
+def _told(check: Check, timeframe: Timeframe, finding: Finding) -> dict[str, Any]:
+    """What a result and an evaluation say of a finding."""
+    return {
+        "asset_key": dg.AssetKey(timeframe.table),
+        "check_name": check.name,
+        "passed": finding.ok,
+        "severity": dg.AssetCheckSeverity.ERROR if check.blocking else dg.AssetCheckSeverity.WARN,
+        "description": _said(finding),
+        "metadata": _metadata(finding),
+    }
 
 
 def _said(finding: Finding) -> str | None:
-    failed = f"{finding.failures:,} of {finding.examined:,} fail" if finding.failures else ""
+    of = f" of {finding.examined:,}" if finding.examined else ""
+    failed = f"{finding.failures:,}{of} fail" if finding.failures else ""
     return "; ".join(part for part in (failed, finding.note) if part) or None
 
 
@@ -167,16 +157,9 @@ def recorded(context: dg.AssetExecutionContext, timeframe: Timeframe) -> Iterato
     except GateError as error:
         for check in CHECKS:
             if check.name in error.checks:
-                context.instance.report_runless_asset_event(
-                    dg.AssetCheckEvaluation(
-                        asset_key=dg.AssetKey(timeframe.table),
-                        check_name=check.name,
-                        passed=False,
-                        metadata={"failures": dg.MetadataValue.int(error.checks[check.name])},
-                        description="Refused before the commit: nothing of it is stored.",
-                        blocking=check.blocking,
-                    )
-                )
+                note = "refused before the commit: nothing of it is stored"
+                refused = Finding(check.name, timeframe.name, 0, failures=error.checks[check.name], note=note)
+                context.instance.report_runless_asset_event(evaluation(check, timeframe, refused))
         raise
 
 

@@ -91,6 +91,8 @@ def test_a_failure_elsewhere_stays_red_until_it_passes(lake: Lake, instance: dg.
     found = evaluations(again)
     assert [name for name, e in found.items() if not e.passed] == ["vwap_bounds"]
     assert found["vwap_bounds"].metadata["partitions"].value == DAYS[0]
+    assert found["vwap_bounds"].severity == dg.AssetCheckSeverity.ERROR
+    assert found["vwap_bounds"].description == "2 of 4 fail"
     assert "| symbol |" in found["vwap_bounds"].metadata["rows"].value
     repaired = run(instance, DAYS[0])
     assert repaired.success
@@ -127,4 +129,6 @@ def test_what_the_gate_refuses_is_a_failed_check_and_no_materialization(
     (record,) = instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
     assert record.evaluation is not None
     assert not record.evaluation.passed
+    assert record.evaluation.blocking
     assert record.evaluation.metadata["failures"].value == 2
+    assert record.evaluation.description == "2 fail; refused before the commit: nothing of it is stored"
