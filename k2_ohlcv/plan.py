@@ -12,7 +12,7 @@ from k2_ohlcv.domain.timeframe import Grain, Timeframe
 from k2_ohlcv.domain.window import Interval, bound, coalesce, covers
 from k2_ohlcv.lake.changes import changes, dirty_windows, trades_spans
 from k2_ohlcv.lake.files import live_files
-from k2_ohlcv.lake.lines import Lines
+from k2_ohlcv.lake.lines import Lines, head_of
 from k2_ohlcv.lake.watermark import Watermark
 
 #: Scattered windows are read as so many intervals at the most, by filling the narrowest gaps between them.
@@ -114,7 +114,7 @@ def plan_rebuild(
         found = changes(trades, since.snapshot_id if since else None, current)
         dirty = timeframe.align(found.bounds) if found.reason is None else occupied
         if covers(chosen, lines.ahead(dirty)):
-            moved = _watermark(current, spans)
+            moved = Watermark(current, head_of(candles, trades))
     there = set(occupied)
     work = lines.ahead(p for p in chosen if p in there)
     return Plan(
@@ -155,7 +155,7 @@ def plan_refresh(candles: Table, trades: Table, timeframe: Timeframe) -> Plan:
         trades_to=current,
         intervals=tuple(intervals),
         days=tuple(coalesce(Grain.DAY.partitions(spans))),
-        watermark=_watermark(current, spans) if current is not None else None,
+        watermark=Watermark(current, head_of(candles, trades)) if current is not None else None,
         reason=reason or None,
         files_changed=len(found.gone) + len(found.come) if found else 0,
         files_read=opened + _overlapping(trades, current, intervals),
@@ -168,10 +168,6 @@ def _occupied(candles: Table, trades: Table, timeframe: Timeframe) -> tuple[list
     spans = trades_spans(trades, trades.metadata.current_snapshot_id)
     files = live_files(candles, "window_start", timeframe.grain, candles.metadata.current_snapshot_id)
     return spans, timeframe.grain.partitions([*spans, *(f.span for f in files)])
-
-
-def _watermark(snapshot: int, spans: Sequence[Interval]) -> Watermark:
-    return Watermark(snapshot, max((span.last for span in spans), default=None))
 
 
 def _overlapping(trades: Table, snapshot: int | None, intervals: Sequence[Interval]) -> int:

@@ -29,7 +29,7 @@ from k2_ohlcv.lake.changes import changes
 from k2_ohlcv.lake.compaction import Compacted, compact
 from k2_ohlcv.lake.expiry import Going, drop, expire
 from k2_ohlcv.lake.files import TIME, live_files, partition_of
-from k2_ohlcv.lake.lines import EXPIRED, FROZEN, Lines
+from k2_ohlcv.lake.lines import EXPIRED, FROZEN, Lines, newest_trade
 from k2_ohlcv.lake.schemas import TRADES
 from k2_ohlcv.lake.sweep import finish_lists, remove_orphans
 from k2_ohlcv.lake.watermark import Watermark
@@ -63,11 +63,11 @@ def retention(
         CommitConflictError: other writers won every attempt; what was done until then is complete in itself.
     """
     clock = now or datetime.now(UTC)
-    moment = reference(as_of, _newest(lake), clock)
+    moment = reference(as_of, newest_trade(lake.trades()), clock)
     # A run for a day to come ages snapshots as that day will; files are never older than the clock says.
     snapshots_before = max(clock, as_of or clock) - kept.snapshots
     whole = set(timeframes) >= set(TIMEFRAMES)
-    rooms: list[_Room] = [_Trades(lake, kept, moment)] if whole and _ours(lake) else []
+    rooms: list[_Room] = [_Trades(lake, kept, moment)] if whole and lake.owns_trades else []
     rooms += [_Candles(lake, kept, moment, timeframe) for timeframe in timeframes]
     tell = progress or (lambda _: None)
     reports = []
@@ -231,14 +231,3 @@ def _sizes(table: Table, column: str, grain: Grain) -> list[tuple[Interval, int]
     """The partition and the bytes of each data file."""
     files = live_files(table, column, grain, table.metadata.current_snapshot_id)
     return [(partition_of(f.file, grain), f.file.file_size_in_bytes) for f in files if not f.is_delete]
-
-
-def _newest(lake: Lake) -> datetime | None:
-    trades = lake.trades()
-    files = live_files(trades, TIME, Grain.DAY, trades.metadata.current_snapshot_id)
-    return max((f.span.last for f in files if not f.is_delete), default=None)
-
-
-def _ours(lake: Lake) -> bool:
-    """Whether the trades are ours to look after, and not someone else's table."""
-    return tuple(lake.trades().name())[-2:] == TRADES.identifier

@@ -31,7 +31,7 @@ _UNITS = {
     "w": 7 * DAY,
     "y": 365 * DAY,
 }
-#: What every table is allowed to be behind its trades for: trades must be there as long.
+#: What the slowest table may be behind its trades for: they must be there as long.
 _MOST_BEHIND = max(timeframe.fail for timeframe in TIMEFRAMES)
 
 
@@ -50,6 +50,7 @@ class Settings:
             None means our own.
         trades_columns: `K2_TRADES_COLUMNS`: pairs of our name of a column and theirs, for those that differ;
             an empty name says that they have no such column.
+        trades_kept: `K2_TRADES_KEPT`: how long someone else keeps the trades of that table; None is for ever.
         kept: `K2_RETENTION_1M` to `_1D`, `K2_RETENTION_TRADES`, `K2_SNAPSHOT_DAYS`: how long what is kept.
         sensor_seconds: `K2_SENSOR_SECONDS`: the least seconds between two looks of a sensor.
         refresh_seconds: `K2_REFRESH_SECONDS`: every table is refreshed when so many seconds behind; None is
@@ -63,6 +64,7 @@ class Settings:
     log_json: bool
     trades_table: tuple[str, ...] | None
     trades_columns: tuple[tuple[str, str], ...]
+    trades_kept: timedelta | None
     kept: Kept
     sensor_seconds: int
     refresh_seconds: int | None
@@ -88,6 +90,11 @@ class Settings:
         columns = _columns(environ.get("K2_TRADES_COLUMNS") or "")
         if columns and table is None:
             raise UsageError("K2_TRADES_COLUMNS maps the columns of K2_TRADES_TABLE, which is not set")
+        if environ.get("K2_TRADES_KEPT", "").strip() and table is None:
+            raise UsageError(
+                "K2_TRADES_KEPT says how long the trades of K2_TRADES_TABLE are kept, which is not set: "
+                "K2_RETENTION_TRADES says it of our own"
+            )
         return cls(
             home=home,
             dagster_home=Path(environ.get("DAGSTER_HOME") or home / "dagster").absolute(),
@@ -96,6 +103,7 @@ class Settings:
             log_json=log == "json",
             trades_table=table,
             trades_columns=columns,
+            trades_kept=_trades_kept(environ, "K2_TRADES_KEPT"),
             kept=_kept(environ),
             sensor_seconds=_whole(environ, "K2_SENSOR_SECONDS", "seconds", 1) or SENSOR_SECONDS,
             refresh_seconds=_whole(environ, "K2_REFRESH_SECONDS", "seconds", SHORTEST_REFRESH),
@@ -113,14 +121,14 @@ def _kept(environ: Mapping[str, str]) -> Kept:
         )
         for t in TIMEFRAMES
     }
-    trades = _duration(
-        environ,
-        "K2_RETENTION_TRADES",
-        least=_MOST_BEHIND,
-        need="candle tables may be behind them for",
-    )
+    trades = _trades_kept(environ, "K2_RETENTION_TRADES")
     days = _whole(environ, "K2_SNAPSHOT_DAYS", "days", 0)
     return Kept(candles, trades, (SNAPSHOT_DAYS if days is None else days) * DAY)
+
+
+def _trades_kept(environ: Mapping[str, str], name: str) -> timedelta | None:
+    need = "candle tables may be behind their trades for"
+    return _duration(environ, name, least=_MOST_BEHIND, need=need)
 
 
 def _duration(

@@ -5,7 +5,7 @@ It is read and never written. How its values become ours is in `engine.ticks`.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from functools import lru_cache
 
@@ -60,15 +60,24 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Source:
-    """Whose trades table to read, as the settings say: its identifier, and their names of our columns."""
+    """Whose trades table to read, as the settings say.
+
+    Attributes:
+        identifier: its namespace and name in the catalog.
+        columns: our names of columns, and theirs.
+        kept: how long they keep trades, behind the newest one; None is for ever.
+    """
 
     identifier: tuple[str, ...]
     columns: tuple[tuple[str, str], ...] = ()
+    kept: timedelta | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> "Source | None":
         """The table that the settings name; None for our own."""
-        return cls(settings.trades_table, settings.trades_columns) if settings.trades_table else None
+        if settings.trades_table is None:
+            return None
+        return cls(settings.trades_table, settings.trades_columns, settings.trades_kept)
 
     @property
     def name(self) -> str:
@@ -139,14 +148,18 @@ class ForeignTrades(Table):
     Attributes:
         columns: for each of our columns, the id of theirs; trade_id may be missing.
         clock: how its time counts.
+        kept: how long its owner keeps trades, behind the newest one; None is for ever.
     """
 
-    def __init__(self, table: Table, columns: Mapping[str, int], clock: Clock) -> None:
+    def __init__(
+        self, table: Table, columns: Mapping[str, int], clock: Clock, kept: timedelta | None = None
+    ) -> None:
         super().__init__(
             table.name(), table.metadata, table.metadata_location, table.io, table.catalog, table.config
         )
         self.columns = columns
         self.clock = clock
+        self.kept = kept
 
     def field(self, column: str) -> NestedField | None:
         """Their column of what we call so; None where they have none."""
@@ -235,7 +248,7 @@ def verified(table: Table, source: Source) -> ForeignTrades:
     if doubles:
         _say_doubles(source.name, ", ".join(doubles))
     columns = {ours: field.field_id for ours, field in found.items()}
-    return ForeignTrades(table, columns, _clock(table, found["timestamp"], source.name))
+    return ForeignTrades(table, columns, _clock(table, found["timestamp"], source.name), source.kept)
 
 
 @lru_cache

@@ -1,25 +1,29 @@
 """The two lines behind which history stands still: where trades have expired, and where candles have.
 
 Two table properties, moved forward only, by the very commit that drops (`expiry`). Who has to stay ahead of
-the lines asks here.
+the lines asks here. Someone else's trades table has no such property: its line is counted from its head.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from pyiceberg.table import Table
 
 from k2_ohlcv.domain.errors import UsageError
-from k2_ohlcv.domain.timeframe import Timeframe
+from k2_ohlcv.domain.retention import reference
+from k2_ohlcv.domain.timeframe import Grain, Timeframe
 from k2_ohlcv.domain.window import Interval, coalesce, intersect_all
+from k2_ohlcv.lake.files import TIME, live_files
+from k2_ohlcv.lake.foreign import EVERYTHING, ForeignTrades
+from k2_ohlcv.lake.watermark import Watermark
 
 #: On trades: candles of windows before this are the only record left.
 FROZEN = "k2.frozen-before"
 #: On a candle table: candles of windows before this have been dropped.
 EXPIRED = "k2.expired-before"
 
-_LAST = datetime.max.replace(tzinfo=UTC)
+_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
 def line_of(table: Table, name: str) -> datetime | None:
@@ -34,6 +38,40 @@ def moved_to(table: Table, name: str, line: datetime) -> dict[str, str]:
     return {name: line.isoformat()} if current is None or current < line else {}
 
 
+def newest_trade(trades: Table) -> datetime | None:
+    """The newest trade, by the bounds of the files. Files of which nothing is known say nothing."""
+    files = live_files(trades, TIME, Grain.DAY, trades.metadata.current_snapshot_id)
+    return max((f.span.last for f in files if not f.is_delete and f.span != EVERYTHING), default=None)
+
+
+def head_of(candles: Table, trades: Table) -> datetime | None:
+    """The newest trade: what a watermark covers, and what the line of someone else's trades is counted from.
+
+    Where there is such a line it never goes back, and so neither does the line, although the owner may roll
+    the table back.
+    """
+    newest, mark = newest_trade(trades), Watermark.of(candles)
+    if _kept(trades) is None or mark is None or mark.head is None:
+        return newest
+    return max(newest or mark.head, mark.head)
+
+
+def _kept(trades: Table) -> timedelta | None:
+    return trades.kept if isinstance(trades, ForeignTrades) else None
+
+
+def _frozen(candles: Table, trades: Table, now: datetime) -> datetime | None:
+    """The line of trades: what the table's property says or, of someone else's, how long they are kept.
+
+    Their table is not ours to write a property to, so the line is counted anew each time, from the head that
+    the candles' watermark remembers. A setting that was wrong is put right by setting it right.
+    """
+    held, kept, head = line_of(trades, FROZEN), _kept(trades), reference(None, head_of(candles, trades), now)
+    if kept is None or head is None or head - _FIRST < kept:
+        return held
+    return max(head - kept, held or _FIRST)
+
+
 @dataclass(frozen=True)
 class Lines:
     """The lines that hold for a candle table.
@@ -42,16 +80,20 @@ class Lines:
         timeframe: the table.
         frozen: trades before this are gone.
         expired: candles before this are gone.
+        setting: what says how long trades are kept.
     """
 
     timeframe: Timeframe
     frozen: datetime | None
     expired: datetime | None
+    setting: str = "K2_RETENTION_TRADES"
 
     @classmethod
     def of(cls, candles: Table, trades: Table, timeframe: Timeframe) -> "Lines":
         """The lines as two loaded tables say them."""
-        return cls(timeframe, line_of(trades, FROZEN), line_of(candles, EXPIRED))
+        setting = "K2_TRADES_KEPT" if isinstance(trades, ForeignTrades) else cls.setting
+        frozen = _frozen(candles, trades, datetime.now(UTC))
+        return cls(timeframe, frozen, line_of(candles, EXPIRED), setting)
 
     @property
     def start(self) -> datetime | None:
@@ -92,7 +134,7 @@ class Lines:
         if frozen:
             reasons.append(
                 f"{_named(frozen)} are frozen: their trades before {self.frozen:%Y-%m-%d} have been expired, "
-                "and these candles are the only record left (K2_RETENTION_TRADES)"
+                f"and these candles are the only record left ({self.setting})"
             )
         if reasons:
             raise UsageError(f"{self.timeframe.table} cannot be rebuilt there: {'; '.join(reasons)}")

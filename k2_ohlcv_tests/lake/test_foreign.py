@@ -1,7 +1,7 @@
 """Someone else's trades table: named by settings, verified when first used, never written to."""
 
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -84,6 +84,9 @@ def span(table: ForeignTrades) -> Interval:
         ({"K2_TRADES_TABLE": "trades"}, r"K2_TRADES_TABLE='trades'.*namespace\.table"),
         ({"K2_TRADES_TABLE": "a..b"}, "namespace.table"),
         ({"K2_TRADES_COLUMNS": "price=p"}, "K2_TRADES_TABLE, which is not set"),
+        ({"K2_TRADES_KEPT": "90d"}, "K2_TRADES_TABLE are kept, which is not set: K2_RETENTION_TRADES"),
+        ({"K2_TRADES_TABLE": "a.b", "K2_TRADES_KEPT": "90"}, "K2_TRADES_KEPT='90' is not a.*such as 30d"),
+        ({"K2_TRADES_TABLE": "a.b", "K2_TRADES_KEPT": "1d"}, "K2_TRADES_KEPT='1d' is too short"),
         ({"K2_TRADES_TABLE": "a.b", "K2_TRADES_COLUMNS": "prize=p"}, "'prize=p'.*one of exchange"),
         ({"K2_TRADES_TABLE": "a.b", "K2_TRADES_COLUMNS": "price"}, "'price' is not ours=theirs"),
         ({"K2_TRADES_TABLE": "a.b", "K2_TRADES_COLUMNS": "price="}, "'price=' is not ours=theirs"),
@@ -101,6 +104,8 @@ def test_settings_name_the_table_and_its_columns(tmp_path: Path) -> None:
     assert lake.source == Source(("far", "away", "trades"), (("timestamp", "at"), ("trade_id", "")))
     assert not lake.owns_trades
     assert lakes.open_lake(tmp_path).owns_trades
+    kept = Lake.open(lakes.settings(tmp_path, K2_TRADES_TABLE="a.b", K2_TRADES_KEPT="2w")).source
+    assert kept == Source(("a", "b"), (), timedelta(weeks=2))
 
 
 def test_everything_that_is_missing_or_wrong_is_named_at_once(lake: Lake) -> None:

@@ -1,0 +1,163 @@
+"""Someone else drops old trades: `K2_TRADES_KEPT` says how old, and the candles that came from them stay."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+from pyiceberg.table import Table
+from pyiceberg.types import DecimalType, StringType, TimestamptzType
+
+from k2_ohlcv.domain.candle import Trade
+from k2_ohlcv.domain.errors import UsageError
+from k2_ohlcv.domain.timeframe import Grain, timeframe
+from k2_ohlcv.domain.window import DAY, MICROSECOND
+from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.lake.foreign import Source
+from k2_ohlcv.lake.lines import Lines
+from k2_ohlcv.lake.watermark import Watermark
+from k2_ohlcv.reconcile import rebuild
+from k2_ohlcv.refresh import refresh
+from k2_ohlcv_tests import lakes, theirs
+from k2_ohlcv_tests.conftest import Bench, clear
+
+MINUTE, DAILY = timeframe("1m"), timeframe("1d")
+BOTH = (MINUTE, DAILY)
+FIRST = datetime(2024, 2, 25, 12, tzinfo=UTC)
+KEPT = 5 * DAY
+COLUMNS = {
+    "exchange": StringType(),
+    "symbol": StringType(),
+    "trade_id": StringType(),
+    "timestamp": TimestamptzType(),
+    "price": DecimalType(18, 8),
+    "quantity": DecimalType(19, 8),
+}
+
+
+def trade(number: int, at: datetime) -> Trade:
+    return Trade("X", "A", str(number), at, Decimal(number % 7 + 1), Decimal(2))
+
+
+#: Ten days of a trade each; the line is at noon of the fifth, where a trade is still kept.
+SOME = [trade(i, FIRST + i * DAY) for i in range(10)]
+HEAD = SOME[-1].timestamp
+LINE = HEAD - KEPT
+
+
+def append(table: Table, some: Iterable[Trade]) -> None:
+    theirs.add(table, map(vars, some))
+
+
+def lake_of(bench: Bench, some: Iterable[Trade], kept: timedelta | None = KEPT) -> tuple[Lake, Table]:
+    """Someone else's trades, a file a day, and all tables made of them while they were all there."""
+    clear(bench)
+    table = theirs.create(bench.lake, COLUMNS)
+    for one in some:
+        append(table, [one])
+    ever = Lake(bench.lake.catalog, Source(table.name()))
+    for each in BOTH:
+        refresh(ever, bench.engine, each)
+    assert ever.source is not None
+    return Lake(ever.catalog, replace(ever.source, kept=kept)), table
+
+
+def drop_old(table: Table) -> list[Trade]:
+    """As the owner does, to the very line."""
+    table.refresh()
+    table.delete(f"timestamp < '{LINE.isoformat()}'")
+    return [t for t in SOME if t.timestamp < LINE]
+
+
+def line(lake: Lake) -> datetime | None:
+    return Lines.of(lake.candles(MINUTE), lake.trades(), MINUTE).frozen
+
+
+def test_candles_of_trades_that_are_not_kept_stay(sail: Bench) -> None:
+    """Refresh counts them as frozen windows, and goes on with what is ahead of the line."""
+    lake, table = lake_of(sail, SOME)
+    gone = drop_old(table)
+    late = [trade(100, FIRST), trade(101, HEAD - DAY)]
+    append(table, late)
+    for each in BOTH:
+        report = refresh(lake, sail.engine, each)
+        assert report.plan.behind > 0
+        assert report.removed == 0
+        assert report.watermark_moved
+    assert len(gone) == 4
+    lakes.assert_equal_to_trades(lake, [*SOME, late[1]], BOTH)
+
+
+def test_without_the_setting_they_count_as_deleted(sail: Bench) -> None:
+    lake, table = lake_of(sail, SOME, kept=None)
+    drop_old(table)
+    for each in BOTH:
+        assert refresh(lake, sail.engine, each).plan.behind == 0
+    lakes.assert_equal_to_trades(lake, [t for t in SOME if t.timestamp >= LINE], BOTH)
+
+
+def test_reconciling_everything_keeps_them(sail: Bench) -> None:
+    lake, table = lake_of(sail, SOME)
+    drop_old(table)
+    for each in BOTH:
+        assert rebuild(lake, sail.engine, each).removed == 0
+        with lake.candles(each).transaction() as transaction:
+            transaction.remove_properties("k2.trades-snapshot-id")
+        report = refresh(lake, sail.engine, each)
+        assert report.plan.reason
+        assert (report.removed, report.plan.behind > 0) == (0, True)
+    lakes.assert_equal_to_trades(lake, SOME, BOTH)
+
+
+def test_a_rebuild_behind_the_line_is_refused_with_the_setting(sail: Bench) -> None:
+    lake, table = lake_of(sail, SOME)
+    drop_old(table)
+    with pytest.raises(UsageError, match=r"2024-02-25 are frozen: .*K2_TRADES_KEPT"):
+        rebuild(lake, sail.engine, MINUTE, [Grain.DAY.partition(FIRST)])
+    lakes.assert_equal_to_trades(lake, SOME, BOTH)
+
+
+def test_the_line_follows_the_newest_trade(sail: Bench) -> None:
+    """Never beyond the clock: a trade that claims to be of the future freezes no more than one of now."""
+    lake, table = lake_of(sail, SOME)
+    assert line(lake) == LINE
+    append(table, [trade(100, HEAD + DAY)])
+    assert line(lake) == LINE + DAY
+    append(table, [trade(101, datetime.now(UTC) + 400 * DAY)])
+    found = line(lake)
+    assert found is not None
+    assert timedelta(0) <= datetime.now(UTC) - KEPT - found < timedelta(minutes=10)
+
+
+def test_the_line_never_goes_back(sail: Bench) -> None:
+    """The owner rolls the table back by three days: what was behind the line has gone all the same."""
+    lake, table = lake_of(sail, SOME)
+    drop_old(table)
+    table.delete(f"timestamp > '{(HEAD - 3 * DAY + MICROSECOND).isoformat()}'")
+    assert line(lake) == LINE
+    for each in BOTH:
+        refresh(lake, sail.engine, each)
+        mark = Watermark.of(lake.candles(each))
+        assert mark is not None
+        assert mark.head == HEAD
+    assert line(lake) == LINE
+    with pytest.raises(UsageError, match="frozen"):
+        rebuild(lake, sail.engine, MINUTE, [Grain.DAY.partition(FIRST + 3 * DAY)])
+    lakes.assert_equal_to_trades(lake, [t for t in SOME if t.timestamp <= HEAD - 3 * DAY], BOTH)
+
+
+def test_longer_than_there_is_time_freezes_nothing(sail: Bench) -> None:
+    lake, _ = lake_of(sail, SOME, kept=timedelta(days=999_999))
+    assert line(lake) is None
+
+
+def test_their_own_line_counts_too(sail: Bench) -> None:
+    """Their table may be another K2's, which says where its trades begin."""
+    lake, table = lake_of(sail, SOME, kept=None)
+    assert line(lake) is None
+    with table.transaction() as transaction:
+        transaction.set_properties({"k2.frozen-before": (LINE + DAY).isoformat()})
+    assert line(lake) == LINE + DAY
+    assert lake.source is not None
+    assert line(Lake(lake.catalog, replace(lake.source, kept=KEPT))) == LINE + DAY
