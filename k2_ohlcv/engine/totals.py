@@ -11,8 +11,9 @@ from pyiceberg.table import Table
 
 from k2_ohlcv.domain.candle import KEY
 from k2_ohlcv.domain.checks import TOTALS
+from k2_ohlcv.domain.frame import inside
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
-from k2_ohlcv.domain.window import Interval, bound, coalesce, covers
+from k2_ohlcv.domain.window import Interval, bound, coalesce, subtract
 from k2_ohlcv.engine.rollup import MOST_INTERVALS, trades_between
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def totals(
     """`KEY` and `TOTALS` of every window of the intervals that has trades, at a snapshot.
 
     Where several timeframes are to be checked (`Engine.share`), the trades are scanned once, for the shortest
-    of them, and the longer ones are added up from that.
+    of them, and the longer ones are added up from that: sums and extremes do not depend on the way there.
 
     Args:
         engine: the session to compute in.
@@ -38,12 +39,18 @@ def totals(
     if not intervals:
         return _EMPTY
     finest = min([timeframe, *(t for t in TIMEFRAMES if t.name in engine.share)], key=lambda t: t.length)
-    kept = engine.totals.get((snapshot, finest.name))
-    if kept is None or not covers(kept[0], intervals):
-        kept = (intervals, _scan(engine, trades, snapshot, finest, intervals))
-        engine.totals = {(snapshot, finest.name): kept}
-    return _added_up(kept[1], timeframe, intervals)
+    spans, windows = engine.totals.get((snapshot, finest.name), ([], _EMPTY))
+    if missing := subtract(intervals, spans):
+        found = _scan(engine, trades, snapshot, finest, missing)
+        spans, windows = coalesce([*spans, *missing]), pl.concat([windows, found])
+        if windows.height > _MOST_WINDOWS:
+            spans, windows = intervals, windows.filter(inside("window_start", intervals))
+        engine.totals = {(snapshot, finest.name): (spans, windows)}
+    return _added_up(windows, timeframe, intervals)
 
+
+#: Windows that are kept for the other timeframes, some 60 bytes each; beyond, only those asked for last.
+_MOST_WINDOWS = 2_000_000
 
 _EMPTY = pl.DataFrame(
     schema={
@@ -73,12 +80,12 @@ def _scan(
         F.max("price").alias("high_price"),
         F.min("price").alias("low_price"),
     )
-    return pl.DataFrame(found.select(*_EMPTY.columns).toArrow()).cast(_EMPTY.schema)
+    scanned = pl.DataFrame(found.select(*_EMPTY.columns).toArrow()).cast(_EMPTY.schema)
+    # What lies between bounded intervals was read too. Kept, it would count twice once it is asked for.
+    return scanned.filter(inside("window_start", intervals))
 
 
 def _added_up(windows: pl.DataFrame, timeframe: Timeframe, intervals: Sequence[Interval]) -> pl.DataFrame:
-    from k2_ohlcv.domain.frame import inside
-
     micros = pl.col("window_start").dt.epoch("us")
     start = pl.from_epoch(micros - micros % timeframe.micros, "us").dt.replace_time_zone("UTC")
     return (
