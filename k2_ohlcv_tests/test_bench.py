@@ -107,6 +107,35 @@ def test_a_lake_is_put_back_as_it_was(tmp_path: Path) -> None:
     assert lake.trades().scan().count() == data.days * ROWS
 
 
+def test_a_validation_that_leaves_candles_out_is_not_measured(tmp_path: Path) -> None:
+    """It looks at every candle of tables that are up to date, and says where it could not."""
+    data = Dataset(rows=ROWS, days=2, root=tmp_path)
+    job = candles(data.home, (), tuple(t.name for t in TIMEFRAMES), data.all_days, tmp_path)
+    with refreshable(data):
+        contender = open_contender("validate")
+        contender.prepare(job)
+        contender.run(job)
+        append_trades(open_lake(data.home), next(five_minutes(data, 1)))
+        contender.prepare(job)
+        with pytest.raises(ValueError, match="all of them examined"):
+            contender.run(job)
+
+
+def test_partitions_are_dropped_with_their_files_each_time(tmp_path: Path) -> None:
+    """Each use begins with all days and ends with the last one, on disk as well."""
+    data = Dataset(rows=100, days=3, root=tmp_path)
+    job = candles(data.home, (), ("1m",), data.all_days, tmp_path)
+    assert data.lake
+    contender = open_contender("retention")
+    for _ in range(2):
+        contender.prepare(job)
+        table = open_lake(data.home).candles(TIMEFRAMES[0])
+        folder = Path(table.location().removeprefix("file://"))
+        assert len(list(folder.rglob("*.parquet"))) == data.days
+        contender.run(job)
+        assert len(list(folder.rglob("*.parquet"))) == 1
+
+
 def test_merge_names_every_candle_column(data: Dataset) -> None:
     """The usual way writes all columns, keeps the key and `created_at`, and is bounded to its lookback."""
     text = statement(candles(data.home, (), ("1m",), data.first_day, data.home))

@@ -12,6 +12,8 @@ CONTENDERS = {
     "Polars": "bench.contenders.polar",
     "ingest": "bench.contenders.landing",
     "refresh": "bench.contenders.refreshed",
+    "retention": "bench.contenders.dropped",
+    "validate": "bench.contenders.validated",
     "Spark MERGE": "bench.contenders.merge",
 }
 OURS = "K2"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from bench.lake import Dataset
 from bench.race import Tell
 from bench.report import Row
-from bench.suites import day, ingestion, refreshes, tables, ten_days
+from bench.suites import day, ingestion, letting_go, refreshes, tables, ten_days, validation
 
 
 @dataclass(frozen=True)
@@ -23,4 +23,6 @@ SUITES: Mapping[str, Suite] = {
     "ten-days": Suite("1m of ten days", ten_days.measure),
     "ingest": Suite("a CSV of one day into trades", ingestion.measure),
     "refresh": Suite("five minutes of new trades, little and much stored", refreshes.measure),
+    "validate": Suite("every check of seven days of all five tables", validation.measure),
+    "retention": Suite("90 day-partitions of the 1m table let go", letting_go.measure),
 }

@@ -1,0 +1,50 @@
+"""K2 OHLCV's retention: whole partitions of a candle table go, with the files that only they were in."""
+
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+
+from bench.job import Job
+from bench.lake import empty_candles, open_lake, settings_of
+from k2_ohlcv.domain.retention import Kept
+from k2_ohlcv.engine.session import Engine, open_engine
+from k2_ohlcv.reconcile import rebuild
+from k2_ohlcv.retention import retention
+
+#: All but the day of the newest trade are past their time, and all but the current snapshot.
+_NOTHING = timedelta(0)
+
+
+class Dropped:
+    """Retention of the job's tables, as the command line's with `--apply`."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._engine: Engine | None = None
+
+    def prepare(self, job: Job) -> None:
+        """Make the tables anew, with all their partitions."""
+        if self._engine is None:
+            self._engine = self._stack.enter_context(open_engine(settings_of(Path(job.home))))
+        lake = open_lake(Path(job.home))
+        for timeframe in job.timeframes:
+            empty_candles(lake, timeframe)
+            rebuild(lake, self._engine, timeframe, [job.interval])
+
+    def run(self, job: Job) -> None:
+        """Let go of all partitions but the last, and of their files.
+
+        Raises:
+            ValueError: another number of partitions went, or files of them are still there.
+        """
+        kept = Kept(candles=dict.fromkeys(job.tables, _NOTHING), trades=None, snapshots=_NOTHING)
+        report = retention(open_lake(Path(job.home)), kept, apply=True, timeframes=job.timeframes)
+        days = len(list(job.interval.days()))
+        for one in report.tables:
+            if len(one.partitions) != days - 1 or one.files_removed < len(one.partitions):
+                raise ValueError(f"{days - 1} partitions were to go, with their files: {one}")
+
+
+def open() -> Dropped:  # noqa: A001 # what every contender's module calls it
+    """Our retention."""
+    return Dropped()

@@ -1,0 +1,42 @@
+"""Every check of all five tables, over seven days: the trades are scanned, and every candle is compared."""
+
+from bench.contenders import OURS
+from bench.job import Measured, candles
+from bench.lake import Dataset
+from bench.race import Tell
+from bench.report import Goal, Row, median
+from bench.stored import refreshable
+from bench.trades import MARKETS
+from bench.worker import Worker
+from k2_ohlcv.domain.timeframe import TIMEFRAMES
+
+_DAYS, _SECONDS = 7, 15.0
+_NAMES = tuple(t.name for t in TIMEFRAMES)
+
+
+def measure(data: Dataset, runs: int, tell: Tell) -> list[Row]:
+    """Two rows, as "4 markets x 2.4 M trades a day" may be read: of all together, and of each."""
+    markets = len(MARKETS)
+    return [
+        _measure(Dataset(data.rows, _DAYS, data.root / "validate"), runs, tell, f"over {markets} markets"),
+        _measure(
+            Dataset(data.rows * markets, _DAYS, data.root / "validate"),
+            runs,
+            tell,
+            f"over {markets} markets, {data.rows:,} each",
+        ),
+    ]
+
+
+def _measure(week: Dataset, runs: int, tell: Tell, where: str) -> Row:
+    """One row, on a lake of its own that is up to date. No one else does the same work."""
+    measured = Measured()
+    tell(f"a lake of {week.rows * week.days:,} trades with all candles, made once; that takes minutes")
+    with refreshable(week), Worker("validate") as worker:
+        for turn in range(runs + 1):
+            tell(f"{where}, run {turn} of {runs}" if turn else f"{where}, first run, in a fresh process")
+            job = candles(week.home, (), _NAMES, week.all_days, week.home / "out")
+            measured.add(worker.run(job), first=not turn)
+    goal = Goal(f"under {_SECONDS:.0f} s", f"{median(measured):.2f} s", median(measured) < _SECONDS)
+    work = f"validate all five tables of {_DAYS} days, {week.rows:,} trades a day {where}"
+    return Row(work, week.rows * week.days, {OURS: measured}, [goal])
