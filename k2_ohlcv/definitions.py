@@ -31,7 +31,7 @@ def build(settings: Settings, overrides: Mapping[str, object] | None = None) -> 
         return dg.Definitions(
             assets=tables,
             asset_checks=checks.build(),
-            jobs=[*jobs.build(), ingest_files.build(days), *clocked],
+            jobs=[*jobs.build(settings), ingest_files.build(days), *clocked],
             schedules=schedules,
             sensors=[
                 runs.dead_runs,

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,24 @@ def test_rebuild_of_days_far_apart(home: Path, capsys: pytest.CaptureFixture[str
     assert {table["lag_seconds"] for table in status["tables"]} == {0.0}
     again = json.loads(call(capsys, "rebuild", "--timeframe", "1h", "--to", "2020-01-01", "--json")[1])
     assert [(t["partitions"], t["unchanged"]) for t in again["tables"]] == [(1, 1)]
+
+
+def test_rebuild_where_partitions_begin_with_retention(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each table has partitions, and so a run, of its own."""
+    monkeypatch.setenv("K2_START_DATE", "retention")
+    days = [datetime.now(UTC) - timedelta(days=ago) for ago in (2, 100)]
+    file = trades_csv(
+        home.parent / "in", *(f"{day:%Y-%m-%dT01:00:00Z},10,1,{i}" for i, day in enumerate(days))
+    )
+    assert call(capsys, "ingest", str(file), "--exchange", "X", "--symbol", "AB")[0] == 0
+    code, out, _ = call(capsys, "rebuild", "--json")
+    assert code == 0
+    made = json.loads(out)
+    assert len(made["run_ids"]) == len(TIMEFRAMES)
+    kept = [sum(day > datetime.now(UTC) - timeframe.kept for day in days) for timeframe in TIMEFRAMES]
+    assert [table["added"] for table in made["tables"]] == kept
 
 
 def test_refresh(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

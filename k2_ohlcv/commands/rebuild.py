@@ -1,4 +1,4 @@
-"""`k2-ohlcv rebuild`: the rebuild jobs over days, one run for each grain of partitions."""
+"""`k2-ohlcv rebuild`: the rebuild jobs over days, one run each."""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -97,7 +97,7 @@ def run(
 ) -> Rebuilt:
     """Run the jobs of these timeframes over the partitions that spans of days touch, by their grain.
 
-    One run for each grain, whatever the number of spans: only a run over everything can move the watermark.
+    One run for each job, whatever the number of spans: only a run over everything can move the watermark.
     It names the partitions of the last span; those of the others are in its config. A range from the first
     span to the last would have Dagster record every empty partition between them, 54 ms each.
     """
@@ -106,19 +106,20 @@ def run(
         from k2_ohlcv.commands.instance import opened
         from k2_ohlcv.commands.launch import launch
         from k2_ohlcv.definitions import build
-        from k2_ohlcv.defs.jobs import REBUILD
+        from k2_ohlcv.defs.jobs import rebuilds
 
         definitions = build(terminal.settings)
         results: list[TableResult] = []
         run_ids: list[str] = []
         checks: dict[str, dict[str, bool]] = {}
         with opened(terminal.settings) as instance:
-            for grain in Grain:
-                chosen = [t for t in timeframes if t.grain is grain]
+            for name, tables in rebuilds(terminal.settings).items():
+                chosen = [t for t in timeframes if t in tables]
+                grain = tables[0].grain
                 if not chosen or grain not in spans:
                     continue
                 *others, last = _within(definitions, chosen, spans[grain])
-                job = definitions.resolve_job_def(REBUILD[grain])
+                job = definitions.resolve_job_def(name)
                 also = [f"{other.start:%Y-%m-%d}/{other.end:%Y-%m-%d}" for other in others]
                 config = {"also": also, "skip_expired": skip_expired}
                 ended = launch(job, instance, grain, last, [t.table for t in chosen], config=config)

@@ -7,6 +7,7 @@ import dagster as dg
 from k2_ohlcv.defs.candles import Mode
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
 from k2_ohlcv.lake.schemas import TRADES_TABLE
+from k2_ohlcv.settings import Settings
 
 INGEST = "ingest_landing"
 REBUILD = {Grain.DAY: "rebuild_daily", Grain.MONTH: "rebuild_monthly"}
@@ -17,12 +18,27 @@ def refresh_of(timeframe: Timeframe) -> str:
     return f"refresh_{timeframe.name}"
 
 
+def rebuilds(settings: Settings) -> dict[str, list[Timeframe]]:
+    """The rebuild jobs by name, and their tables.
+
+    A job's tables share one scan of the trades and must have the same partitions. Where those begin with
+    retention, each table's begin on a day of its own, and so each has its own job.
+    """
+    if settings.start_date is None:
+        return {_rebuild_of(timeframe): [timeframe] for timeframe in TIMEFRAMES}
+    return {name: tables(grain) for grain, name in REBUILD.items()}
+
+
+def _rebuild_of(timeframe: Timeframe) -> str:
+    return f"rebuild_{timeframe.name}"
+
+
 def tables_of(job: str) -> set[str]:
     """The names of the tables that a job of ours writes, where nothing less is chosen; none for others."""
     if job == INGEST:
         return {TRADES_TABLE}
     rebuilt = {t.table for grain, name in REBUILD.items() if name == job for t in tables(grain)}
-    return rebuilt | {t.table for t in TIMEFRAMES if refresh_of(t) == job}
+    return rebuilt | {t.table for t in TIMEFRAMES if job in {refresh_of(t), _rebuild_of(t)}}
 
 
 def tables(grain: Grain) -> list[Timeframe]:
@@ -30,20 +46,21 @@ def tables(grain: Grain) -> list[Timeframe]:
     return [timeframe for timeframe in TIMEFRAMES if timeframe.grain is grain]
 
 
-def build() -> list[Any]:  # Dagster does not export the type of an asset job
+def build(settings: Settings) -> list[Any]:  # Dagster does not export the type of an asset job
     """The jobs. A job over some assets runs their checks too."""
     ingest = dg.define_asset_job(
         INGEST,
         selection=dg.AssetSelection.assets(TRADES_TABLE),
         description="Read the landing files of the chosen days into trades.",
     )
-    rebuilds = [
+    rebuilding = [
         dg.define_asset_job(
             name,
-            selection=dg.AssetSelection.assets(*(t.table for t in tables(grain))),
-            description=f"Make the chosen {grain.value}s of these tables equal to the trades; check them.",
+            selection=dg.AssetSelection.assets(*(t.table for t in some)),
+            description=f"Make the chosen {some[0].grain.value}s of {', '.join(t.table for t in some)} "
+            "equal to the trades; check them.",
         )
-        for grain, name in REBUILD.items()
+        for name, some in rebuilds(settings).items()
     ]
     refreshes = [
         dg.define_asset_job(
@@ -55,7 +72,7 @@ def build() -> list[Any]:  # Dagster does not export the type of an asset job
         )
         for timeframe in TIMEFRAMES
     ]
-    return [ingest, *rebuilds, *refreshes]
+    return [ingest, *rebuilding, *refreshes]
 
 
 def refresh_config(timeframe: Timeframe) -> dict[str, Any]:

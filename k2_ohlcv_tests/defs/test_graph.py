@@ -121,6 +121,21 @@ def test_partition_keys_are_the_domains(grain: Grain) -> None:
         assert (partition.start, partition.end) == (window.start, window.end)
 
 
+@pytest.mark.parametrize("start", ["", "2020-02-17", "retention"])
+def test_the_graph_loads_wherever_partitions_begin(start: str) -> None:
+    """All of it, as the webserver loads it; and every table is rebuilt by one job, with its partitions."""
+    settings = Settings.read({"K2_START_DATE": start})
+    graph = build(settings)
+    dg.Definitions.validate_loadable(graph)
+    rebuilt = jobs.rebuilds(settings)
+    assert [t for some in rebuilt.values() for t in some] == list(TIMEFRAMES)
+    for name, some in rebuilt.items():
+        assert jobs.tables_of(name) == {t.table for t in some}
+        for timeframe in some:
+            partitions_def = asset(graph, timeframe.table).partitions_def
+            assert graph.resolve_job_def(name).partitions_def == partitions_def
+
+
 def test_the_jobs(graph: dg.Definitions) -> None:
     """Each job has tables of one grain, and their checks."""
     found = {}
