@@ -28,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     port = parser.parse_args(arguments).port
     settings = Settings.read()
     _create_storage(settings)
-    environment = {**os.environ, "K2_HOME": str(settings.home), "DAGSTER_HOME": str(prepare(settings))}
+    address = f"http://127.0.0.1:{port}"
+    environment = _environment(settings, address)
     for number in (
         signal.SIGINT,
         signal.SIGTERM,
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for command in _commands(port, "json" if settings.log_json else "colored")
     ]
     if not settings.log_json:
-        sys.stderr.write(f"Dagster starts at http://127.0.0.1:{port} (15 seconds or so). Ctrl-C ends it.\n")
+        sys.stderr.write(f"Dagster starts at {address} (15 seconds or so). Ctrl-C ends it.\n")
     try:
         while all(process.poll() is None for process in processes):
             time.sleep(0.5)
@@ -50,6 +51,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     finally:
         _end(processes)
+
+
+def _environment(settings: Settings, address: str) -> dict[str, str]:
+    return {
+        **os.environ,
+        "K2_HOME": str(settings.home),
+        "DAGSTER_HOME": str(prepare(settings)),
+        "K2_WEBSERVER": address,  # retention has it let go of what has expired
+    }
 
 
 def _create_storage(settings: Settings) -> None:

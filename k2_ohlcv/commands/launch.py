@@ -14,9 +14,6 @@ from k2_ohlcv.domain.window import Interval
 if TYPE_CHECKING:
     import dagster as dg
 
-#: The name of our code location, as in workspace.yaml: what makes the UI list the runs under their jobs.
-LOCATION = "k2_ohlcv"
-
 #: So often a run that may be waiting for a pool looks whether the process that holds it is gone.
 _REAP_SECONDS = 10.0
 
@@ -68,10 +65,12 @@ def launch(
 
     from k2_ohlcv.defs import runs
     from k2_ohlcv.defs.failures import ATTENDED_TAG
+    from k2_ohlcv.defs.reload import LOCATION
 
     keys = [grain.key(partition) for partition in grain.partitions([span])]
     run_tags = {
         **(tags or {}),
+        # What makes the UI list the runs under their jobs.
         ".dagster/repository": f"__repository__@{LOCATION}",
         ATTENDED_TAG: "true",
         **runs.process_tags(),

@@ -13,6 +13,7 @@ from pydantic import Field
 from k2_ohlcv import logs
 from k2_ohlcv.defs import checks
 from k2_ohlcv.defs.failures import explained
+from k2_ohlcv.defs.reload import reload_after
 from k2_ohlcv.defs.resources import LakeResource
 from k2_ohlcv.domain.checks import CHECKS
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe, parse_day
@@ -73,6 +74,7 @@ def _retention_job() -> dg.JobDefinition:
             said = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items())
             fields = {"event": "retention", "table": one.table, "counts": counts}
             context.log.info(f"{one.table}: {said}", extra={logs.FIELDS: fields})
+        reload_after(context, report, lake.settings)
 
     @dg.job(name=RETENTION, description="Drop partitions past retention, and files that nothing needs.")
     def retention_job() -> None:
