@@ -13,8 +13,9 @@ from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.table import Table
 
 from k2_ohlcv.domain import checks
-from k2_ohlcv.domain.checks import ALL, CHECKS, EXPIRED, NO_TRADES, NOT_COMPUTED, Finding, Gap, merged
+from k2_ohlcv.domain.checks import CHECKS, Finding, merged
 from k2_ohlcv.domain.frame import CANDLE_TYPES, inside
+from k2_ohlcv.domain.gaps import Gaps
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
 from k2_ohlcv.domain.window import DAY, Interval, coalesce, intersect_all, subtract
 from k2_ohlcv.engine.session import Engine
@@ -28,7 +29,6 @@ from k2_ohlcv.lake.watermark import Watermark
 
 #: So many days are in memory at once: 31 of 1m with 50 markets are two million rows.
 _CHUNK = 31 * DAY
-_FIRST = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ class _Side:
         timeframe: what it has candles of.
         lines: where history stands still.
         pending: windows ahead of the lines that are dirty since the watermark.
-        lost: windows behind the lines that have been dropped, or that changed when it was too late.
+        too_late: windows behind the lines that changed since, and stay as they are.
     """
 
     table: Table
     timeframe: Timeframe
     lines: Lines
     pending: tuple[Interval, ...]
-    lost: tuple[Interval, ...]
+    too_late: tuple[Interval, ...]
 
     @classmethod
     def of(cls, table: Table, trades: Table, timeframe: Timeframe) -> "_Side":
@@ -55,18 +55,11 @@ class _Side:
         lines = Lines.of(table, trades, timeframe)
         dirty = timeframe.align(_dirty(table, trades, timeframe))
         pending = lines.ahead(dirty)
-        dropped = [Interval(_FIRST, lines.expired)] if lines.expired else []
-        return cls(table, timeframe, lines, tuple(pending), (*dropped, *subtract(dirty, pending)))
+        return cls(table, timeframe, lines, tuple(pending), tuple(subtract(dirty, pending)))
 
     def behind(self, intervals: Sequence[Interval]) -> list[Interval]:
         """The windows of some intervals that lie behind a line."""
         return self.timeframe.align(subtract(intervals, self.lines.ahead(intervals)))
-
-    def why(self, gap: Gap) -> str:
-        """Why there is no candle."""
-        if intersect_all([gap.span], self.pending):
-            return NOT_COMPUTED
-        return EXPIRED if intersect_all([gap.span], self.lost) else NO_TRADES
 
     def read(self, intervals: Sequence[Interval]) -> pl.DataFrame:
         """The rows of the intervals' partitions, with the key of the partition that each is stored in."""
@@ -137,6 +130,7 @@ def validate(
         timeframe.align([*side.behind(compared), *minutes.behind(compared)]),
     )
     unlike = _incomparable(side, minutes)
+    gaps = Gaps(timeframe, pending=side.pending, too_late=side.too_late, expired=side.lines.expired)
     found: dict[str, list[Finding]] = {check.name: [] for check in CHECKS}
     whole = coalesce(timeframe.grain.partitions(intervals))
     for chunk in _chunks(whole, timeframe) or [[]]:
@@ -152,10 +146,10 @@ def validate(
             part = intersect_all(chunk, with_minutes.examined)
             rows, ones = _only(stored, part), _only(minutes.read(part), part)
             found["timeframes_agree"].append(checks.timeframes_agree(rows, ones, timeframe))
-        found["gaps"].append(_gaps(side, stored, chunk))
+        gaps.look(stored, chunk)
     found["reconciles_with_trades"].append(with_trades.left_out("reconciles_with_trades", timeframe))
     found["timeframes_agree"].append(unlike or with_minutes.left_out("timeframes_agree", timeframe))
-    found["gaps"] = [checks.counted([_dropped(side, whole), *found["gaps"]])]
+    found["gaps"] = [gaps.finding()]
     found["freshness"] = [_freshness(side, trades, now or datetime.now(UTC))]
     return [merged(parts) for parts in found.values()]
 
@@ -220,23 +214,6 @@ def _incomparable(side: _Side, minutes: _Side) -> Finding | None:
 
 def _only(rows: pl.DataFrame, windows: Sequence[Interval]) -> pl.DataFrame:
     return rows.filter(inside("window_start", windows))
-
-
-def _gaps(side: _Side, stored: pl.DataFrame, chunk: Sequence[Interval]) -> Finding:
-    """Between the candles of each market; and what is pending before the first and after the last of all."""
-    rows = _only(stored, chunk)
-    starts = rows["window_start"].sort()
-    made = [Interval(starts[0], starts[-1] + side.timeframe.length)] if rows.height else []
-    pending = subtract(intersect_all(chunk, side.pending), made)
-    found = [*checks.gaps(rows, side.timeframe), *(Gap(ALL, ALL, span) for span in pending)]
-    return checks.explained(side.timeframe, stored, [(gap, side.why(gap)) for gap in found])
-
-
-def _dropped(side: _Side, whole: Sequence[Interval]) -> Finding:
-    """What retention has dropped, of all markets: nothing stored tells which there were."""
-    line = side.lines.expired
-    spans = intersect_all(whole, [Interval(_FIRST, line)]) if line else []
-    return checks.explained(side.timeframe, None, [(Gap(ALL, ALL, span), EXPIRED) for span in spans])
 
 
 def _freshness(side: _Side, trades: Table, now: datetime) -> Finding:

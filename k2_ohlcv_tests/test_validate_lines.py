@@ -5,7 +5,8 @@ from datetime import timedelta
 import polars as pl
 import pytest
 
-from k2_ohlcv.domain.checks import ALL, EXPIRED, NO_TRADES, NOT_COMPUTED, Finding
+from k2_ohlcv.domain.checks import Finding
+from k2_ohlcv.domain.gaps import ALL, EXPIRED, NO_TRADES, NOT_COMPUTED
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
 from k2_ohlcv.domain.window import DAY, Interval
 from k2_ohlcv.refresh import refresh

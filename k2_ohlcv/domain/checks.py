@@ -5,7 +5,7 @@ recomputing from trades is in `validate`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 
 import polars as pl
@@ -14,7 +14,6 @@ from k2_ohlcv.domain.candle import KEY
 from k2_ohlcv.domain.frame import SHOWN
 from k2_ohlcv.domain.gate import invariants
 from k2_ohlcv.domain.timeframe import Grain, Timeframe
-from k2_ohlcv.domain.window import Interval
 
 
 @dataclass(frozen=True)
@@ -165,64 +164,6 @@ def timeframes_agree(stored: pl.DataFrame, minutes: pl.DataFrame, timeframe: Tim
     )
     columns = (*TOTALS, "open_price", "close_price")
     return _compared("timeframes_agree", timeframe, stored, {"1m": rolled}, columns)
-
-
-#: Why there is no candle: nothing was traded, it was dropped (or its trades came too late), it is to come.
-NO_TRADES, EXPIRED, NOT_COMPUTED = "no trades then", "expired", "not computed yet"
-#: In place of an exchange and a symbol: the span has no candle of any market.
-ALL = "*"
-
-
-@dataclass(frozen=True)
-class Gap:
-    """A span without candles: of one market between two that have them, or of all markets."""
-
-    exchange: str
-    symbol: str
-    span: Interval
-
-
-def gaps(stored: pl.DataFrame, timeframe: Timeframe) -> list[Gap]:
-    """The spans without a candle inside each market's rows."""
-    after = pl.col("window_start").shift(-1).over("exchange", "symbol", order_by="window_start")
-    jumps = stored.with_columns(after.alias("next")).filter(
-        pl.col("next") - pl.col("window_start") > timeframe.length
-    )
-    columns = jumps.sort("window_start").select("exchange", "symbol", "window_start", "next")
-    return [
-        Gap(exchange, symbol, Interval(start + timeframe.length, end))
-        for exchange, symbol, start, end in columns.iter_rows()
-    ]
-
-
-def explained(timeframe: Timeframe, stored: pl.DataFrame | None, found: Sequence[tuple[Gap, str]]) -> Finding:
-    """The gaps of some stored rows, each with its reason, as a finding that informs.
-
-    Args:
-        timeframe: what they are gaps of.
-        stored: the rows that were looked at, if any.
-        found: gaps and why they are.
-    """
-    ordered = sorted(found, key=lambda each: each[0].span)
-    rows = [
-        {"exchange": g.exchange, "symbol": g.symbol, "start": g.span.start, "end": g.span.end, "why": why}
-        for g, why in ordered[:SHOWN]
-    ]
-    counts = {why: sum(each == why for _, each in found) for why in (NO_TRADES, EXPIRED, NOT_COMPUTED)}
-    return Finding(
-        "gaps",
-        timeframe.name,
-        0 if stored is None else stored.height,
-        rows=pl.DataFrame(rows) if rows else None,
-        numbers=tuple((why, float(count)) for why, count in counts.items()),
-    )
-
-
-def counted(findings: Iterable[Finding]) -> Finding:
-    """The gaps of several parts of a table, as one finding that says how many there are of each kind."""
-    found = merged(findings)
-    kinds = [f"{count:,.0f} {why}" for why, count in found.numbers if count]
-    return replace(found, note=f"spans without a candle: {', '.join(kinds)}" if kinds else "")
 
 
 def merged(findings: Iterable[Finding]) -> Finding:
