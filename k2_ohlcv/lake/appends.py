@@ -19,10 +19,11 @@ from pyiceberg.expressions.literals import literal
 from pyiceberg.io.pyarrow import write_file
 from pyiceberg.manifest import DataFile
 from pyiceberg.partitioning import PartitionFieldValue, PartitionKey
-from pyiceberg.table import Table, Transaction, WriteTask
+from pyiceberg.table import Table, WriteTask
 from pyiceberg.table.update.snapshot import ExpireSnapshots
 
 from k2_ohlcv.domain.errors import CommitConflictError
+from k2_ohlcv.lake.commit import CommitOf
 
 #: With pauses that grow, enough for many writers of small files beside one of a large one.
 ATTEMPTS = 20
@@ -83,7 +84,7 @@ def append_new(
 def _commit(
     load: Callable[[], Table], table: Table, written: _Written, expired: Callable[[Table], list[int]]
 ) -> Table:
-    transaction = Transaction(table)
+    transaction = CommitOf(table)
     with transaction.update_snapshot().merge_append() as append:
         for file in written.files:
             append.append_data_file(file)

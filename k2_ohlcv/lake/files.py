@@ -4,9 +4,10 @@ Reads manifests only, never a data file.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from threading import Lock
+from typing import Generic, TypeVar
 
 from pyiceberg.expressions import And, BooleanExpression, GreaterThanOrEqual, LessThan, Or, Reference
 from pyiceberg.expressions.literals import literal
@@ -21,10 +22,34 @@ from k2_ohlcv.lake.foreign import ForeignTrades, time_column
 #: The column of trades that windows are made of.
 TIME = "timestamp"
 
-#: Entries of manifests kept in memory, some 2 kB each: one plan asks for the same ones several times.
-_FILES_KEPT = 20_000
-_MANIFESTS: OrderedDict[str, tuple[DataFile, ...]] = OrderedDict()
-_LOCK = Lock()
+T = TypeVar("T")
+
+
+class _Kept(Generic[T]):
+    """What was read last from files that never change, by path, up to so many entries in all."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._found: OrderedDict[str, tuple[T, ...]] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, path: str, read: Callable[[], Iterable[T]]) -> tuple[T, ...]:
+        """The entries of the file at the path."""
+        with self._lock:
+            if path in self._found:
+                self._found.move_to_end(path)
+                return self._found[path]
+        entries = tuple(read())
+        with self._lock:
+            self._found[path] = entries
+            while sum(map(len, self._found.values())) > self._most and len(self._found) > 1:
+                self._found.popitem(last=False)
+        return entries
+
+
+#: Some 2 kB each, or half of it: one plan asks for the same ones several times.
+_FILES: _Kept[DataFile] = _Kept(20_000)
+_LISTS: _Kept[ManifestFile] = _Kept(5_000)
 
 
 @dataclass(frozen=True)
@@ -90,7 +115,8 @@ def _manifests(table: Table, snapshot_id: int | None) -> dict[str, ManifestFile]
     snapshot = table.metadata.snapshot_by_id(snapshot_id)
     if snapshot is None:
         raise LookupError(f"snapshot {snapshot_id} of {'.'.join(table.name())} has expired")
-    return {manifest.manifest_path: manifest for manifest in snapshot.manifests(table.io)}
+    manifests = _LISTS.get(snapshot.manifest_list, lambda: snapshot.manifests(table.io))
+    return {manifest.manifest_path: manifest for manifest in manifests}
 
 
 def _entries(table: Table, column: str, grain: Grain, manifests: Iterable[ManifestFile]) -> list[LiveFile]:
@@ -102,18 +128,11 @@ def _entries(table: Table, column: str, grain: Grain, manifests: Iterable[Manife
 
 
 def _files_of(io: FileIO, manifest: ManifestFile) -> tuple[DataFile, ...]:
-    """The live files of a manifest; those read last are kept, as a manifest never changes."""
-    path = manifest.manifest_path
-    with _LOCK:
-        if path in _MANIFESTS:
-            _MANIFESTS.move_to_end(path)
-            return _MANIFESTS[path]
-    files = tuple(e.data_file for e in manifest.fetch_manifest_entry(io, discard_deleted=True))
-    with _LOCK:
-        _MANIFESTS[path] = files
-        while sum(map(len, _MANIFESTS.values())) > _FILES_KEPT and len(_MANIFESTS) > 1:
-            _MANIFESTS.popitem(last=False)
-    return files
+    """The live files of a manifest."""
+    return _FILES.get(
+        manifest.manifest_path,
+        lambda: (e.data_file for e in manifest.fetch_manifest_entry(io, discard_deleted=True)),
+    )
 
 
 def live_span(table: Table, column: str, grain: Grain, file: DataFile) -> Interval:
