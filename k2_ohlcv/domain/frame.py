@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from k2_ohlcv.domain.candle import CLOCKS, KEY, NOTIONAL_LIMIT, SCALE, VALUES
 from k2_ohlcv.domain.errors import GateError
 from k2_ohlcv.domain.timeframe import Timeframe
-from k2_ohlcv.domain.window import Interval
+from k2_ohlcv.domain.window import Interval, to_micros
 
 #: Rows that an error or a failed check shows.
 SHOWN = 20
@@ -134,11 +134,14 @@ def compare(stored: pl.DataFrame, computed: pl.DataFrame, now: datetime) -> Comp
 
 
 def inside(column: str, intervals: Sequence[Interval]) -> pl.Expr:
-    """Whether a moment lies in any of the intervals."""
-    at = pl.col(column)
+    """Whether a moment lies in any of the intervals.
+
+    Compared as microseconds: Polars makes a frame of its own for every literal that is a time.
+    """
+    at = pl.col(column).dt.epoch("us")
     return reduce(
         lambda left, right: left | right,
-        ((at >= interval.start) & (at < interval.end) for interval in intervals),
+        ((at >= to_micros(interval.start)) & (at < to_micros(interval.end)) for interval in intervals),
         pl.lit(False),  # the identity of "or"
     )
 

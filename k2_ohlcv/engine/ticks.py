@@ -7,10 +7,11 @@ counted beside the others, and whoever computes refuses them by name.
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from datetime import datetime
 from decimal import Decimal
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -137,34 +138,33 @@ def _between(engine: "Engine", trades: Table, snapshot: int, intervals: Sequence
 
     And those of which the time cannot be told: rows in no interval at all would be left out unseen.
     """
+    from pyspark.sql import functions as F  # noqa: N812 - its name everywhere
+
     time = time_column(trades, "timestamp")
-    at, moment = _quoted(time.field), _literal(time)
+    at, moment = _name(time.field), _literal(time)
 
-    def one(interval: Interval) -> "Column":
-        return (at >= moment(interval.start)) & (at < moment(interval.end))
-
-    def tree(branch: Sequence[Interval]) -> "Column":
+    def tree(branch: Sequence[Interval]) -> str:
+        if len(branch) == 1:
+            return f"({at} >= {moment(branch[0].start)} AND {at} < {moment(branch[0].end)})"
         half = len(branch) // 2
-        return one(branch[0]) if len(branch) == 1 else tree(branch[:half]) | tree(branch[half:])
+        return f"({tree(branch[:half])} OR {tree(branch[half:])})"
 
-    lost = _timeless(time, at)
-    wanted = tree(intervals)
+    # As text, as the client asks the server about every single literal.
+    wanted, lost = F.expr(tree(intervals)), _timeless(time, F.col(at))
     return _read(engine, trades, snapshot).where(wanted if lost is None else wanted | lost)
 
 
-def _literal(time: TimeColumn) -> Callable[[Any], "Column"]:
-    """Moments as values of a time column in its own type."""
-    from pyspark.sql import functions as F  # noqa: N812 - its name everywhere
-
+def _literal(time: TimeColumn) -> Callable[[datetime], str]:
+    """Moments as SQL literals of a time column's own type."""
     match time.clock:
         case Clock.ZONED:
-            return F.lit
+            return lambda moment: f"TIMESTAMP '{moment.isoformat(' ')}'"
         case Clock.LOCAL:
-            return lambda moment: F.lit(moment.replace(tzinfo=None).isoformat(" ")).cast("timestamp_ntz")
+            return lambda moment: f"TIMESTAMP_NTZ '{moment.replace(tzinfo=None).isoformat(' ')}'"
         case Clock.MILLIS:
-            return lambda moment: F.lit(-(-to_micros(moment) // 1000)).cast("long")
+            return lambda moment: f"{-(-to_micros(moment) // 1000)}L"
         case Clock.MICROS:
-            return lambda moment: F.lit(to_micros(moment)).cast("long")
+            return lambda moment: f"{to_micros(moment)}L"
 
 
 def _timeless(time: TimeColumn, at: "Column") -> "Column | None":
@@ -178,10 +178,8 @@ def _timeless(time: TimeColumn, at: "Column") -> "Column | None":
     return reduce(lambda a, b: a | b, rules) if rules else None
 
 
-def _quoted(field: NestedField) -> "Column":
-    from pyspark.sql import functions as F  # noqa: N812
-
-    return F.col(f"`{field.name.replace('`', '``')}`")
+def _name(field: NestedField) -> str:
+    return f"`{field.name.replace('`', '``')}`"
 
 
 def _exact(rows: "DataFrame", trades: ForeignTrades) -> "DataFrame":
@@ -190,7 +188,7 @@ def _exact(rows: "DataFrame", trades: ForeignTrades) -> "DataFrame":
 
     fields = {name: field for name in _NAMES if (field := trades.field(name))}
     raw = {name: F.col(f"raw_{name}") for name in fields}
-    frame = rows.select(*(_quoted(field).alias(f"raw_{name}") for name, field in fields.items()))
+    frame = rows.select(*(F.col(_name(field)).alias(f"raw_{name}") for name, field in fields.items()))
     for name, target in (("price", PRICE), ("quantity", QUANTITY)):
         frame = exactly(frame, name, fields[name].field_type, target)
     texts = {name: raw[name].cast("string") for name in fields if name in _TEXTS}

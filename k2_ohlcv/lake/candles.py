@@ -4,10 +4,11 @@ What they must be is computed by the engine; the decision between the two is `do
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 from pyiceberg.expressions import AlwaysTrue
@@ -18,9 +19,9 @@ from k2_ohlcv.domain.candle import KEY
 from k2_ohlcv.domain.frame import CANDLE_TYPES, Comparison, compare, inside
 from k2_ohlcv.domain.gate import gate
 from k2_ohlcv.domain.timeframe import Timeframe
-from k2_ohlcv.domain.window import Interval, covers
+from k2_ohlcv.domain.window import Interval, covers, to_micros
 from k2_ohlcv.lake.commit import Change
-from k2_ohlcv.lake.files import live_files, live_span, partition_of, within
+from k2_ohlcv.lake.files import live_files, live_span, partition_of
 
 #: Data files in one partition. A commit that would leave more rewrites the partition as one sorted file.
 MOST_FILES = 16
@@ -48,7 +49,7 @@ class Stored:
     def load(cls, table: Table, timeframe: Timeframe, intervals: Sequence[Interval]) -> "Stored":
         """Read the files that may hold windows of the intervals, and note the others of their partitions."""
         partitions = timeframe.grain.partitions(intervals)
-        tasks = tuple(_tasks(table, timeframe, partitions)) if partitions else ()
+        tasks = tuple(_tasks(table, timeframe, partitions))
         read = [i for i, task in enumerate(tasks) if _touches(table, timeframe, task, intervals)]
         return cls(table, timeframe, tasks, frozenset(read), _read(table, timeframe, tasks, read))
 
@@ -117,19 +118,22 @@ class CandleChange:
         return Change(tuple(task.file for task in self.removed), self.rows, properties, summary)
 
 
-def _tasks(table: Table, timeframe: Timeframe, partitions: Sequence[Interval]) -> Iterator[FileScanTask]:
-    """Every file of the partitions, those too whose rows belong elsewhere and which no filter finds."""
-    planned = list(table.scan(row_filter=within("window_start", partitions)).plan_files())
-    yield from planned
-    known = {task.file.file_path for task in planned}
+def _tasks(table: Table, timeframe: Timeframe, partitions: Sequence[Interval]) -> list[FileScanTask]:
+    """Every file of the partitions, and every other whose rows may lie in them."""
+    wanted = set(partitions)
     snapshot = table.metadata.current_snapshot_id
-    for live in live_files(table, "window_start", timeframe.grain, snapshot):
-        if (
-            not live.is_delete
-            and live.path not in known
-            and partition_of(live.file, timeframe.grain) in partitions
-        ):
-            yield FileScanTask(live.file)
+    live = live_files(table, "window_start", timeframe.grain, snapshot)
+    mine = [
+        f
+        for f in live
+        if not f.is_delete
+        and (partition_of(f.file, timeframe.grain) in wanted or any(map(f.span.intersect, partitions)))
+    ]
+    if len(mine) == len(live) or not any(f.is_delete for f in live):
+        return [FileScanTask(f.file) for f in mine]
+    # Only a plan tells which files a row-level delete bears on; it looks at every file, at some cost.
+    planned = {task.file.file_path: task for task in table.scan().plan_files()}
+    return [planned[f.path] for f in mine]
 
 
 def _touches(table: Table, timeframe: Timeframe, task: FileScanTask, intervals: Sequence[Interval]) -> bool:
@@ -147,14 +151,30 @@ def _read(
     first_row: int = 0,
 ) -> pl.DataFrame:
     types = {**CANDLE_TYPES, "row": pl.UInt32(), "task": pl.UInt32(), "misplaced": pl.Boolean()}
+    if not which:
+        return pl.DataFrame(schema=types)
+    chosen = [tasks[i] for i in which]
     scan = ArrowScan(table.metadata, table.io, table.schema(), AlwaysTrue())
-    frames = [pl.DataFrame(schema=types).drop("row")]
-    for i in which:
-        rows = pl.DataFrame(scan.to_table([tasks[i]]))
-        misplaced = ~inside("window_start", [partition_of(tasks[i].file, timeframe.grain)])
-        read = rows.with_columns(pl.lit(i, pl.UInt32).alias("task"), misplaced.alias("misplaced"))
-        frames.append(read.select(*frames[0].columns).cast(frames[0].schema))
-    return pl.concat(frames).with_row_index("row", first_row).select(*types)
+    if any(task.delete_files for task in chosen):
+        parts = [scan.to_table([task]) for task in chosen]
+        counts = [part.num_rows for part in parts]
+    else:  # at once is faster, and the rows come in the order of the tasks
+        parts = [scan.to_table(chosen)]
+        counts = [task.file.record_count for task in chosen]
+    rows = pl.concat([pl.DataFrame(part).cast(pl.Schema(CANDLE_TYPES)) for part in parts])
+    assert rows.height == sum(counts), f"read {rows.height} rows of {sum(counts)}"
+    owners = [partition_of(task.file, timeframe.grain) for task in chosen]
+    starts = pl.Series(np.repeat([to_micros(owner.start) for owner in owners], counts))
+    ends = pl.Series(np.repeat([to_micros(owner.end) for owner in owners], counts))
+    at = rows["window_start"].dt.epoch("us")
+    return (
+        rows.with_columns(
+            pl.Series("task", np.repeat(np.array(which, np.uint32), counts)),
+            ((at < starts) | (at >= ends)).alias("misplaced"),
+        )
+        .with_row_index("row", first_row)
+        .select(*types)
+    )
 
 
 def _arrow(table: Table, candles: pl.DataFrame) -> pa.Table:
