@@ -7,12 +7,16 @@ from pathlib import Path
 import pytest
 from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.table import Table
+from pyiceberg.table.snapshots import Operation
 
 from k2_ohlcv.domain.errors import CommitConflictError
+from k2_ohlcv.domain.retention import MANY_FILES
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
+from k2_ohlcv.domain.window import MICROSECOND, Interval
 from k2_ohlcv.ingest import ingest
-from k2_ohlcv.lake import appends, trades
+from k2_ohlcv.lake import appends, commit, compaction, trades
 from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.lake.changes import dirty_spans
 from k2_ohlcv.lake.schemas import SNAPSHOTS_KEPT
 from k2_ohlcv.settings import Settings
 
@@ -168,7 +172,7 @@ def test_what_a_candle_table_still_has_to_read_stays(lake: Lake, add: Add, many:
     assert snapshot_ids(lake)[:-1] == many[1:]
     watermark(lake, 2, many[5])
     add(7)
-    assert snapshot_ids(lake)[:-2] == many[4:]
+    assert snapshot_ids(lake)[:2] == many[4:]
 
 
 def test_tags_stay_even_those_made_meanwhile(
@@ -190,3 +194,39 @@ def test_the_clock_is_stored_in_utc(lake: Lake, add: Add) -> None:
     add(1)
     (clock,) = lake.trades().scan().to_arrow()["ingested_at"].to_pylist()
     assert abs(datetime.now(UTC) - clock).total_seconds() < 60
+
+
+def test_small_files_of_a_day_become_few_and_no_window_is_dirty_by_it(lake: Lake, add: Add) -> None:
+    most, known, merged = 0, None, 0
+    for number in range(2 * MANY_FILES + 3):
+        assert add(number) == 1
+        table = lake.trades()
+        most = max(most, len(table.inspect.files()))
+        snapshot = table.current_snapshot()
+        assert snapshot is not None
+        assert snapshot.summary is not None
+        merged += snapshot.summary.operation == Operation.REPLACE
+        if known is not None:
+            at = datetime.fromtimestamp(T + number, UTC)
+            assert dirty_spans(table, known, snapshot.snapshot_id) == [Interval(at, at + MICROSECOND)]
+        known = snapshot.snapshot_id
+    assert most < MANY_FILES
+    assert merged == 2
+    assert ids(lake) == list(range(2 * MANY_FILES + 3))
+    assert add(*range(2 * MANY_FILES + 3)) == 0  # known, wherever they lie now
+
+
+def test_a_merge_that_loses_its_race_leaves_the_append_as_it_is(
+    lake: Lake, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(table: Table, change: commit.Change) -> Table:
+        assert change.files
+        other = lake.trades()
+        other.append(other.schema().as_arrow().empty_table())
+        return commit.commit(table, change)
+
+    monkeypatch.setattr(compaction, "commit", lost)
+    for number in range(MANY_FILES):
+        add(number)
+    assert ids(lake) == list(range(MANY_FILES))
+    assert files_on_disk(lake) == len(lake.trades().inspect.files()) == MANY_FILES

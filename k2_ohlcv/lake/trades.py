@@ -4,7 +4,7 @@
 side; an id that is there with other values is a conflict and stays out.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -13,15 +13,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyiceberg.exceptions import NoSuchTableError
-from pyiceberg.expressions import And, BooleanExpression
+from pyiceberg.expressions import AlwaysTrue, And, BooleanExpression
 from pyiceberg.io.pyarrow import ArrowScan
-from pyiceberg.table import DataScan, Table
+from pyiceberg.table import DataScan, FileScanTask, Table
 
+from k2_ohlcv.domain.retention import crowded
 from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.domain.window import DAY, MICROSECOND, Interval, bound, from_micros, to_micros
 from k2_ohlcv.lake.appends import append_new, between, isin
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.files import live_span, within
+from k2_ohlcv.lake.compaction import compact
+from k2_ohlcv.lake.files import TIME, live_files, live_span, partition_of, within
 from k2_ohlcv.lake.lines import FROZEN, line_of
 from k2_ohlcv.lake.schemas import CANDLES, SNAPSHOTS_KEPT
 from k2_ohlcv.lake.watermark import Watermark
@@ -33,6 +35,7 @@ Int64s = npt.NDArray[np.int64]
 _MOST_INTERVALS = 64
 # As much of a stored file as is read at once: compaction makes files larger than ours.
 _PIECE_ROWS = 2_500_000
+_SMALL_ROWS = 50_000
 _DAY_MICROS = 86_400_000_000
 _COLUMNS = ("exchange", "symbol", "trade_id", "timestamp", "price", "quantity")
 
@@ -80,6 +83,9 @@ class Verdict:
 def append(lake: Lake, incoming: Incoming, ingested_at: datetime) -> Verdict:
     """Add those incoming rows that the table does not have, in one snapshot, or none where there are none.
 
+    Where many small files have gathered in the days that they touch, a further snapshot makes them few: every
+    look-up and every refresh would have to open them all.
+
     Raises:
         CommitConflictError: others committed first, each time.
     """
@@ -90,9 +96,21 @@ def append(lake: Lake, incoming: Incoming, ingested_at: datetime) -> Verdict:
         verdict = look_up(table, incoming)
         return _stored_form(incoming, verdict.new, ingested_at)
 
-    append_new(lake.trades_to_write, find_new, lambda table: expired(lake, table))
+    table = append_new(lake.trades_to_write, find_new, lambda table: expired(lake, table))
     assert verdict is not None
+    touched = np.unique(incoming.moments[verdict.new] // _DAY_MICROS) * _DAY_MICROS
+    if many := _crowded(table, {Grain.DAY.partition(from_micros(day)) for day in touched.tolist()}):
+        compact(lake.trades_to_write, many, lambda table: needed(lake, table))
     return verdict
+
+
+def _crowded(table: Table, days: Set[Interval]) -> list[Interval]:
+    """Those of some days in which many small files lie."""
+    sizes: dict[Interval, list[int]] = {day: [] for day in days}
+    for live in live_files(table, TIME, Grain.DAY, table.metadata.current_snapshot_id):
+        if (day := partition_of(live.file, Grain.DAY)) in days:
+            sizes[day].append(live.file.file_size_in_bytes)
+    return crowded(sizes, ())
 
 
 def look_up(table: Table, incoming: Incoming) -> Verdict:
@@ -101,8 +119,10 @@ def look_up(table: Table, incoming: Incoming) -> Verdict:
     same, other = np.zeros(size, bool), np.zeros(size, bool)
     met = _Moments(incoming)
     scan = table.scan(row_filter=_nearby(incoming), selected_fields=_COLUMNS)
+    exchanges, symbols = zip(*incoming.markets, strict=True)
+    markets = And(isin("exchange", exchanges), isin("symbol", symbols))
     ids = incoming.rows.select(["market", "trade_id"]).append_column("row", pa.array(np.arange(size)))
-    for piece in _pieces(table, scan):
+    for piece in _pieces(table, scan, markets):
         stored = _with_markets(piece, incoming.markets)
         met.note(stored)
         matches = ids.join(
@@ -118,18 +138,32 @@ def look_up(table: Table, incoming: Incoming) -> Verdict:
     return _judged(incoming, same, other & ~same, met.mask(), frozen)
 
 
-def _pieces(table: Table, scan: DataScan) -> Iterator[pa.Table]:
-    """What a scan finds, file by file, large files by slices of time: memory stays as it is."""
+def _pieces(table: Table, scan: DataScan, markets: BooleanExpression) -> Iterator[pa.Table]:
+    """What a scan finds, and more where that is cheaper: memory stays as it is.
+
+    Small files are read together and whole, as filters cost more than the rows that they spare; large ones
+    each alone, filtered, by slices of time.
+    """
+    small: list[FileScanTask] = []
     for task in scan.plan_files():
-        count = -(-task.file.record_count // _PIECE_ROWS)
+        rows = task.file.record_count
+        if rows <= min(_SMALL_ROWS, _PIECE_ROWS):
+            small.append(task)
+            continue
+        count = -(-rows // _PIECE_ROWS)
         span = live_span(table, "timestamp", Grain.DAY, task.file)
         step = (span.end - span.start) / count + MICROSECOND
+        near = And(scan.row_filter, markets)
         for i in range(count):
             slice_ = Interval(span.start + i * step, span.start + (i + 1) * step)
-            near = scan.row_filter if count == 1 else And(scan.row_filter, within("timestamp", [slice_]))
-            rows = ArrowScan(table.metadata, table.io, scan.projection(), near).to_table([task])
-            if rows.num_rows:
-                yield rows
+            yield _read(table, scan, near if count == 1 else And(near, within("timestamp", [slice_])), [task])
+    lot = max(1, _PIECE_ROWS // _SMALL_ROWS)
+    for first in range(0, len(small), lot):
+        yield _read(table, scan, AlwaysTrue(), small[first : first + lot])
+
+
+def _read(table: Table, scan: DataScan, near: BooleanExpression, tasks: Sequence[FileScanTask]) -> pa.Table:
+    return ArrowScan(table.metadata, table.io, scan.projection(), near).to_table(tasks)
 
 
 def _judged(incoming: Incoming, same: Mask, other: Mask, met: Mask, frozen: Mask) -> Verdict:
@@ -154,11 +188,7 @@ def _equal(left: pa.Table, left_rows: Int64s, right: pa.Table, right_rows: Int64
 def _nearby(incoming: Incoming) -> BooleanExpression:
     days = np.unique(incoming.moments // _DAY_MICROS) * _DAY_MICROS
     around = [Interval(from_micros(d) - DAY, from_micros(d) + 2 * DAY) for d in days.tolist()]
-    exchanges, symbols = zip(*incoming.markets, strict=True)
-    near: BooleanExpression = And(
-        within("timestamp", bound(around, _MOST_INTERVALS)),
-        And(isin("exchange", exchanges), isin("symbol", symbols)),
-    )
+    near = within("timestamp", bound(around, _MOST_INTERVALS))
     if not incoming.made.any():  # else every stored row of their times has to be seen, whatever its id
         least, greatest = (v.as_py() for v in pc.min_max(incoming.rows["trade_id"]).values())
         near = And(near, between("trade_id", least, greatest))
@@ -237,6 +267,11 @@ def expired(lake: Lake, trades: Table) -> list[int]:
     held = {ref.snapshot_id for ref in trades.metadata.refs.values()}
     first_needed = next((i for i, s in enumerate(snapshots) if s.snapshot_id in needed), len(snapshots))
     return [s.snapshot_id for s in old[:first_needed] if s.snapshot_id not in held]
+
+
+def needed(lake: Lake, trades: Table) -> set[int]:
+    """Snapshots of trades that a commit may not drop: all but those that `expired` names."""
+    return {s.snapshot_id for s in trades.snapshots()} - set(expired(lake, trades))
 
 
 def _watermarks(lake: Lake) -> set[int]:
