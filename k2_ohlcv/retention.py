@@ -5,6 +5,7 @@ What goes is decided in `domain.retention` from what the tables hold; `lake.expi
 process that dies anywhere leaves tables that read as before.
 """
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -30,7 +31,7 @@ from k2_ohlcv.lake.compaction import Compacted, compact
 from k2_ohlcv.lake.expiry import Going, drop, expire
 from k2_ohlcv.lake.files import TIME, live_files, partition_of
 from k2_ohlcv.lake.lines import EXPIRED, FROZEN, Lines, newest_trade
-from k2_ohlcv.lake.schemas import TRADES
+from k2_ohlcv.lake.schemas import REJECTED, TRADES
 from k2_ohlcv.lake.sweep import finish_lists, remove_orphans
 from k2_ohlcv.lake.watermark import Watermark
 from k2_ohlcv.retention_report import RetentionReport, TableReport
@@ -55,7 +56,8 @@ def retention(
         kept: how long what is kept.
         apply: do it; else only say what would go.
         as_of: the moment that ages are measured from; by default the newest trade, or now if that is earlier.
-        timeframes: the candle tables to look after. Trades are looked after with all of them only.
+        timeframes: the candle tables to look after. Trades, and rows that were no trades, are looked after
+            with all of them only.
         now: the clock, by which snapshots and files age; by default this moment.
         progress: told in words what is being done.
 
@@ -69,6 +71,8 @@ def retention(
     whole = set(timeframes) >= set(TIMEFRAMES)
     rooms: list[_Room] = [_Trades(lake, kept, moment)] if whole and lake.owns_trades else []
     rooms += [_Candles(lake, kept, moment, timeframe) for timeframe in timeframes]
+    if whole and lake.owns_trades and lake.catalog.table_exists(REJECTED.identifier):
+        rooms.append(_Rejected(lake, REJECTED.name))
     tell = progress or (lambda _: None)
     reports = []
     # Candles first: what a late trade may not bring back any more does not hold the trades back either.
@@ -78,23 +82,30 @@ def retention(
     return RetentionReport(apply, tuple(reversed(reports)))
 
 
-class _Room:
-    """One table under retention."""
+class _Room(ABC):
+    """One table under retention.
+
+    Attributes:
+        column: the column that it is partitioned by.
+        grain: of the partitions.
+        line: the property that moves where partitions go; None where none do.
+    """
 
     column: str
     grain: Grain
-    line: str
+    line: str | None = None
 
     def __init__(self, lake: Lake, name: str) -> None:
         self.lake = lake
         self.name = name
 
+    @abstractmethod
     def load(self) -> Table:
-        raise NotImplementedError
+        """The table, as the catalog has it now."""
 
-    def look(self, table: Table) -> Going:
+    def look(self, _: Table) -> Going:
         """What goes from the table as it was loaded."""
-        raise NotImplementedError
+        return Going()
 
     def needed(self) -> set[int]:
         """Snapshots that watermarks name."""
@@ -116,7 +127,9 @@ class _Room:
         return self._report(self.look(self.load()))
 
     def apply(self, snapshots_before: datetime, now: datetime) -> TableReport:
-        going, written = drop(self.load, self.look, self.line, self.protected)
+        going, written = Going(), 0
+        if self.line is not None:
+            going, written = drop(self.load, self.look, self.line, self.protected)
         compacted = self.compact(now)
         expiry = expire(self.load, snapshots_before, self.needed)
         removed = expiry.removed + finish_lists(self.load, now)
@@ -206,6 +219,15 @@ class _Trades(_Room):
         written = {max(sizes), Grain.DAY.partition(now)} if sizes else set()
         chosen = crowded(sizes, written)
         return compact(self.load, chosen, self.protected) if chosen else Compacted()
+
+
+class _Rejected(_Room):
+    """The rows that were no trades: all are kept, and no snapshot or file that they do not need."""
+
+    column, grain = "rejected_at", Grain.DAY
+
+    def load(self) -> Table:
+        return self.lake.rejected()
 
 
 def _coverage(candles: Table, trades: Table, timeframe: Timeframe) -> Coverage:
