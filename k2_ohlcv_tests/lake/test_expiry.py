@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pyiceberg.catalog import MetastoreCatalog
 from pyiceberg.table import Table, Transaction
+from structlog.testing import capture_logs
 
 from k2_ohlcv.domain.candle import Trade, aggregate
 from k2_ohlcv.domain.errors import CommitConflictError
@@ -156,19 +157,17 @@ def tag_in_between(lake: Lake, monkeypatch: pytest.MonkeyPatch, when: str, snaps
         monkeypatch.setattr(expiry, "write_list", write_list)
 
 
-def test_a_tag_that_a_catalog_lets_go_is_brought_back(
-    filled: Lake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_tag_that_a_catalog_lets_go_is_brought_back(filled: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a REST catalog may, which can't be asked to hold a commit to there being no other reference."""
     dropped(filled)
     first = filled.candles(MINUTE).snapshots()[0].snapshot_id
     tag_in_between(filled, monkeypatch, "while committing", first)
-    with pytest.MonkeyPatch.context() as rest:
+    with pytest.MonkeyPatch.context() as rest, capture_logs() as logged:
         rest.setattr(expiry._NoOtherRefs, "validate", lambda *_: None)
         expire(load(filled), LATER)
     numbers = [s.sequence_number for s in filled.candles(MINUTE).snapshots()]
     assert filled.candles(MINUTE).metadata.last_sequence_number == max(n for n in numbers if n is not None)
-    assert f"kept (snapshot {first})" in capsys.readouterr().out
+    assert f"kept (snapshot {first})" in [entry.get("refs") for entry in logged]
     assert filled.candles(MINUTE).refs()["kept"].snapshot_id == first
     assert filled.candles(MINUTE).scan(snapshot_id=first).to_arrow().num_rows == 30
     assert_right(filled)
