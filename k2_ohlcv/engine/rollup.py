@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pyiceberg.table import Table
 
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
-from k2_ohlcv.domain.window import Interval, bound, coalesce, covers, intersect_all
+from k2_ohlcv.domain.window import Interval, bound, coalesce, covers, intersect_all, subtract
 from k2_ohlcv.engine.ticks import MISFITS, Reading, read_trades
 
 if TYPE_CHECKING:
@@ -46,24 +46,27 @@ WINDOWS = pa.schema(
 
 @dataclass
 class Shelf:
-    """Windows already computed by a scan for another timeframe of the same session, each given out once."""
+    """Windows already computed by scans for another timeframe of the same session, each given out once."""
 
-    _entries: dict[tuple[int, str], tuple[list[Interval], pa.Table]] = field(default_factory=dict)
+    _kept: dict[tuple[int, str], tuple[list[Interval], pa.Table]] = field(default_factory=dict)
 
     def put(self, snapshot: int, name: str, intervals: list[Interval], windows: pa.Table) -> None:
-        """Keep these windows, unless that would keep too many."""
-        if windows.num_rows + sum(kept.num_rows for _, kept in self._entries.values()) <= _SHELF_ROWS:
-            self._entries[snapshot, name] = (intervals, windows)
+        """Keep these windows beside those of earlier scans of the snapshot, unless that would be too many."""
+        self._kept = {key: kept for key, kept in self._kept.items() if key[0] == snapshot}
+        if windows.num_rows + sum(kept.num_rows for _, kept in self._kept.values()) > _SHELF_ROWS:
+            return
+        spans, kept = self._kept.get((snapshot, name), ([], WINDOWS.empty_table()))
+        others = kept.filter(pc.invert(_within(kept["window_start"], intervals)))
+        self._kept[snapshot, name] = (coalesce([*spans, *intervals]), pa.concat_tables([others, windows]))
 
     def take(self, snapshot: int, name: str, intervals: list[Interval]) -> pa.Table | None:
         """The windows of exactly these intervals, or None."""
-        kept = self._entries.get((snapshot, name))
-        if kept is None or not covers(kept[0], intervals):
+        spans, kept = self._kept.get((snapshot, name), ([], WINDOWS.empty_table()))
+        if not covers(spans, intervals):
             return None
-        del self._entries[snapshot, name]
-        return (
-            kept[1].filter(_within(kept[1]["window_start"], intervals)) if kept[0] != intervals else kept[1]
-        )
+        taken = _within(kept["window_start"], intervals)
+        self._kept[snapshot, name] = (subtract(spans, intervals), kept.filter(pc.invert(taken)))
+        return kept.filter(taken)
 
 
 def _within(moments: pa.ChunkedArray, intervals: Sequence[Interval]) -> pa.ChunkedArray:

@@ -1,6 +1,7 @@
 """The rollup against the reference aggregation, on both engines."""
 
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from k2_ohlcv.domain.candle import KEY, Candle, Trade, aggregate
 from k2_ohlcv.domain.frame import finish
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
 from k2_ohlcv.domain.window import Interval, coalesce
+from k2_ohlcv.engine import rollup
 from k2_ohlcv.engine.rollup import windows
 from k2_ohlcv_tests import lakes
 from k2_ohlcv_tests.conftest import Bench, clear
@@ -41,6 +43,30 @@ def check(bench: Bench, some: list[Trade]) -> None:
 def test_sail_gives_the_reference_windows(sail: Bench, some: list[Trade]) -> None:
     """Scanned alone or shared among the five, windows are those of the reference."""
     check(sail, some)
+
+
+@given(trades())
+def test_what_a_scan_found_by_the_way_is_kept_across_parts(sail: Bench, some: list[Trade]) -> None:
+    """Days scanned one by one for 1m serve the other tables, whole or in parts, each once."""
+    clear(sail)
+    lakes.add_trades(sail.lake, some)
+    sail.engine.share = frozenset(t.name for t in TIMEFRAMES)
+    finest, *others = TIMEFRAMES
+    days = Grain.DAY.partitions(days_of(some))
+    with patch.object(rollup, "read_trades", wraps=rollup.read_trades) as scans:
+        found = [candle for day in days for candle in computed(sail, finest, [day])]
+        assert sorted(found, key=key) == sorted(aggregate(some, finest), key=key)
+        for other in others[:-1]:
+            parts = [candle for day in days for candle in computed(sail, other, [day])]
+            assert sorted(parts, key=key) == sorted(aggregate(some, other), key=key)
+        assert computed(sail, others[-1], days_of(some)) == aggregate(some, others[-1])
+        assert scans.call_count == len(days)
+        assert computed(sail, others[-1], days_of(some)) == aggregate(some, others[-1])
+        assert scans.call_count == len(days) + 1
+
+
+def key(candle: Candle) -> tuple[object, ...]:
+    return tuple(getattr(candle, name) for name in KEY)
 
 
 @pytest.mark.spark
