@@ -9,6 +9,7 @@ from k2_ohlcv.domain.checks import Finding
 from k2_ohlcv.domain.gaps import ALL, EXPIRED, NO_TRADES, NOT_COMPUTED
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
 from k2_ohlcv.domain.window import DAY, Interval
+from k2_ohlcv.lake.lines import FROZEN
 from k2_ohlcv.refresh import refresh
 from k2_ohlcv.validate import validate
 from k2_ohlcv_tests import lakes
@@ -91,6 +92,19 @@ def test_timeframes_agree_stops_at_the_line_of_frozen_trades(sail: Bench) -> Non
     daily_trades(sail)
     drop_trades(sail)
     assert numbers(finding(sail, "timeframes_agree", HOUR))["windows_behind"] == 24
+
+
+def test_a_window_through_which_the_line_passes_is_behind_it(sail: Bench) -> None:
+    """An hour that can't be computed any more is not held to its minutes, of which some still change."""
+    daily_trades(sail)
+    with sail.lake.trades().transaction() as transaction:
+        transaction.set_properties({FROZEN: (AT + timedelta(minutes=10)).isoformat()})
+    later = pl.col("window_start") == AT + timedelta(minutes=30)
+    twice = pl.when(later).then(pl.col("volume") * 2).otherwise(pl.col("volume"))
+    damage(sail, lambda rows: rows.with_columns(twice.cast(rows.schema["volume"]).alias("volume")))
+    assert failures(sail) == {"reconciles_with_trades": 1}
+    assert failures(sail, HOUR) == {}
+    assert numbers(finding(sail, "timeframes_agree", HOUR))["windows_behind"] == AT.hour + 1
 
 
 def gaps(bench: Bench, span: Interval = SPAN) -> tuple[dict[str, float], list[dict[str, object]]]:
