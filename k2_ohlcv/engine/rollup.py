@@ -5,7 +5,7 @@ driver's work, in `lake.candles`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyiceberg.table import Table
 
-from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
-from k2_ohlcv.domain.window import Interval, bound, coalesce, covers, intersect_all, subtract
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
+from k2_ohlcv.domain.window import Interval, bound, coalesce, covers, intersect_all, subtract, to_micros
 from k2_ohlcv.engine.ticks import MISFITS, Reading, read_trades
+from k2_ohlcv.lake.files import TIME, live_files
+from k2_ohlcv.lake.foreign import ForeignTrades
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 #: Sail fails at 64 left-deep alternatives and takes 1,000 balanced ones: we bound and balance.
 MOST_INTERVALS = 64
+#: So few intervals cost nothing to speak of, and so many windows can be listed beside them.
+_FEW_INTERVALS, _MOST_STARTS = 8, 2_000
 #: Rows that may wait on the shelf for the other tables of the same run: about 250 MB.
 _SHELF_ROWS = 1_000_000
 
@@ -95,7 +99,7 @@ def windows(
     taken = engine.shelf.take(snapshot, timeframe.name, intervals)
     if taken is not None:
         return taken
-    read = read_trades(engine, trades, snapshot, bound(intervals, MOST_INTERVALS))
+    read = _read(engine, trades, snapshot, timeframe, intervals)
     others = [t for t in _shared(engine, timeframe) if t.align(intervals) == intervals]
     if not others:
         frame = rollup(_ticks(read), timeframe, checked=read.checked)
@@ -106,6 +110,33 @@ def windows(
     for other in others:
         engine.shelf.put(snapshot, other.name, intervals, by_timeframe[other])
     return by_timeframe[timeframe]
+
+
+def _read(
+    engine: "Engine", trades: Table, snapshot: int, timeframe: Timeframe, intervals: Sequence[Interval]
+) -> Reading:
+    """The trades of some windows, and of further ones where there are too many intervals to name.
+
+    Every range costs two comparisons a row. Where many can be a few and a list of windows, and no file more
+    is opened for it, that costs half.
+    """
+    from pyspark.sql import functions as F  # noqa: N812 - its name everywhere
+
+    ranges, few = bound(intervals, MOST_INTERVALS), bound(intervals, _FEW_INTERVALS)
+    bounds = [(to_micros(i.start), to_micros(i.end)) for i in intervals] if few != ranges else []
+    starts = [at for start, end in bounds for at in range(start, end, timeframe.micros)]
+    files = live_files(trades, TIME, Grain.DAY, snapshot) if starts else []
+    more = any(_overlaps(f.span, few) and not _overlaps(f.span, ranges) for f in files)
+    if isinstance(trades, ForeignTrades) or more or not 0 < len(starts) <= _MOST_STARTS:
+        return read_trades(engine, trades, snapshot, ranges)
+    read = read_trades(engine, trades, snapshot, few)
+    micros = "unix_micros(timestamp)"
+    listed = F.expr(f"{micros} - {micros} % {timeframe.micros} IN ({', '.join(f'{s}L' for s in starts)})")
+    return replace(read, frame=read.frame.where(listed))
+
+
+def _overlaps(span: Interval, intervals: Sequence[Interval]) -> bool:
+    return any(span.intersect(interval) for interval in intervals)
 
 
 def trades_between(

@@ -81,7 +81,7 @@ def delete_files(table: Table, snapshot_id: int) -> list[DataFile]:
         file
         for manifest in _manifests(table, snapshot_id).values()
         if manifest.content == ManifestContent.DELETES
-        for file in _files_of(table.io, manifest)
+        for file in files_of(table.io, manifest)
     ]
 
 
@@ -91,7 +91,7 @@ def data_files(table: Table, snapshot_id: int) -> list[DataFile]:
         file
         for manifest in _manifests(table, snapshot_id).values()
         if manifest.content == ManifestContent.DATA
-        for file in _files_of(table.io, manifest)
+        for file in files_of(table.io, manifest)
     ]
 
 
@@ -123,12 +123,12 @@ def _entries(table: Table, column: str, grain: Grain, manifests: Iterable[Manife
     return [
         LiveFile(file, live_span(table, column, grain, file))
         for manifest in manifests
-        for file in _files_of(table.io, manifest)
+        for file in files_of(table.io, manifest)
     ]
 
 
-def _files_of(io: FileIO, manifest: ManifestFile) -> tuple[DataFile, ...]:
-    """The live files of a manifest."""
+def files_of(io: FileIO, manifest: ManifestFile) -> tuple[DataFile, ...]:
+    """The live files of a manifest; what was read last is kept, as a manifest never changes."""
     return _FILES.get(
         manifest.manifest_path,
         lambda: (e.data_file for e in manifest.fetch_manifest_entry(io, discard_deleted=True)),

@@ -123,7 +123,7 @@ def look_up(table: Table, incoming: Incoming) -> Verdict:
     markets = And(isin("exchange", exchanges), isin("symbol", symbols))
     ids = incoming.rows.select(["market", "trade_id"]).append_column("row", pa.array(np.arange(size)))
     for piece in _pieces(table, scan, markets):
-        stored = _with_markets(piece, incoming.markets)
+        stored = _with_markets(piece.filter(_alike(piece, incoming)), incoming.markets)
         met.note(stored)
         matches = ids.join(
             stored.select(["market", "trade_id", "at"]), ["market", "trade_id"], join_type="inner"
@@ -136,6 +136,15 @@ def look_up(table: Table, incoming: Incoming) -> Verdict:
     line = line_of(table, FROZEN)
     frozen = incoming.moments < to_micros(line) if line else np.zeros(size, bool)
     return _judged(incoming, same, other & ~same, met.mask(), frozen)
+
+
+def _alike(stored: pa.Table, incoming: Incoming) -> pa.ChunkedArray:
+    """Which stored rows have an incoming row's id or, where ids were made, the time of such a row."""
+    alike = pc.is_in(stored["trade_id"], pc.unique(incoming.rows["trade_id"]))
+    if incoming.made.any():
+        times = incoming.rows["timestamp"].filter(pa.array(incoming.made))
+        alike = pc.or_(alike, pc.is_in(stored["timestamp"], pc.unique(times)))
+    return alike
 
 
 def _pieces(table: Table, scan: DataScan, markets: BooleanExpression) -> Iterator[pa.Table]:
