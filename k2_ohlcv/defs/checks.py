@@ -71,7 +71,7 @@ def _found(
         parts = [validate(lake, engine, timeframe, _newest(context, lake, timeframe))]
     else:
         parts = [validate(lake, engine, timeframe, done[1], reconciled=done)]
-    again = _failed_before(context.instance, timeframe)
+    again = failed_before(context.instance, timeframe)
     if again:
         parts.append(validate(lake, engine, timeframe, again))
     return {check.name: merged([part[i] for part in parts]) for i, check in enumerate(CHECKS)}
@@ -101,19 +101,20 @@ def _partition(timeframe: Timeframe, key: str) -> Interval:
     return timeframe.grain.partition(midnight(date.fromisoformat(key)))
 
 
-def _failed_before(instance: dg.DagsterInstance, timeframe: Timeframe) -> list[Interval]:
+def failed_before(instance: dg.DagsterInstance, timeframe: Timeframe) -> list[Interval]:
     """The partitions that failed in the last evaluation of any blocking check."""
-    keys: set[str] = set()
-    for check in CHECKS:
-        if not check.blocking:
-            continue
-        key = dg.AssetCheckKey(dg.AssetKey(timeframe.table), check.name)
-        records = instance.event_log_storage.get_asset_check_execution_history(key, limit=1, status=_ENDED)
-        for record in records:
-            evaluation = record.evaluation
-            if evaluation is not None and _PARTITIONS in evaluation.metadata:
-                keys |= set(str(evaluation.metadata[_PARTITIONS].value).split(", "))
+    keys = {key for check in CHECKS if check.blocking for key in _named(instance, timeframe, check)}
     return [_partition(timeframe, key) for key in sorted(keys)]
+
+
+def _named(instance: dg.DagsterInstance, timeframe: Timeframe, check: Check) -> list[str]:
+    """The keys of the partitions that the last evaluation of a check names."""
+    key = dg.AssetCheckKey(dg.AssetKey(timeframe.table), check.name)
+    records = instance.event_log_storage.get_asset_check_execution_history(key, limit=1, status=_ENDED)
+    for record in records:
+        if record.evaluation is not None and _PARTITIONS in record.evaluation.metadata:
+            return str(record.evaluation.metadata[_PARTITIONS].value).split(", ")
+    return []
 
 
 def evaluation(check: Check, timeframe: Timeframe, finding: Finding) -> dg.AssetCheckEvaluation:
@@ -151,14 +152,18 @@ def _metadata(finding: Finding) -> dict[str, Any]:
 
 @contextmanager
 def recorded(context: dg.AssetExecutionContext, timeframe: Timeframe) -> Iterator[None]:
-    """Record the failed checks of candles that the gate refuses: nothing of them is stored to look at."""
+    """Record the failed checks of candles that the gate refuses: nothing of them is stored to look at.
+
+    Partitions that a check named before are named again: they have not been looked at since.
+    """
     try:
         yield
     except GateError as error:
         for check in CHECKS:
             if check.name in error.checks:
                 note = "refused before the commit: nothing of it is stored"
-                refused = Finding(check.name, timeframe.name, 0, failures=error.checks[check.name], note=note)
+                named = tuple(_named(context.instance, timeframe, check))
+                refused = Finding(check.name, timeframe.name, 0, error.checks[check.name], named, note=note)
                 context.instance.report_runless_asset_event(evaluation(check, timeframe, refused))
         raise
 

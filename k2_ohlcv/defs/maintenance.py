@@ -92,7 +92,10 @@ def _audit_job() -> dg.JobDefinition:
         engine.share = frozenset(t.name for t in TIMEFRAMES)
         failed = []
         for timeframe in TIMEFRAMES:
-            days = tonight(lake.lake, timeframe, datetime.now(UTC))
+            days = [
+                *tonight(lake.lake, timeframe, datetime.now(UTC)),
+                *checks.failed_before(context.instance, timeframe),
+            ]
             findings = validate(lake.lake, engine, timeframe, days, progress=logs.progress)
             for check, finding in zip(CHECKS, findings, strict=True):
                 context.instance.report_runless_asset_event(checks.evaluation(check, timeframe, finding))

@@ -132,3 +132,22 @@ def test_what_the_gate_refuses_is_a_failed_check_and_no_materialization(
     assert record.evaluation.blocking
     assert record.evaluation.metadata["failures"].value == 2
     assert record.evaluation.description == "2 fail; refused before the commit: nothing of it is stored"
+
+
+def test_a_refusal_does_not_hide_what_failed_before(
+    lake: Lake, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(instance, DAYS[0], DAYS[2]).success
+    break_first_day(lake)
+    _evaluate(lake, instance, DAYS[0])
+    real = reconcile.finish
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            reconcile,
+            "finish",
+            lambda windows, each: real(windows, each).with_columns(vwap=pl.col("high_price") + 1),
+        )
+        assert not run(instance, DAYS[1]).success
+    again = run(instance, DAYS[2])
+    assert not again.success
+    assert evaluations(again)["vwap_bounds"].metadata["partitions"].value == DAYS[0]

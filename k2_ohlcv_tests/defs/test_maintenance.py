@@ -11,6 +11,7 @@ import pytest
 
 from k2_ohlcv.commands.instance import opened
 from k2_ohlcv.definitions import build
+from k2_ohlcv.defs import maintenance
 from k2_ohlcv.defs.maintenance import AUDIT, RETENTION, tonight
 from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.timeframe import Grain, timeframe
@@ -86,6 +87,24 @@ def test_the_audit_finds_damage_and_says_where(lake: Lake, instance: dg.DagsterI
     assert record.evaluation is not None
     assert not record.evaluation.passed
     assert record.evaluation.metadata["partitions"].value == "2024-04-09"
+
+
+def test_the_audit_does_not_forget_what_it_found(
+    lake: Lake, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A partition that was wrong is looked at again the next night, although it is not its turn."""
+    oldest = min(lake.candles(HOUR).scan().plan_files(), key=lambda t: t.file.file_path)
+    twice = (pl.col("volume") * 2).cast(pl.Decimal(29, 8)).alias("volume")
+    histories.rewrite(lake.candles(HOUR), [oldest], lambda rows: rows.with_columns(twice))
+    for first in (0, 50):
+        turn = [Grain.DAY.partition(FIRST + i * DAY) for i in range(first, first + 2)]
+        monkeypatch.setattr(maintenance, "tonight", lambda *_, turn=turn: turn)
+        assert not run(instance, AUDIT).success
+    key = dg.AssetCheckKey(dg.AssetKey(HOUR.table), "reconciles_with_trades")
+    (record,) = instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
+    assert record.evaluation is not None
+    assert record.evaluation.metadata["partitions"].value == "2024-01-01"
+    assert record.evaluation.metadata["windows_examined"].value == 3
 
 
 def test_thirty_nights_examine_everything(lake: Lake) -> None:
