@@ -1,11 +1,12 @@
 """Commits of ingestion beside other commits: against the base that was looked in, or not at all."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from pyiceberg.exceptions import CommitFailedException
+from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation
 
@@ -17,6 +18,7 @@ from k2_ohlcv.ingest import ingest
 from k2_ohlcv.lake import appends, commit, compaction, trades
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.changes import dirty_spans
+from k2_ohlcv.lake.files import LiveFile
 from k2_ohlcv.lake.schemas import SNAPSHOTS_KEPT
 from k2_ohlcv.settings import Settings
 
@@ -230,3 +232,34 @@ def test_a_merge_that_loses_its_race_leaves_the_append_as_it_is(
         add(number)
     assert ids(lake) == list(range(MANY_FILES))
     assert files_on_disk(lake) == len(lake.trades().inspect.files()) == MANY_FILES
+
+
+def test_a_merge_that_cannot_write_leaves_the_append_as_it_is(
+    lake: Lake, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> list[object]:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(compaction, "_rewritten", full)
+    assert [add(number) for number in range(MANY_FILES)] == [1] * MANY_FILES
+    assert ids(lake) == list(range(MANY_FILES))
+
+
+def test_a_tag_that_comes_during_a_merge_keeps_its_snapshot(
+    lake: Lake, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (commit, trades):
+        monkeypatch.setattr(module, "SNAPSHOTS_KEPT", MANY_FILES)
+    rewritten = compaction._rewritten
+    tagged: list[int] = []
+
+    def tag(table: Table, files: Sequence[LiveFile]) -> list[DataFile]:
+        tagged.append(snapshot_ids(lake)[0])
+        lake.trades().manage_snapshots().create_tag(tagged[0], "audit").commit()
+        return rewritten(table, files)
+
+    monkeypatch.setattr(compaction, "_rewritten", tag)
+    for number in range(MANY_FILES):
+        add(number)
+    assert len(lake.trades().inspect.files()) == 1
+    assert snapshot_ids(lake)[0] == tagged[0]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-from pyiceberg.table.snapshots import Snapshot
+from pyiceberg.table.snapshots import Operation, Snapshot
 
 from k2_ohlcv import logs
 from k2_ohlcv.defs.failures import explained
@@ -93,7 +93,9 @@ def snapshots(lake: Lake) -> dict[int, int]:
 
 
 def _added(snapshot: Snapshot) -> int:
-    return int(snapshot.summary.get("added-records", "0")) if snapshot.summary else 0
+    if snapshot.summary is None or snapshot.summary.operation == Operation.REPLACE:
+        return 0  # rows that were there, in other files
+    return int(snapshot.summary.get("added-records", "0"))
 
 
 def run_numbers(

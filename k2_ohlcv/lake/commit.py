@@ -86,10 +86,13 @@ class _OneSnapshot(_OverwriteFiles):
         summary = super()._summary(snapshot_properties)
         return Summary(self.says, **summary.additional_properties) if self.says else summary
 
-    def _build_manifest_evaluator(self, _: int) -> Callable[[ManifestFile], bool]:
-        """Whether a manifest holds a file that goes: no other is opened, and what those hold is known."""
+    def _build_manifest_evaluator(self, spec_id: int) -> Callable[[ManifestFile], bool]:
+        """Whether a manifest holds a file that goes: what those of its partitions hold is mostly known."""
+        near = super()._build_manifest_evaluator(spec_id)
         gone = {file.file_path for file in self._deleted_data_files}
-        return lambda manifest: any(f.file_path in gone for f in files_of(self._io, manifest))
+        return lambda manifest: (
+            near(manifest) and any(file.file_path in gone for file in files_of(self._io, manifest))
+        )
 
     def _process_manifests(self, manifests: list[ManifestFile]) -> list[ManifestFile]:
         data = [m for m in manifests if m.content == ManifestContent.DATA]

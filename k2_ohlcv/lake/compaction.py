@@ -5,7 +5,7 @@ Which partitions are worth it is decided in `domain.retention`; what such a comm
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 from pyiceberg.expressions import AlwaysTrue
@@ -77,9 +77,11 @@ def compact(
         if _has_deletes(table):
             _log.info("compaction leaves tables with row-level deletes to those who make them")
             return done
-        change = _change(table, lot, protected)
+        change = _change(table, lot)
         if change is None:
             continue
+        # Asked after the rewriting, which takes its time: tags may have come meanwhile.
+        change = replace(change, protected=frozenset(protected(load())))
         meter, came = Meter(table), sum(file.file_size_in_bytes for file in change.files)
         try:
             written = came + meter.added(commit(table, change))
@@ -91,9 +93,7 @@ def compact(
     return done
 
 
-def _change(
-    table: Table, partitions: Sequence[Interval], protected: Callable[[Table], Collection[int]]
-) -> Change | None:
+def _change(table: Table, partitions: Sequence[Interval]) -> Change | None:
     chosen = set(partitions)
     files = live_files(table, TIME, Grain.DAY, table.metadata.current_snapshot_id)
     small = [f for f in files if f.file.file_size_in_bytes < SMALL_FILE]
@@ -110,7 +110,6 @@ def _change(
     return Change(
         removed=tuple(gone),
         files=tuple(come),
-        protected=frozenset(protected(table)),
         operation=Operation.REPLACE,
     )
 

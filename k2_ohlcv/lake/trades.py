@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyiceberg.exceptions import NoSuchTableError
+import structlog
+from pyiceberg.exceptions import CommitStateUnknownException, NoSuchTableError
 from pyiceberg.expressions import AlwaysTrue, And, BooleanExpression
 from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.table import DataScan, FileScanTask, Table
@@ -37,6 +38,8 @@ _MOST_INTERVALS = 64
 _PIECE_ROWS = 2_500_000
 _SMALL_ROWS = 50_000
 _DAY_MICROS = 86_400_000_000
+_log = structlog.get_logger(__name__)
+
 _COLUMNS = ("exchange", "symbol", "trade_id", "timestamp", "price", "quantity")
 
 
@@ -100,7 +103,11 @@ def append(lake: Lake, incoming: Incoming, ingested_at: datetime) -> Verdict:
     assert verdict is not None
     touched = np.unique(incoming.moments[verdict.new] // _DAY_MICROS) * _DAY_MICROS
     if many := _crowded(table, {Grain.DAY.partition(from_micros(day)) for day in touched.tolist()}):
-        compact(lake.trades_to_write, many, lambda table: needed(lake, table))
+        try:
+            compact(lake.trades_to_write, many, lambda table: needed(lake, table))
+        except (OSError, CommitStateUnknownException) as error:
+            # The rows are in, and what reads them is none the worse: the next append tries again.
+            _log.warning("small files stay", table=table.name()[-1], partitions=len(many), error=str(error))
     return verdict
 
 
@@ -108,7 +115,7 @@ def _crowded(table: Table, days: Set[Interval]) -> list[Interval]:
     """Those of some days in which many small files lie."""
     sizes: dict[Interval, list[int]] = {day: [] for day in days}
     for live in live_files(table, TIME, Grain.DAY, table.metadata.current_snapshot_id):
-        if (day := partition_of(live.file, Grain.DAY)) in days:
+        if not live.is_delete and (day := partition_of(live.file, Grain.DAY)) in days:
             sizes[day].append(live.file.file_size_in_bytes)
     return crowded(sizes, ())
 

@@ -13,6 +13,7 @@ from k2_ohlcv.commands.instance import opened
 from k2_ohlcv.definitions import build
 from k2_ohlcv.defs import ingest_files, jobs, others
 from k2_ohlcv.domain.candle import Trade
+from k2_ohlcv.domain.retention import MANY_FILES
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.schemas import TRADES_TABLE
 from k2_ohlcv.settings import Settings
@@ -93,6 +94,20 @@ def test_our_own_commits_are_not_reported_again(lake: Lake, instance: dg.Dagster
     events, cursor = look(instance, None)
     assert events == [(theirs, "2024-02-05", "1", "0", "1")]
     assert look(instance, cursor)[0] == []
+
+
+def test_a_commit_of_ours_that_merges_small_files_is_ours(lake: Lake, instance: dg.DagsterInstance) -> None:
+    """Rows that it only moved do not count as added: else the append beside it would be another writer's."""
+    folder = Settings.read().landing / "X" / "AB"
+    folder.mkdir(parents=True)
+    job = build(Settings.read()).resolve_job_def(ingest_files.INGEST_FILES)
+    for number in range(MANY_FILES):
+        rows = f"timestamp,price,quantity,trade_id\n2024-02-28T01:00:0{number}Z,1,1,{number}"
+        (folder / f"{number}.csv").write_text(rows)
+        config = {"ops": {ingest_files.OP: {"config": {"files": [f"X/AB/{number}.csv"]}}}}
+        assert job.execute_in_process(config, instance=instance).success
+    assert len(lake.trades().inspect.files()) == 1
+    assert look(instance, None)[0] == []
 
 
 def test_a_run_at_work_is_waited_for(lake: Lake, instance: dg.DagsterInstance) -> None:
