@@ -20,7 +20,6 @@ from k2_ohlcv.domain.retention import (
     crowded,
     cutoff,
     frozen_line,
-    reference,
 )
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
 from k2_ohlcv.domain.window import Interval
@@ -30,7 +29,7 @@ from k2_ohlcv.lake.changes import changes
 from k2_ohlcv.lake.compaction import Compacted, compact
 from k2_ohlcv.lake.expiry import Going, drop, expire
 from k2_ohlcv.lake.files import TIME, live_files, partition_of
-from k2_ohlcv.lake.lines import EXPIRED, FROZEN, Lines, newest_trade
+from k2_ohlcv.lake.lines import EXPIRED, FROZEN, Lines, newest_trade, present
 from k2_ohlcv.lake.schemas import REJECTED, TRADES
 from k2_ohlcv.lake.sweep import finish_lists, remove_orphans
 from k2_ohlcv.lake.watermark import Watermark
@@ -65,7 +64,8 @@ def retention(
         CommitConflictError: other writers won every attempt; what was done until then is complete in itself.
     """
     clock = now or datetime.now(UTC)
-    moment = reference(as_of, newest_trade(lake.trades()), clock)
+    trades = lake.trades()
+    moment = as_of or present(newest_trade(trades), trades, clock)
     # A run for a day to come ages snapshots as that day will; files are never older than the clock says.
     snapshots_before = max(clock, as_of or clock) - kept.snapshots
     whole = set(timeframes) >= set(TIMEFRAMES)

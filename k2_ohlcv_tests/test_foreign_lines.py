@@ -161,3 +161,22 @@ def test_their_own_line_counts_too(sail: Bench) -> None:
     assert line(lake) == LINE + DAY
     assert lake.source is not None
     assert line(Lake(lake.catalog, replace(lake.source, kept=KEPT))) == LINE + DAY
+
+
+def test_the_head_of_another_table_says_nothing(sail: Bench) -> None:
+    """Candles followed this table; now they follow an older one, whose trades are all still to come."""
+    lake, _ = lake_of(sail, SOME)
+    older = theirs.create(sail.lake, COLUMNS)
+    append(older, [replace(SOME[0], timestamp=FIRST - 100 * DAY)])
+    assert lake.source is not None
+    assert line(Lake(lake.catalog, replace(lake.source, identifier=older.name()))) == FIRST - 100 * DAY - KEPT
+
+
+def test_files_that_do_not_say_their_times_reach_to_now(sail: Bench) -> None:
+    clear(sail)
+    table = theirs.create(
+        sail.lake, COLUMNS, map(vars, SOME), properties={"write.metadata.metrics.default": "none"}
+    )
+    found = line(Lake(sail.lake.catalog, Source(table.name(), kept=KEPT)))
+    assert found is not None
+    assert timedelta(0) <= datetime.now(UTC) - KEPT - found < timedelta(minutes=10)

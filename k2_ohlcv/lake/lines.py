@@ -14,6 +14,7 @@ from k2_ohlcv.domain.errors import UsageError
 from k2_ohlcv.domain.retention import reference
 from k2_ohlcv.domain.timeframe import Grain, Timeframe
 from k2_ohlcv.domain.window import Interval, coalesce, intersect_all
+from k2_ohlcv.lake.changes import trades_spans
 from k2_ohlcv.lake.files import TIME, live_files
 from k2_ohlcv.lake.foreign import EVERYTHING, ForeignTrades
 from k2_ohlcv.lake.watermark import Watermark
@@ -47,13 +48,22 @@ def newest_trade(trades: Table) -> datetime | None:
 def head_of(candles: Table, trades: Table) -> datetime | None:
     """The newest trade: what a watermark covers, and what the line of someone else's trades is counted from.
 
-    Where there is such a line it never goes back, and so neither does the line, although the owner may roll
-    the table back.
+    Where there is such a line it does not go back, and so neither does the line, although the owner may roll
+    the table back. A head of another table, or one that is still to come, says nothing.
     """
     newest, mark = newest_trade(trades), Watermark.of(candles)
-    if _kept(trades) is None or mark is None or mark.head is None:
+    if _kept(trades) is None or mark is None or mark.head is None or mark.head > datetime.now(UTC):
+        return newest
+    if trades.metadata.snapshot_by_id(mark.snapshot_id) is None:
         return newest
     return max(newest or mark.head, mark.head)
+
+
+def present(head: datetime | None, trades: Table, now: datetime) -> datetime | None:
+    """The moment that trades reach to: their head, or now where their files do not say; None without any."""
+    if head is not None or not trades_spans(trades, trades.metadata.current_snapshot_id):
+        return reference(None, head, now)
+    return now
 
 
 def _kept(trades: Table) -> timedelta | None:
@@ -66,8 +76,11 @@ def _frozen(candles: Table, trades: Table, now: datetime) -> datetime | None:
     Their table is not ours to write a property to, so the line is counted anew each time, from the head that
     the candles' watermark remembers. A setting that was wrong is put right by setting it right.
     """
-    held, kept, head = line_of(trades, FROZEN), _kept(trades), reference(None, head_of(candles, trades), now)
-    if kept is None or head is None or head - _FIRST < kept:
+    held, kept = line_of(trades, FROZEN), _kept(trades)
+    if kept is None:
+        return held
+    head = present(head_of(candles, trades), trades, now)
+    if head is None or head - _FIRST < kept:
         return held
     return max(head - kept, held or _FIRST)
 
