@@ -118,11 +118,16 @@ class Settings:
 def _webserver(text: str) -> str | None:
     if not text:
         return None
-    found = urlsplit(text)
-    if found.scheme not in {"http", "https"} or not found.hostname or found.query or found.fragment:
+    try:
+        found = urlsplit(text)
+        known = found.scheme in {"http", "https"} and found.hostname and (found.port or True)
+    except ValueError:
+        known = False
+    if not known or found.query or found.fragment or found.username is not None:
+        shown = re.sub(r"//.*@", "//***@", text)
         raise UsageError(
-            f"K2_WEBSERVER={text!r} is not an address: write scheme, host, port and any path, "
-            "such as http://127.0.0.1:3000"
+            f"K2_WEBSERVER={shown!r} is not an address: write scheme, host, port and any path, no user or "
+            "password, such as http://127.0.0.1:3000"
         )
     return text.rstrip("/")
 

@@ -85,7 +85,19 @@ def test_where_the_webserver_is() -> None:
     assert Settings.read({"K2_WEBSERVER": "https://x:3000/dagster/"}).webserver == "https://x:3000/dagster"
 
 
-@pytest.mark.parametrize("text", ["3000", "localhost:3000", "ftp://x", "http://", "http://x?y"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "3000",
+        "localhost:3000",
+        "ftp://x",
+        "http://",
+        "http://x?y",
+        "http://[x",
+        "http://x:y",
+        "http://me:secret@x",
+    ],
+)
 def test_what_is_no_address_is_named(text: str) -> None:
-    with pytest.raises(UsageError, match=r"K2_WEBSERVER=.* such as http://127\.0\.0\.1:3000"):
+    with pytest.raises(UsageError, match=r"K2_WEBSERVER=(?!.*secret).* such as http://127\.0\.0\.1:3000"):
         Settings.read({"K2_WEBSERVER": text})

@@ -113,12 +113,13 @@ def run(
         run_ids: list[str] = []
         checks: dict[str, dict[str, bool]] = {}
         with opened(terminal.settings) as instance:
-            for name, tables in rebuilds(terminal.settings).items():
-                chosen = [t for t in timeframes if t in tables]
-                grain = tables[0].grain
-                if not chosen or grain not in spans:
-                    continue
-                *others, last = _within(definitions, chosen, spans[grain])
+            chosen_of = {
+                name: [t for t in timeframes if t in tables and t.grain in spans]
+                for name, tables in rebuilds(terminal.settings).items()
+            }
+            blocks = _blocks(terminal, definitions, chosen_of, spans)
+            for name, (*others, last) in blocks.items():
+                chosen, grain = chosen_of[name], chosen_of[name][0].grain
                 job = definitions.resolve_job_def(name)
                 also = [f"{other.start:%Y-%m-%d}/{other.end:%Y-%m-%d}" for other in others]
                 config = {"also": also, "skip_expired": skip_expired}
@@ -166,6 +167,32 @@ def _spans(
     asked = Interval(first or _EVER.start, last or _EVER.end)
     clipped = {grain: intersect_all(found, [asked]) for grain, found in blocks.items()}
     return {grain: found for grain, found in clipped.items() if found}
+
+
+def _blocks(
+    terminal: Terminal,
+    definitions: "dg.Definitions",
+    chosen_of: Mapping[str, Sequence[Timeframe]],
+    spans: Mapping[Grain, Sequence[Interval]],
+) -> dict[str, list[Interval]]:
+    """The partitions of each job. Where partitions begin with retention, some tables may have none there.
+
+    Raises:
+        UsageError: none of the tables has any.
+    """
+    found: dict[str, list[Interval]] = {}
+    missing: list[UsageError] = []
+    for name, chosen in chosen_of.items():
+        if chosen:
+            try:
+                found[name] = _within(definitions, chosen, spans[chosen[0].grain])
+            except UsageError as error:
+                missing.append(error)
+    if missing and not found:
+        raise missing[0]
+    for left_out in missing:
+        terminal.note(f"Left out: {left_out}")
+    return found
 
 
 def _within(
