@@ -4,8 +4,9 @@ Reads manifests only, never a data file.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 from typing import Generic, TypeVar
 
@@ -70,6 +71,9 @@ class LiveFile:
         return self.file.content != DataFileContent.DATA
 
 
+_SPANS: _Kept[LiveFile] = _Kept(20_000)
+
+
 def live_files(table: Table, column: str, grain: Grain, snapshot_id: int | None) -> list[LiveFile]:
     """The files of a snapshot, with the spans of a time column. None is the table without any snapshot."""
     return _entries(table, column, grain, _manifests(table, snapshot_id).values())
@@ -120,11 +124,20 @@ def _manifests(table: Table, snapshot_id: int | None) -> dict[str, ManifestFile]
 
 
 def _entries(table: Table, column: str, grain: Grain, manifests: Iterable[ManifestFile]) -> list[LiveFile]:
-    return [
-        LiveFile(file, live_span(table, column, grain, file))
-        for manifest in manifests
-        for file in files_of(table.io, manifest)
-    ]
+    """The live files of manifests with their spans, which are worked out once: neither ever changes."""
+    time = time_column(table, column)
+    how = f"{time.field.field_id} {time.clock.name} {grain.name}"
+    found: list[LiveFile] = []
+    for manifest in manifests:
+        found += _SPANS.get(
+            f"{manifest.manifest_path} {how}", partial(_spans, table, column, grain, manifest)
+        )
+    return found
+
+
+def _spans(table: Table, column: str, grain: Grain, manifest: ManifestFile) -> Iterator[LiveFile]:
+    for file in files_of(table.io, manifest):
+        yield LiveFile(file, live_span(table, column, grain, file))
 
 
 def files_of(io: FileIO, manifest: ManifestFile) -> tuple[DataFile, ...]:

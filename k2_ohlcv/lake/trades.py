@@ -130,7 +130,9 @@ def look_up(table: Table, incoming: Incoming) -> Verdict:
     markets = And(isin("exchange", exchanges), isin("symbol", symbols))
     ids = incoming.rows.select(["market", "trade_id"]).append_column("row", pa.array(np.arange(size)))
     for piece in _pieces(table, scan, markets):
-        stored = _with_markets(piece.filter(_alike(piece, incoming)), incoming.markets)
+        # Where most rows may match, looking for them first would only be more work.
+        alike = piece.filter(_alike(piece, incoming)) if piece.num_rows > 2 * size else piece
+        stored = _with_markets(alike, incoming.markets)
         met.note(stored)
         matches = ids.join(
             stored.select(["market", "trade_id", "at"]), ["market", "trade_id"], join_type="inner"
