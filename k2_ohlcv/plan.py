@@ -28,7 +28,7 @@ class Plan:
         trades_from: the trades snapshot of its watermark; None where it has none.
         trades_to: the trades snapshot to make it equal to; None where trades have none.
         intervals: whole windows to reconcile, in order, disjoint.
-        days: the days that have trades, within which there is something to read.
+        days: the days with trades that the intervals lie in: elsewhere there is nothing to read.
         watermark: what to set with the last commit; None leaves it.
         reason: why everything is dirty, where it is; None where what changed is known.
         files_changed: trades files in which the two snapshots differ.
@@ -124,7 +124,7 @@ def plan_rebuild(
         intervals=tuple(work),
         days=tuple(coalesce(Grain.DAY.partitions(spans))),
         watermark=moved,
-        files_read=_overlapping(trades, current, work),
+        files_read=len(_spans(trades, current, work)),
         behind=lines.windows_behind(p for p in chosen if p in there),
     )
 
@@ -137,18 +137,15 @@ def plan_refresh(candles: Table, trades: Table, timeframe: Timeframe) -> Plan:
     """
     since, current = Watermark.of(candles), trades.metadata.current_snapshot_id
     before = since.snapshot_id if since else None
-    spans, occupied = _occupied(candles, trades, timeframe)
-    if current is None:
-        found, windows, opened, reason = None, occupied, 0, "there are no trades"
-    else:
-        found = changes(trades, before, current)
-        reason = found.reason or ""
-        dirty = dirty_windows(trades, found, timeframe) if not reason else None
-        windows = list(dirty.intervals) if dirty else occupied
-        opened = dirty.files_read if dirty else 0
+    found = changes(trades, before, current) if current is not None else None
+    reason = (found.reason or "") if found else "there are no trades"
+    dirty = dirty_windows(trades, found, timeframe) if found and not reason else None
+    windows = dirty.intervals if dirty else _occupied(candles, trades, timeframe)[1]
+    opened = dirty.files_read if dirty else 0
     lines = Lines.of(candles, trades, timeframe)
     ahead = lines.ahead(windows)
     intervals = bound(ahead, MOST_INTERVALS) if not reason else ahead
+    spans = _spans(trades, current, intervals)
     return Plan(
         timeframe=timeframe,
         trades_from=before,
@@ -158,7 +155,7 @@ def plan_refresh(candles: Table, trades: Table, timeframe: Timeframe) -> Plan:
         watermark=Watermark(current, head_of(candles, trades)) if current is not None else None,
         reason=reason or None,
         files_changed=len(found.gone) + len(found.come) if found else 0,
-        files_read=opened + _overlapping(trades, current, intervals),
+        files_read=opened + len(spans),
         behind=lines.windows_behind(windows),
     )
 
@@ -170,6 +167,7 @@ def _occupied(candles: Table, trades: Table, timeframe: Timeframe) -> tuple[list
     return spans, timeframe.grain.partitions([*spans, *(f.span for f in files)])
 
 
-def _overlapping(trades: Table, snapshot: int | None, intervals: Sequence[Interval]) -> int:
+def _spans(trades: Table, snapshot: int | None, intervals: Sequence[Interval]) -> list[Interval]:
+    """The spans of those files of trades that may have some in the intervals."""
     files = live_files(trades, "timestamp", Grain.DAY, snapshot)
-    return sum(any(f.span.intersect(i) for i in intervals) for f in files if not f.is_delete)
+    return [f.span for f in files if not f.is_delete and any(map(f.span.intersect, intervals))]
