@@ -112,6 +112,18 @@ def _evaluate(lake: Lake, instance: dg.DagsterInstance, key: str) -> None:
     assert not evaluations(result)["vwap_bounds"].passed
 
 
+def test_a_check_runs_by_itself(lake: Lake, instance: dg.DagsterInstance) -> None:
+    """As the Execute button of the UI runs it, which is there only for checks that need no other."""
+    assert run(instance, DAYS[0], DAYS[2]).success
+    key = dg.AssetCheckKey(dg.AssetKey(HOUR.table), "vwap_bounds")
+    definitions = build(Settings.read())
+    graph = definitions.get_repository_def().asset_graph
+    assert graph.get_execution_set_asset_and_check_keys(key) == {key}
+    job = definitions.resolve_implicit_global_asset_job_def()
+    result = job.get_subset(asset_check_selection={key}).execute_in_process(instance=instance)
+    assert list(evaluations(result)) == ["vwap_bounds"]
+
+
 def test_what_the_gate_refuses_is_a_failed_check_and_no_materialization(
     lake: Lake, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
