@@ -1,13 +1,12 @@
 """K2 OHLCV's retention: whole partitions of a candle table go, with the files that only they were in."""
 
-from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 
+from bench.contenders.session import Session
 from bench.job import Job
-from bench.lake import empty_candles, open_lake, settings_of
+from bench.lake import empty_candles, open_lake
 from k2_ohlcv.domain.retention import Kept
-from k2_ohlcv.engine.session import Engine, open_engine
 from k2_ohlcv.reconcile import rebuild
 from k2_ohlcv.retention import retention
 
@@ -19,17 +18,14 @@ class Dropped:
     """Retention of the job's tables, as the command line's with `--apply`."""
 
     def __init__(self) -> None:
-        self._stack = ExitStack()
-        self._engine: Engine | None = None
+        self._session = Session()
 
     def prepare(self, job: Job) -> None:
         """Make the tables anew, with all their partitions."""
-        if self._engine is None:
-            self._engine = self._stack.enter_context(open_engine(settings_of(Path(job.home))))
-        lake = open_lake(Path(job.home))
+        engine, lake = self._session.engine(job), open_lake(Path(job.home))
         for timeframe in job.timeframes:
             empty_candles(lake, timeframe)
-            rebuild(lake, self._engine, timeframe, [job.interval])
+            rebuild(lake, engine, timeframe, [job.interval])
 
     def run(self, job: Job) -> None:
         """Let go of all partitions but the last, and of their files.

@@ -1,11 +1,10 @@
 """K2 OHLCV's validation: every check of candle tables that are stored and right, in one session."""
 
-from contextlib import ExitStack
 from pathlib import Path
 
+from bench.contenders.session import Session
 from bench.job import Job
-from bench.lake import open_lake, settings_of
-from k2_ohlcv.engine.session import Engine, open_engine
+from bench.lake import open_lake
 from k2_ohlcv.validate import validate
 
 
@@ -13,14 +12,11 @@ class Validated:
     """Validations, as the command line's: the tables one after the other, sharing what they read."""
 
     def __init__(self) -> None:
-        self._stack = ExitStack()
-        self._engine: Engine | None = None
+        self._session = Session()
 
     def prepare(self, job: Job) -> None:
         """Open the session, and keep nothing that an earlier run has read."""
-        if self._engine is None:
-            self._engine = self._stack.enter_context(open_engine(settings_of(Path(job.home))))
-        self._engine.totals = {}
+        self._session.engine(job).totals = {}
 
     def run(self, job: Job) -> None:
         """Validate the tables over the job's days.
@@ -28,12 +24,11 @@ class Validated:
         Raises:
             ValueError: a check fails, or has not looked at every candle.
         """
-        assert self._engine is not None
-        lake = open_lake(Path(job.home))
-        self._engine.share = frozenset(job.tables)
+        engine, lake = self._session.engine(job), open_lake(Path(job.home))
+        engine.share = frozenset(job.tables)
         for timeframe in job.timeframes:
             rows = lake.candles(timeframe).scan().count()
-            for found in validate(lake, self._engine, timeframe, [job.interval]):
+            for found in validate(lake, engine, timeframe, [job.interval]):
                 compared = found.check == "reconciles_with_trades"
                 if not found.ok or (compared and found.examined != rows):
                     raise ValueError(f"sound tables were expected, and all of them examined: {found}")
