@@ -1,6 +1,5 @@
 """Checks in Dagster: colours that do not lie, and failures that show what failed."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -10,7 +9,6 @@ import polars as pl
 import pytest
 
 from k2_ohlcv import reconcile
-from k2_ohlcv.commands.instance import opened
 from k2_ohlcv.definitions import build
 from k2_ohlcv.defs import jobs
 from k2_ohlcv.domain.candle import Trade
@@ -26,22 +24,13 @@ DAYS = ("2024-02-27", "2024-02-28", "2024-02-29")
 
 
 @pytest.fixture
-def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
-    monkeypatch.setenv("K2_HOME", str(tmp_path))
-    for name in ("K2_START_DATE", "DAGSTER_HOME", "SPARK_REMOTE"):
-        monkeypatch.delenv(name, raising=False)
-    made = lakes.open_lake(tmp_path)
+def lake(home: Path) -> Lake:
+    made = lakes.open_lake(home)
     moments = [datetime(2024, 2, day, hour, tzinfo=UTC) for day in (27, 28, 29) for hour in (1, 2)]
     lakes.add_trades(
         made, [Trade("X", "Y", str(i), at, Decimal(10), Decimal(1)) for i, at in enumerate(moments)]
     )
     return made
-
-
-@pytest.fixture
-def instance(lake: Lake) -> Iterator[dg.DagsterInstance]:
-    with opened(Settings.read()) as made:
-        yield made
 
 
 def run(instance: dg.DagsterInstance, first: str, last: str | None = None) -> dg.ExecuteInProcessResult:

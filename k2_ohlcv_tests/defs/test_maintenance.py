@@ -1,6 +1,5 @@
 """Retention and audit as jobs: what they do when the clock runs them, and what an audit looks at."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -9,7 +8,6 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from k2_ohlcv.commands.instance import opened
 from k2_ohlcv.definitions import build
 from k2_ohlcv.defs import maintenance
 from k2_ohlcv.defs.maintenance import AUDIT, RETENTION, tonight
@@ -27,25 +25,16 @@ FIRST = datetime(2024, 1, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture
-def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
+def lake(home: Path) -> Lake:
     """A hundred days of a trade each."""
-    monkeypatch.setenv("K2_HOME", str(tmp_path))
-    for name in ("K2_START_DATE", "DAGSTER_HOME", "SPARK_REMOTE"):
-        monkeypatch.delenv(name, raising=False)
-    made = lakes.open_lake(tmp_path)
+    made = lakes.open_lake(home)
     lakes.add_trades(
         made, [Trade("X", "Y", str(i), FIRST + i * DAY, Decimal(10), Decimal(1)) for i in range(100)]
     )
-    with open_engine(lakes.settings(tmp_path)) as engine:
+    with open_engine(lakes.settings(home)) as engine:
         for each in (MINUTE, HOUR):
             refresh(made, engine, each)
     return made
-
-
-@pytest.fixture
-def instance(lake: Lake) -> Iterator[dg.DagsterInstance]:
-    with opened(Settings.read()) as made:
-        yield made
 
 
 def run(instance: dg.DagsterInstance, name: str, **config: object) -> dg.ExecuteInProcessResult:

@@ -1,6 +1,5 @@
 """What other writers commit to trades is in the graph, each commit once, and our own not again."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -9,7 +8,6 @@ import dagster as dg
 import pytest
 from pyiceberg.expressions import EqualTo
 
-from k2_ohlcv.commands.instance import opened
 from k2_ohlcv.definitions import build
 from k2_ohlcv.defs import ingest_files, jobs, others
 from k2_ohlcv.domain.candle import Trade
@@ -24,17 +22,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDepre
 
 
 @pytest.fixture
-def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
-    monkeypatch.setenv("K2_HOME", str(tmp_path))
-    for name in ("K2_START_DATE", "DAGSTER_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    return lakes.open_lake(tmp_path)
-
-
-@pytest.fixture
-def instance(lake: Lake) -> Iterator[dg.DagsterInstance]:
-    with opened(Settings.read()) as made:
-        yield made
+def lake(home: Path) -> Lake:
+    return lakes.open_lake(home)
 
 
 def add(lake: Lake, *days: int) -> str:
