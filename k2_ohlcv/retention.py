@@ -6,7 +6,6 @@ process that dies anywhere leaves tables that read as before.
 """
 
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -22,13 +21,12 @@ from k2_ohlcv.domain.retention import (
     frozen_line,
 )
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
-from k2_ohlcv.domain.window import Interval
 from k2_ohlcv.lake import trades as trades_table
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.changes import changes
 from k2_ohlcv.lake.compaction import Compacted, compact
 from k2_ohlcv.lake.expiry import Going, drop, expire
-from k2_ohlcv.lake.files import TIME, live_files, partition_of
+from k2_ohlcv.lake.files import TIME, file_sizes
 from k2_ohlcv.lake.lines import EXPIRED, FROZEN, Lines, newest_trade, present
 from k2_ohlcv.lake.schemas import REJECTED, TRADES
 from k2_ohlcv.lake.sweep import finish_lists, remove_orphans
@@ -156,8 +154,8 @@ class _Room(ABC):
         )
 
     def _files_per_partition(self) -> tuple[int, float]:
-        counts = Counter(partition for partition, _ in _sizes(self.load(), self.column, self.grain))
-        return max(counts.values(), default=0), counts.total() / len(counts) if counts else 0.0
+        counts = [len(sizes) for sizes in file_sizes(self.load(), self.column, self.grain).values()]
+        return max(counts, default=0), sum(counts) / len(counts) if counts else 0.0
 
 
 class _Candles(_Room):
@@ -210,12 +208,10 @@ class _Trades(_Room):
         return {mark.snapshot_id for mark in marks if mark}
 
     def protected(self, table: Table) -> set[int]:
-        return {s.snapshot_id for s in table.snapshots()} - set(trades_table.expired(self.lake, table))
+        return trades_table.needed(self.lake, table)
 
     def compact(self, now: datetime) -> Compacted:
-        sizes: dict[Interval, list[int]] = {}
-        for partition, size in _sizes(self.load(), TIME, Grain.DAY):
-            sizes.setdefault(partition, []).append(size)
+        sizes = file_sizes(self.load(), TIME, Grain.DAY)
         written = {max(sizes), Grain.DAY.partition(now)} if sizes else set()
         chosen = crowded(sizes, written)
         return compact(self.load, chosen, self.protected) if chosen else Compacted()
@@ -247,9 +243,3 @@ def _coverage(candles: Table, trades: Table, timeframe: Timeframe) -> Coverage:
         f"{timeframe.table} has not taken in what changed from {dirty[0].start:%Y-%m-%d}: refresh it first"
     )
     return Coverage(timeframe.table, dirty[0].start, reason)
-
-
-def _sizes(table: Table, column: str, grain: Grain) -> list[tuple[Interval, int]]:
-    """The partition and the bytes of each data file."""
-    files = live_files(table, column, grain, table.metadata.current_snapshot_id)
-    return [(partition_of(f.file, grain), f.file.file_size_in_bytes) for f in files if not f.is_delete]

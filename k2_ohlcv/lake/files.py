@@ -170,6 +170,15 @@ def partition_of(file: DataFile, grain: Grain) -> Interval:
     return grain.interval_of(_ordinal(file))
 
 
+def file_sizes(table: Table, column: str, grain: Grain) -> dict[Interval, list[int]]:
+    """The bytes of each data file that a table has now, by the partition that it says it belongs to."""
+    sizes: dict[Interval, list[int]] = {}
+    for live in live_files(table, column, grain, table.metadata.current_snapshot_id):
+        if not live.is_delete:
+            sizes.setdefault(partition_of(live.file, grain), []).append(live.file.file_size_in_bytes)
+    return sizes
+
+
 def within(column: str, intervals: Sequence[Interval]) -> BooleanExpression:
     """A row filter for moments in the intervals: a balanced tree, as PyIceberg recurses out at 500 deep."""
     if len(intervals) > 1:

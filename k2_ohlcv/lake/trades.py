@@ -24,7 +24,7 @@ from k2_ohlcv.domain.window import DAY, MICROSECOND, Interval, bound, from_micro
 from k2_ohlcv.lake.appends import append_new, between, isin
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.compaction import compact
-from k2_ohlcv.lake.files import TIME, live_files, live_span, partition_of, within
+from k2_ohlcv.lake.files import TIME, file_sizes, live_span, within
 from k2_ohlcv.lake.lines import FROZEN, line_of
 from k2_ohlcv.lake.schemas import CANDLES, SNAPSHOTS_KEPT
 from k2_ohlcv.lake.watermark import Watermark
@@ -36,11 +36,12 @@ Int64s = npt.NDArray[np.int64]
 _MOST_INTERVALS = 64
 # As much of a stored file as is read at once: compaction makes files larger than ours.
 _PIECE_ROWS = 2_500_000
+# Files of no more are read whole.
 _SMALL_ROWS = 50_000
 _DAY_MICROS = 86_400_000_000
-_log = structlog.get_logger(__name__)
-
 _COLUMNS = ("exchange", "symbol", "trade_id", "timestamp", "price", "quantity")
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -113,11 +114,8 @@ def append(lake: Lake, incoming: Incoming, ingested_at: datetime) -> Verdict:
 
 def _crowded(table: Table, days: Set[Interval]) -> list[Interval]:
     """Those of some days in which many small files lie."""
-    sizes: dict[Interval, list[int]] = {day: [] for day in days}
-    for live in live_files(table, TIME, Grain.DAY, table.metadata.current_snapshot_id):
-        if not live.is_delete and (day := partition_of(live.file, Grain.DAY)) in days:
-            sizes[day].append(live.file.file_size_in_bytes)
-    return crowded(sizes, ())
+    sizes = file_sizes(table, TIME, Grain.DAY)
+    return crowded({day: sizes[day] for day in days if day in sizes}, ())
 
 
 def look_up(table: Table, incoming: Incoming) -> Verdict:
