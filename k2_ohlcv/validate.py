@@ -21,9 +21,10 @@ from k2_ohlcv.domain.window import DAY, Interval, coalesce, intersect_all, subtr
 from k2_ohlcv.engine.session import Engine
 from k2_ohlcv.engine.totals import totals
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.changes import changes, trades_spans
+from k2_ohlcv.lake.changes import trades_spans
 from k2_ohlcv.lake.files import live_files, partition_of
 from k2_ohlcv.lake.lines import Lines
+from k2_ohlcv.lake.open_work import OpenWork
 from k2_ohlcv.lake.staleness import behind_since
 from k2_ohlcv.lake.watermark import Watermark
 
@@ -76,16 +77,15 @@ class _Side:
 
 
 def _dirty(table: Table, trades: Table, timeframe: Timeframe) -> Sequence[Interval]:
-    mark, current = Watermark.of(table), trades.metadata.current_snapshot_id
-    if current is None:
+    work = OpenWork.of(table, trades)
+    if work.current is None:
         return []
-    if mark is None:
+    if work.mark is None:
         # Never complete: partitions without any candle are still to be made, the others were made.
         files = live_files(table, "window_start", timeframe.grain, table.metadata.current_snapshot_id)
         made = timeframe.grain.partitions(f.span for f in files)
-        return subtract(timeframe.grain.partitions(trades_spans(trades, current)), made)
-    found = changes(trades, mark.snapshot_id, current)
-    return found.bounds if found.reason is None else trades_spans(trades, current)
+        return subtract(timeframe.grain.partitions(trades_spans(trades, work.current)), made)
+    return work.bounds if work.reason is None else trades_spans(trades, work.current)
 
 
 def validate(
@@ -218,8 +218,9 @@ def _only(rows: pl.DataFrame, windows: Sequence[Interval]) -> pl.DataFrame:
 
 def _freshness(side: _Side, trades: Table, now: datetime) -> Finding:
     """Behind since the first trades snapshot that the watermark has not reached."""
-    mark = Watermark.of(side.table)
-    since = behind_since(trades, mark.snapshot_id if mark else None)
+    work = OpenWork.of(side.table, trades)
+    complete = work.mark.complete if work.mark else None
+    since = None if work.is_done else behind_since(trades, complete)
     lag = now - since if since else timedelta(0)
     late = lag > side.timeframe.warn
     note = f"behind the trades for {lag}" if since else "up to date"
