@@ -14,7 +14,7 @@ from pyiceberg.table import Table
 
 from k2_ohlcv.domain import checks
 from k2_ohlcv.domain.checks import CHECKS, Finding, merged
-from k2_ohlcv.domain.frame import CANDLE_TYPES, inside
+from k2_ohlcv.domain.frame import CANDLE_TYPES, SHOWN, inside
 from k2_ohlcv.domain.gaps import Gaps
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
 from k2_ohlcv.domain.window import DAY, Interval, coalesce, intersect_all, subtract
@@ -85,7 +85,10 @@ def _dirty(table: Table, trades: Table, timeframe: Timeframe) -> Sequence[Interv
         files = live_files(table, "window_start", timeframe.grain, table.metadata.current_snapshot_id)
         made = timeframe.grain.partitions(f.span for f in files)
         return subtract(timeframe.grain.partitions(trades_spans(trades, work.current)), made)
-    return work.bounds if work.reason is None else trades_spans(trades, work.current)
+    if work.reason is not None:
+        return trades_spans(trades, work.current)
+    # What another writer did to the candles is no reason to look away.
+    return [*work.changes.bounds, *subtract(work.mark.open, work.mark.touched)]
 
 
 def validate(
@@ -149,9 +152,29 @@ def validate(
         gaps.look(stored, chunk)
     found["reconciles_with_trades"].append(with_trades.left_out("reconciles_with_trades", timeframe))
     found["timeframes_agree"].append(unlike or with_minutes.left_out("timeframes_agree", timeframe))
+    for refused in _refused(side, whole):
+        found[refused.check].append(refused)
     found["gaps"] = [gaps.finding()]
     found["freshness"] = [_freshness(side, trades, now or datetime.now(UTC))]
     return [merged(parts) for parts in found.values()]
+
+
+def _refused(side: _Side, whole: Sequence[Interval]) -> list[Finding]:
+    """A finding for each check that windows break which were therefore not stored."""
+    mark, grain = Watermark.of(side.table), side.timeframe.grain
+    windows = [r for r in (mark.refused if mark else ()) if intersect_all([r.window], whole)]
+    return [
+        Finding(
+            check,
+            side.timeframe.name,
+            0,
+            failures=len(broken),
+            partitions=tuple(grain.key(p) for p in grain.partitions(r.window for r in broken)),
+            note=f"refused before the commit, and not stored: {'; '.join(map(str, broken[:SHOWN]))}",
+        )
+        for check in dict.fromkeys(r.check for r in windows)
+        if (broken := [r for r in windows if r.check == check])
+    ]
 
 
 def _chunks(whole: Sequence[Interval], timeframe: Timeframe) -> list[list[Interval]]:

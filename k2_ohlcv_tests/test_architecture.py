@@ -25,7 +25,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "ingest": ({"lake", "sources"}, {"pyiceberg"}),
     "plan": ({"lake"}, {"pyiceberg"}),
-    "report": ({"plan"}, set()),
+    "report": ({"lake", "plan"}, set()),
     "retention_report": ({"lake"}, set()),
     "retention": ({"lake", "retention_report"}, {"pyiceberg"}),
     "reconcile": ({"lake", "engine", "plan", "report"}, {"pyiceberg"}),

@@ -15,7 +15,7 @@ from pyiceberg.table.snapshots import Operation, Snapshot
 from pyiceberg.transforms import MonthTransform
 
 from k2_ohlcv.domain.timeframe import Grain
-from k2_ohlcv.domain.window import Interval, bound, intersect_all, subtract
+from k2_ohlcv.domain.window import Interval, bound, coalesce, intersect_all, subtract
 from k2_ohlcv.lake.files import difference, partition_of
 
 #: Properties of a candle table: the trades snapshot that all of it is equal to, the newest trade in that
@@ -64,6 +64,7 @@ class Watermark:
         refused: windows in `open` that break an invariant, the first ones only.
         complete: the last snapshot to which the whole table was equal; None where there was none.
         complete_head: the newest trade of that snapshot.
+        touched: intervals in `open` that other writers touched after the last commit of ours.
     """
 
     snapshot_id: int
@@ -73,6 +74,7 @@ class Watermark:
     refused: tuple[RefusedWindow, ...] = ()
     complete: int | None = None
     complete_head: datetime | None = None
+    touched: tuple[Interval, ...] = ()
 
     @classmethod
     def of(cls, table: Table) -> "Watermark | None":
@@ -93,7 +95,7 @@ class Watermark:
         still = [r for r in self.refused if not intersect_all([r.window], done)]
         now = [*still, *refused]
         left = _bounded([*subtract(self.open, done), *(r.window for r in now)])
-        mark = replace(self, open=left, refused=tuple(now[:_MOST_REFUSED]))
+        mark = replace(self, open=left, refused=tuple(now[:_MOST_REFUSED]), touched=())
         return mark if left else replace(mark, complete=self.snapshot_id, complete_head=self.head)
 
     def properties(self) -> dict[str, str]:
@@ -157,7 +159,8 @@ def _nearest(table: Table) -> Watermark | None:
     while snapshot is not None:
         if text := _state(snapshot):
             mark = _parsed(text)
-            return replace(mark, open=_bounded([*mark.open, *touched])) if touched else mark
+            opened = _bounded([*mark.open, *touched])
+            return replace(mark, open=opened, touched=tuple(coalesce(touched))) if touched else mark
         parent = table.metadata.snapshot_by_id(snapshot.parent_snapshot_id or 0)
         if parent is None:
             return None  # before our first commit, or the history in between has expired

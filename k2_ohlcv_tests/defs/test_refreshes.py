@@ -107,7 +107,8 @@ def test_what_is_asked_for(lake: Lake, instance: dg.DagsterInstance) -> None:
     asked = look(instance)
     assert isinstance(asked, dg.RunRequest)
     assert asked.partition_key == "2024-02-25", "the newest dirty one, not the newest"
-    assert asked.run_key == f"{MINUTE.table}:{before}:{snapshot}:0"
+    candles = lake.candles(MINUTE).metadata.current_snapshot_id
+    assert asked.run_key == f"{MINUTE.table}:{before}:{candles}:{snapshot}:0"
     assert asked.run_config == jobs.refresh_config(MINUTE)
     assert asked.tags["dagster/max_runtime"] == "300"
     again = look(instance)
