@@ -29,6 +29,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "retention_report": ({"lake"}, set()),
     "retention": ({"lake", "retention_report"}, {"pyiceberg"}),
     "reconcile": ({"lake", "engine", "plan", "report"}, {"pyiceberg"}),
+    "history": ({"lake"}, {"pyiceberg"}),
     "validate": ({"lake", "engine"}, {"pyiceberg"}),
     "refresh": ({"lake", "engine", "plan", "report", "reconcile"}, {"pyiceberg"}),
 }

@@ -98,6 +98,10 @@ class Watermark:
         mark = replace(self, open=left, refused=tuple(now[:_MOST_REFUSED]), touched=())
         return mark if left else replace(mark, complete=self.snapshot_id, complete_head=self.head)
 
+    def opening(self, intervals: Iterable[Interval]) -> "Watermark":
+        """The watermark with further aligned intervals open."""
+        return replace(self, open=_bounded([*self.open, *intervals]))
+
     def properties(self) -> dict[str, str]:
         """The table properties that repeat this; none before the table was complete once."""
         if self.complete is None:
