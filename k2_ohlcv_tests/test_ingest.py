@@ -289,7 +289,7 @@ def test_the_clock_is_one_for_the_call(lake: Lake, run: Ingest) -> None:
 def test_trades_of_a_frozen_time_come_too_late(lake: Lake, run: Ingest) -> None:
     """Their candles are the only record left: the rows are kept apart, and said, once."""
     text = HEADER + f"{T},1.5,2,1\n{T + 60},1.5,2,2\n"
-    with lake.trades().transaction() as change:
+    with lake.trades_to_write().transaction() as change:
         change.set_properties({FROZEN: datetime.fromtimestamp(T + 60, UTC).isoformat()})
     for added in (1, 0):
         report = run(text)

@@ -104,7 +104,7 @@ def computed(lake: Lake, bench: Bench, timeframe: Timeframe, intervals: list[Int
     table = lake.trades()
     snapshot = table.current_snapshot()
     assert snapshot is not None
-    found = finish(windows(bench.engine, table, snapshot.snapshot_id, timeframe, intervals), timeframe)
+    found, _ = finish(windows(bench.engine, table, snapshot.snapshot_id, timeframe, intervals), timeframe)
     return [Candle(**row) for row in found.sort(*KEY).to_dicts()]
 
 

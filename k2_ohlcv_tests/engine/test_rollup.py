@@ -22,7 +22,7 @@ def computed(bench: Bench, timeframe: Timeframe, intervals: list[Interval]) -> l
     table = bench.lake.trades()
     snapshot = table.current_snapshot()
     assert snapshot is not None
-    found = finish(windows(bench.engine, table, snapshot.snapshot_id, timeframe, intervals), timeframe)
+    found, _ = finish(windows(bench.engine, table, snapshot.snapshot_id, timeframe, intervals), timeframe)
     return [Candle(**row) for row in found.sort(*KEY).to_dicts()]
 
 
