@@ -13,20 +13,18 @@ from dataclasses import dataclass
 import polars as pl
 from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.io.pyarrow import ArrowScan
-from pyiceberg.manifest import DataFile
 from pyiceberg.table import FileScanTask, Table
 
 from k2_ohlcv.domain.timeframe import Grain, Timeframe
-from k2_ohlcv.domain.window import Interval, coalesce, from_micros
-from k2_ohlcv.lake.files import TIME, LiveFile, difference, live_files
+from k2_ohlcv.domain.window import Interval, coalesce, covers, from_micros
+from k2_ohlcv.lake.files import TIME, LiveFile, difference, live_files, target
 from k2_ohlcv.lake.foreign import ForeignTrades, TimeColumn, time_column
 from k2_ohlcv.lake.moves import Moves
+from k2_ohlcv.lake.row_deletes import RowDeletes
 
 #: Rows and files that are read to find windows more closely. What is beyond counts with its bounds: reading
 #: it would cost as much as computing its windows.
 MOST_ROWS, MOST_FILES = 5_000_000, 500
-#: Iceberg's field id of the path column in position delete files; its bounds say which data files they touch.
-_PATH_FIELD = 2147483546
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,9 @@ class Changes:
     Attributes:
         gone: data files that only the earlier one has.
         come: data files that only the later one has.
-        spans: where delete files that only one of them has may have deleted rows.
+        spans: where delete files may have deleted rows: those that only one of the snapshots has, and those
+            that bear on files of `gone` at the earlier one, or of `come` at the later one. What such data
+            files hold is not what is live.
         reason: why the difference cannot be known, and everything may have changed; None where it is known.
     """
 
@@ -73,6 +73,7 @@ def changes(trades: Table, before: int | None, after: int) -> Changes:
     spans = _deleted_spans(trades, [f for f in (*gone, *come) if f.is_delete], (before, after))
     if spans is None:
         return Changes(reason="delete files were added or removed whose rows cannot be told from metadata")
+    spans += _covered(trades, before, gone) + _covered(trades, after, come)
     moved = Moves.between(trades, before, after)
     gone, come = moved.settle([f for f in gone if not f.is_delete], [f for f in come if not f.is_delete])
     return Changes(tuple(gone), tuple(come), tuple(spans))
@@ -115,7 +116,10 @@ def dirty_windows(trades: Table, found: Changes, timeframe: Timeframe) -> Dirty:
         bounds = [f.span for f in files]
         few = rows + size <= MOST_ROWS and opened + len(files) <= MOST_FILES
         one_window = timeframe.align(bounds) == [timeframe.window(files[0].span.start)]
-        frames = _read(trades, files, whole=bool(gone and come)) if few and not one_window else None
+        told = covers(found.spans, bounds)
+        frames = (
+            _read(trades, files, whole=bool(gone and come)) if few and not one_window and not told else None
+        )
         if frames is None:
             spans += bounds
         else:
@@ -183,6 +187,12 @@ def _window_starts(
     return coalesce(timeframe.window(from_micros(start)) for start in starts)
 
 
+def _covered(trades: Table, snapshot: int, files: Sequence[LiveFile]) -> list[Interval]:
+    """Where those data files lie on which delete files of a snapshot bear: reading them raw says nothing."""
+    deletes = RowDeletes.of(trades, snapshot)
+    return [f.span for f in files if not f.is_delete and deletes.bear_on(f)]
+
+
 def _deleted_spans(
     trades: Table, deletes: Sequence[LiveFile], snapshots: Iterable[int]
 ) -> list[Interval] | None:
@@ -193,7 +203,7 @@ def _deleted_spans(
     by_path = {f.path: f.span for f in data}
     spans: list[Interval] = []
     for delete in deletes:
-        path = _target(delete.file)
+        path = target(delete.file)
         if path is not None:
             if path in by_path:
                 spans.append(by_path[path])
@@ -203,15 +213,3 @@ def _deleted_spans(
             return None
         spans += same
     return spans
-
-
-def _target(delete: DataFile) -> str | None:
-    """The one data file whose rows a delete file names, where its metadata says it."""
-    lower, upper = (
-        (delete.lower_bounds or {}).get(_PATH_FIELD),
-        (delete.upper_bounds or {}).get(_PATH_FIELD),
-    )
-    referenced = getattr(delete, "referenced_data_file", None)
-    if referenced is not None:
-        return str(referenced)
-    return lower.decode() if lower is not None and lower == upper else None

@@ -23,6 +23,9 @@ from k2_ohlcv.lake.foreign import ForeignTrades, time_column
 #: The column of trades that windows are made of.
 TIME = "timestamp"
 
+#: Iceberg's field id of the path column in position delete files; its bounds say which data files they touch.
+_PATH_FIELD = 2147483546
+
 T = TypeVar("T")
 
 
@@ -48,17 +51,24 @@ class _Kept(Generic[T]):
         return entries
 
 
-#: Some 2 kB each, or half of it: one plan asks for the same ones several times.
-_FILES: _Kept[DataFile] = _Kept(20_000)
+#: A file and its data sequence number. Some 2 kB each: one plan asks for the same ones several times.
+_FILES: _Kept[tuple[DataFile, int]] = _Kept(20_000)
 _LISTS: _Kept[ManifestFile] = _Kept(5_000)
 
 
 @dataclass(frozen=True)
 class LiveFile:
-    """A live data or delete file, with the span of moments that its rows may lie in."""
+    """A live data or delete file, with the span of moments that its rows may lie in.
+
+    Attributes:
+        file: what its manifest says of it.
+        span: where its rows may lie.
+        sequence: its data sequence number. Delete files bear on files of lower numbers, or equal ones.
+    """
 
     file: DataFile
     span: Interval
+    sequence: int = 0
 
     @property
     def path(self) -> str:
@@ -81,11 +91,16 @@ def live_files(table: Table, column: str, grain: Grain, snapshot_id: int | None)
 
 def delete_files(table: Table, snapshot_id: int) -> list[DataFile]:
     """The live delete files of a snapshot. Manifests of data files are not opened."""
+    return [file for file, _ in numbered_deletes(table, snapshot_id)]
+
+
+def numbered_deletes(table: Table, snapshot_id: int) -> list[tuple[DataFile, int]]:
+    """The live delete files of a snapshot with their sequence numbers."""
     return [
-        file
+        numbered
         for manifest in _manifests(table, snapshot_id).values()
         if manifest.content == ManifestContent.DELETES
-        for file in files_of(table.io, manifest)
+        for numbered in _numbered(table.io, manifest)
     ]
 
 
@@ -104,13 +119,30 @@ def difference(
 ) -> tuple[list[LiveFile], list[LiveFile]]:
     """The files that are live at one snapshot only: those gone since `before`, those new at `after`.
 
-    Manifests that both share hold the same live files, and are not opened.
+    Manifests that both share hold the same live files, and are not opened. Where there are delete files, a
+    file that came back with another sequence number is another file: other deletes bear on it.
     """
     old, new = _manifests(table, before), _manifests(table, after)
     gone = _entries(table, column, grain, (m for path, m in old.items() if path not in new))
     come = _entries(table, column, grain, (m for path, m in new.items() if path not in old))
-    gone_paths, come_paths = {f.path for f in gone}, {f.path for f in come}
-    return [f for f in gone if f.path not in come_paths], [f for f in come if f.path not in gone_paths]
+    exact = any(m.content == ManifestContent.DELETES for m in (*old.values(), *new.values()))
+
+    def identity(file: LiveFile) -> object:
+        return (file.path, target(file.file), file.sequence) if exact else file.path
+
+    went, came = {identity(f) for f in gone}, {identity(f) for f in come}
+    return [f for f in gone if identity(f) not in came], [f for f in come if identity(f) not in went]
+
+
+def target(delete: DataFile) -> str | None:
+    """The one data file whose rows a position delete file or deletion vector names, where it says so."""
+    referenced = getattr(delete, "referenced_data_file", None)
+    if referenced is not None:
+        return str(referenced)
+    lower = (delete.lower_bounds or {}).get(_PATH_FIELD)
+    upper = (delete.upper_bounds or {}).get(_PATH_FIELD)
+    is_position = delete.content == DataFileContent.POSITION_DELETES
+    return lower.decode() if is_position and lower is not None and lower == upper else None
 
 
 def _manifests(table: Table, snapshot_id: int | None) -> dict[str, ManifestFile]:
@@ -136,15 +168,26 @@ def _entries(table: Table, column: str, grain: Grain, manifests: Iterable[Manife
 
 
 def _spans(table: Table, column: str, grain: Grain, manifest: ManifestFile) -> Iterator[LiveFile]:
-    for file in files_of(table.io, manifest):
-        yield LiveFile(file, live_span(table, column, grain, file))
+    for file, sequence in _numbered(table.io, manifest):
+        yield LiveFile(file, live_span(table, column, grain, file), sequence)
 
 
-def files_of(io: FileIO, manifest: ManifestFile) -> tuple[DataFile, ...]:
-    """The live files of a manifest; what was read last is kept, as a manifest never changes."""
+def files_of(io: FileIO, manifest: ManifestFile) -> list[DataFile]:
+    """The live files of a manifest."""
+    return [file for file, _ in _numbered(io, manifest)]
+
+
+def _numbered(io: FileIO, manifest: ManifestFile) -> tuple[tuple[DataFile, int], ...]:
+    """The live files of a manifest with their data sequence numbers.
+
+    What was read last is kept, as a manifest never changes.
+    """
     return _FILES.get(
         manifest.manifest_path,
-        lambda: (e.data_file for e in manifest.fetch_manifest_entry(io, discard_deleted=True)),
+        lambda: (
+            (e.data_file, e.sequence_number or 0)
+            for e in manifest.fetch_manifest_entry(io, discard_deleted=True)
+        ),
     )
 
 

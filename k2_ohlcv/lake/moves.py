@@ -93,6 +93,7 @@ def _steps(trades: Table, snapshot: Snapshot) -> tuple[list[LiveFile], list[Live
         for entry in manifest.fetch_manifest_entry(trades.io, discard_deleted=False):
             if entry.snapshot_id != snapshot.snapshot_id or entry.status == ManifestEntryStatus.EXISTING:
                 continue
-            file = LiveFile(entry.data_file, live_span(trades, TIME, Grain.DAY, entry.data_file))
+            span = live_span(trades, TIME, Grain.DAY, entry.data_file)
+            file = LiveFile(entry.data_file, span, entry.sequence_number or 0)
             (removed if entry.status == ManifestEntryStatus.DELETED else written).append(file)
     return removed, written
