@@ -14,10 +14,12 @@ from pyiceberg.table import Table
 
 from k2_ohlcv.domain import checks
 from k2_ohlcv.domain.checks import CHECKS, Finding, merged
-from k2_ohlcv.domain.frame import CANDLE_TYPES, inside
+from k2_ohlcv.domain.frame import CANDLE_TYPES, SHOWN, inside
 from k2_ohlcv.domain.gaps import Gaps
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
+from k2_ohlcv.domain.trading_times import trading_times
 from k2_ohlcv.domain.window import DAY, Interval, coalesce, intersect_all, subtract
+from k2_ohlcv.engine.outside import rows_outside
 from k2_ohlcv.engine.session import Engine
 from k2_ohlcv.engine.totals import totals
 from k2_ohlcv.lake.catalog import Lake
@@ -151,6 +153,7 @@ def validate(
     found["timeframes_agree"].append(unlike or with_minutes.left_out("timeframes_agree", timeframe))
     found["gaps"] = [gaps.finding()]
     found["freshness"] = [_freshness(side, trades, now or datetime.now(UTC))]
+    found["trade_times"] = [_trade_times(engine, trades, snapshot, timeframe)]
     return [merged(parts) for parts in found.values()]
 
 
@@ -231,3 +234,28 @@ def _freshness(side: _Side, trades: Table, now: datetime) -> Finding:
         note=note,
         numbers=(("lag_seconds", lag.total_seconds()),),
     )
+
+
+def _trade_times(engine: Engine, trades: Table, snapshot: int | None, timeframe: Timeframe) -> Finding:
+    """Trades of impossible times, in any market: no candle is made of them."""
+    times = trading_times()
+    markets = rows_outside(engine, trades, snapshot, times) if snapshot is not None else []
+    if not markets:
+        return Finding("trade_times", timeframe.name, 0)
+    first, count = markets[0], sum(market.rows for market in markets)
+    note = (
+        f"{count:,} trades of {len(markets):,} markets have no time in {times} and are in no candle; "
+        f"the first market is {first.exchange} {first.symbol}, with {first.rows:,} from {first.earliest} "
+        f"to {first.latest}"
+    )
+    rows = pl.DataFrame(markets[:SHOWN], schema=_OUTSIDE)
+    return Finding("trade_times", timeframe.name, 0, failures=count, rows=rows, note=note)
+
+
+_OUTSIDE = {
+    "exchange": pl.String,
+    "symbol": pl.String,
+    "rows": pl.Int64,
+    "earliest": pl.String,
+    "latest": pl.String,
+}

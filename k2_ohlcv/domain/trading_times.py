@@ -5,9 +5,10 @@ the candles, counted and named. The end moves with the clock, in whole days, so 
 get the same answer.
 """
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from k2_ohlcv.domain.window import DAY, Interval, midnight
+from k2_ohlcv.domain.window import DAY, Interval, intersect_all, midnight
 
 #: No market is older.
 OLDEST = datetime(2009, 1, 1, tzinfo=UTC)
@@ -20,3 +21,8 @@ def trading_times(now: datetime | None = None) -> Interval:
     """
     today = midnight((now or datetime.now(UTC)).astimezone(UTC).date())
     return Interval(OLDEST, max(today, OLDEST) + 2 * DAY)
+
+
+def possible(intervals: Iterable[Interval]) -> list[Interval]:
+    """What of some intervals lies in the times that a trade can have now, coalesced."""
+    return intersect_all(intervals, [trading_times()])

@@ -1,12 +1,12 @@
 """Reading trades at a snapshot: whoever's table it is, under our names and in our types, exactly.
 
-What is made of them is in `rollup`. Nothing here rounds, and nothing is left out: rows that do not fit are
-counted beside the others, and whoever computes refuses them by name.
+What is made of them is in `rollup`. Nothing here rounds. Rows that do not fit are counted beside the others,
+and whoever computes refuses them by name. Rows of impossible times are in `outside`.
 """
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from functools import reduce
@@ -18,13 +18,13 @@ from urllib.request import url2pathname
 from pyiceberg.table import Table
 from pyiceberg.types import DecimalType, DoubleType, IcebergType, NestedField
 
-from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.errors import ContractError
 from k2_ohlcv.domain.window import Interval, to_micros
 from k2_ohlcv.engine.honour import explain, refuse_unhonoured
 from k2_ohlcv.lake.catalog import CATALOG
-from k2_ohlcv.lake.foreign import Clock, ForeignTrades, TimeColumn, time_column
+from k2_ohlcv.lake.foreign import Clock, ForeignTrades
 from k2_ohlcv.lake.schemas import PRICE, QUANTITY
+from k2_ohlcv.lake.trade_columns import columns_at
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,7 +39,6 @@ _SHOWN = 5
 #: Doubles are 2^-26 apart from here on, more than 10^-8: several numbers of eight places read as one.
 _COARSE = 2.0**26
 _TEXTS = ("exchange", "symbol", "trade_id")
-_NAMES = tuple(column.name for column in fields(Trade))
 
 
 @dataclass(frozen=True)
@@ -73,11 +72,11 @@ class Reading:
             raise
 
     def refused(self, intervals: Sequence[Interval]) -> ContractError:
-        """The error that names rows of some intervals which do not fit, or which have no time at all."""
+        """The error that names rows of some intervals which do not fit."""
         trades = self._trades
         assert isinstance(trades, ForeignTrades)
-        rows = _exact(_between(self._engine, trades, self._snapshot, intervals), trades)
-        theirs = {name: field for name in _NAMES if (field := trades.field(name))}
+        theirs = columns_at(trades, self._snapshot)
+        rows = _exact(_between(self._engine, trades, self._snapshot, intervals), trades, theirs)
         # Sorted to the front, not filtered: a filter pushed down through the steps repeats each many times.
         first = rows.select(MISFITS, *(f"raw_{name}" for name in theirs)).orderBy(MISFITS, ascending=False)
         named = (
@@ -101,14 +100,16 @@ def read_trades(engine: "Engine", trades: Table, snapshot: int, intervals: Seque
     """
     refuse_unhonoured(engine, trades, snapshot)
     rows = _between(engine, trades, snapshot, intervals)
+    theirs = columns_at(trades, snapshot)
     if not isinstance(trades, ForeignTrades):
-        return Reading(rows, True, False, engine, trades, snapshot)
-    names = [name for name in _NAMES if trades.field(name)]
-    frame = _exact(rows, trades).select(*names, MISFITS)
-    return Reading(frame, "trade_id" in names, True, engine, trades, snapshot)
+        ours = rows.select(*(column(field).alias(name) for name, field in theirs.items()))
+        return Reading(ours, True, False, engine, trades, snapshot)
+    frame = _exact(rows, trades, theirs).select(*theirs, MISFITS)
+    return Reading(frame, "trade_id" in theirs, True, engine, trades, snapshot)
 
 
-def _read(engine: "Engine", trades: Table, snapshot: int) -> "DataFrame":
+def rows_of(engine: "Engine", trades: Table, snapshot: int) -> "DataFrame":
+    """All rows of a table at a snapshot, under the names of that snapshot's schema."""
     reader = engine.spark.read.format("iceberg").option("versionAsOf", str(snapshot))
     if engine.embedded:
         return reader.load(_private_folder(engine.workspace, trades))
@@ -136,12 +137,11 @@ def _private_folder(workspace: Path, table: Table) -> str:
 def _between(engine: "Engine", trades: Table, snapshot: int, intervals: Sequence[Interval]) -> "DataFrame":
     """The rows of some intervals, by their own time column, so that files are pruned by its bounds.
 
-    And those of which the time cannot be told: rows in no interval at all would be left out unseen.
+    Rows of impossible times, or without any, are in no interval that may be asked for: see `outside`.
     """
     from pyspark.sql import functions as F  # noqa: N812 - its name everywhere
 
-    time = time_column(trades, "timestamp")
-    at, moment = _name(time.field), _literal(time)
+    at, moment = quoted(columns_at(trades, snapshot)["timestamp"]), literal(clock_of(trades))
 
     def tree(branch: Sequence[Interval]) -> str:
         if len(branch) == 1:
@@ -150,13 +150,17 @@ def _between(engine: "Engine", trades: Table, snapshot: int, intervals: Sequence
         return f"({tree(branch[:half])} OR {tree(branch[half:])})"
 
     # As text, as the client asks the server about every single literal.
-    wanted, lost = F.expr(tree(intervals)), _timeless(time, F.col(at))
-    return _read(engine, trades, snapshot).where(wanted if lost is None else wanted | lost)
+    return rows_of(engine, trades, snapshot).where(F.expr(tree(intervals)))
 
 
-def _literal(time: TimeColumn) -> Callable[[datetime], str]:
+def clock_of(trades: Table) -> Clock:
+    """How the time column of a trades table counts."""
+    return trades.clock if isinstance(trades, ForeignTrades) else Clock.ZONED
+
+
+def literal(clock: Clock) -> Callable[[datetime], str]:
     """Moments as SQL literals of a time column's own type."""
-    match time.clock:
+    match clock:
         case Clock.ZONED:
             return lambda moment: f"TIMESTAMP '{moment.isoformat(' ')}'"
         case Clock.LOCAL:
@@ -167,42 +171,33 @@ def _literal(time: TimeColumn) -> Callable[[datetime], str]:
             return lambda moment: f"{to_micros(moment)}L"
 
 
-def _timeless(time: TimeColumn, at: "Column") -> "Column | None":
-    """Which rows have a time that is in no window, or in the wrong one; None where there can be none."""
-    from pyspark.sql import functions as F  # noqa: N812
-
-    values = time.clock.magnitudes
-    rules = [] if time.field.required else [at.isNull()]
-    if values:
-        rules += [at < F.lit(values.start).cast("long"), at >= F.lit(values.stop).cast("long")]
-    return reduce(lambda a, b: a | b, rules) if rules else None
-
-
-def _name(field: NestedField) -> str:
+def quoted(field: NestedField) -> str:
+    """The name of a column in SQL: any text will do as a name."""
     return f"`{field.name.replace('`', '``')}`"
 
 
-def _exact(rows: "DataFrame", trades: ForeignTrades) -> "DataFrame":
+def column(field: NestedField) -> "Column":
+    """A column by its name."""
+    from pyspark.sql import functions as F  # noqa: N812
+
+    return F.col(quoted(field))
+
+
+def _exact(rows: "DataFrame", trades: ForeignTrades, theirs: Mapping[str, NestedField]) -> "DataFrame":
     """Foreign rows under our names and in our types, with `MISFITS`, and as they were as `raw_<our name>`."""
     from pyspark.sql import functions as F  # noqa: N812
 
-    fields = {name: field for name in _NAMES if (field := trades.field(name))}
-    raw = {name: F.col(f"raw_{name}") for name in fields}
-    frame = rows.select(*(F.col(_name(field)).alias(f"raw_{name}") for name, field in fields.items()))
+    raw = {name: F.col(f"raw_{name}") for name in theirs}
+    frame = rows.select(*(column(field).alias(f"raw_{name}") for name, field in theirs.items()))
     for name, target in (("price", PRICE), ("quantity", QUANTITY)):
-        frame = exactly(frame, name, fields[name].field_type, target)
-    texts = {name: raw[name].cast("string") for name in fields if name in _TEXTS}
+        frame = exactly(frame, name, theirs[name].field_type, target)
+    texts = {name: raw[name].cast("string") for name in theirs if name in _TEXTS}
     fits = [F.coalesce(F.col(name) > 0, F.lit(False)) for name in ("price", "quantity")]
-    fits += [raw[name].isNotNull() for name in texts if not fields[name].required]
-    lost = _timeless(time_column(trades, "timestamp"), raw["timestamp"])
-    at = _timestamp(raw["timestamp"], trades.clock)
-    if lost is not None:
-        fits.append(~lost)
-        at = F.when(~lost, at)  # in no window, rather than in one that nobody asked for
+    fits += [raw[name].isNotNull() for name in texts if not theirs[name].required]
     return frame.withColumns(
         {
             **texts,
-            "timestamp": at,
+            "timestamp": _timestamp(raw["timestamp"], trades.clock),
             MISFITS: F.when(reduce(lambda a, b: a & b, fits), 0).otherwise(1).cast("long"),
         }
     )

@@ -9,6 +9,7 @@ The moments here are not aligned to anything: whoever asks aligns them to its wi
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import polars as pl
 from pyiceberg.expressions import AlwaysTrue
@@ -16,7 +17,8 @@ from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.table import FileScanTask, Table
 
 from k2_ohlcv.domain.timeframe import Grain, Timeframe
-from k2_ohlcv.domain.window import Interval, coalesce, covers, from_micros
+from k2_ohlcv.domain.trading_times import trading_times
+from k2_ohlcv.domain.window import Interval, coalesce, covers, from_micros, to_micros
 from k2_ohlcv.lake.files import TIME, LiveFile, difference, live_files, target
 from k2_ohlcv.lake.foreign import ForeignTrades, TimeColumn, time_column
 from k2_ohlcv.lake.moves import Moves
@@ -25,6 +27,9 @@ from k2_ohlcv.lake.row_deletes import RowDeletes
 #: Rows and files that are read to find windows more closely. What is beyond counts with its bounds: reading
 #: it would cost as much as computing its windows.
 MOST_ROWS, MOST_FILES = 5_000_000, 500
+
+#: Seconds since the epoch until 2200, for clocks of writers that are far off.
+_CLOCK_MOST = 7_258_118_400
 
 
 @dataclass(frozen=True)
@@ -76,12 +81,14 @@ def changes(trades: Table, before: int | None, after: int) -> Changes:
     spans += _covered(trades, before, gone) + _covered(trades, after, come)
     moved = Moves.between(trades, before, after)
     gone, come = moved.settle([f for f in gone if not f.is_delete], [f for f in come if not f.is_delete])
-    return Changes(tuple(gone), tuple(come), tuple(spans))
+    gone, come = ([f for f in files if not f.outside] for files in (gone, come))
+    return Changes(tuple(gone), tuple(come), (*spans, *_due(trades, before)))
 
 
 def trades_spans(trades: Table, snapshot_id: int | None) -> list[Interval]:
     """Where there are trades at a snapshot, to the bounds of each data file."""
-    return coalesce(f.span for f in live_files(trades, TIME, Grain.DAY, snapshot_id) if not f.is_delete)
+    files = live_files(trades, TIME, Grain.DAY, snapshot_id)
+    return coalesce(f.span for f in files if not f.is_delete and not f.outside)
 
 
 def dirty_spans(trades: Table, before: int, after: int) -> list[Interval] | None:
@@ -144,18 +151,19 @@ def _neighbours(found: Changes) -> list[tuple[list[LiveFile], list[LiveFile]]]:
 def _read(trades: Table, files: Sequence[LiveFile], *, whole: bool) -> list[pl.DataFrame] | None:
     """The files' rows, or only their times, as microseconds in `TIME`, whoever's table it is.
 
-    None where a file is no longer there, or has rows whose time cannot be told: whoever computes the windows
-    of its bounds names them.
+    Rows of impossible times are left out, as they are in no window. None where a file is no longer there, or
+    does not say which of its columns is which.
     """
     time = time_column(trades, TIME)
     names = _values(trades) if whole else [time.field.name]
     scan = ArrowScan(trades.metadata, trades.io, trades.schema().select(*names), AlwaysTrue())
     try:
         frames = [pl.DataFrame(scan.to_table([FileScanTask(f.file)])) for f in files]
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return None
-    frames = [_timed(time, frame) for frame in frames]
-    return None if any(frame[TIME].null_count() for frame in frames) else frames
+    times = trading_times()
+    inside = pl.col(TIME).is_between(to_micros(times.start), to_micros(times.last))
+    return [_timed(time, frame).filter(inside) for frame in frames]
 
 
 def _timed(time: TimeColumn, frame: pl.DataFrame) -> pl.DataFrame:
@@ -185,6 +193,22 @@ def _window_starts(
     micros = rows[TIME]
     starts = (micros - micros % timeframe.micros).unique()
     return coalesce(timeframe.window(from_micros(start)) for start in starts)
+
+
+def _due(trades: Table, before: int) -> list[Interval]:
+    """Where rows of an earlier snapshot may lie that were ahead of all possible times then, and are not now.
+
+    The snapshot's own time is the earliest at which candles can have been made of it.
+    """
+    snapshot = trades.metadata.snapshot_by_id(before)
+    assert snapshot is not None
+    now = trading_times()
+    then = trading_times(datetime.fromtimestamp(min(snapshot.timestamp_ms / 1000, _CLOCK_MOST), UTC))
+    if then.end >= now.end:
+        return []
+    late = Interval(then.end, now.end)
+    files = live_files(trades, TIME, Grain.DAY, before)
+    return [due for f in files if not f.is_delete and (due := f.span.intersect(late))]
 
 
 def _covered(trades: Table, snapshot: int, files: Sequence[LiveFile]) -> list[Interval]:

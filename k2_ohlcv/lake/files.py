@@ -6,6 +6,7 @@ Reads manifests only, never a data file.
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from threading import Lock
 from typing import Generic, TypeVar
@@ -17,8 +18,9 @@ from pyiceberg.manifest import DataFile, DataFileContent, ManifestContent, Manif
 from pyiceberg.table import Table
 
 from k2_ohlcv.domain.timeframe import Grain
+from k2_ohlcv.domain.trading_times import trading_times
 from k2_ohlcv.domain.window import MICROSECOND, Interval
-from k2_ohlcv.lake.foreign import ForeignTrades, time_column
+from k2_ohlcv.lake.foreign import EVERYTHING, ForeignTrades, time_column
 
 #: The column of trades that windows are made of.
 TIME = "timestamp"
@@ -62,13 +64,19 @@ class LiveFile:
 
     Attributes:
         file: what its manifest says of it.
-        span: where its rows may lie.
+        span: where its rows may lie. Of trades, where those lie that have a possible time.
         sequence: its data sequence number. Delete files bear on files of lower numbers, or equal ones.
+        latest: the newest moment of which its metadata says that a row may have it; None where it says none.
+        strays: of trades, whether rows may have an impossible time, or none.
+        outside: of trades, whether all rows have an impossible time; the span is then the end nearest to it.
     """
 
     file: DataFile
     span: Interval
     sequence: int = 0
+    latest: datetime | None = None
+    strays: bool = False
+    outside: bool = False
 
     @property
     def path(self) -> str:
@@ -158,7 +166,7 @@ def _manifests(table: Table, snapshot_id: int | None) -> dict[str, ManifestFile]
 def _entries(table: Table, column: str, grain: Grain, manifests: Iterable[ManifestFile]) -> list[LiveFile]:
     """The live files of manifests with their spans, which are worked out once: neither ever changes."""
     time = time_column(table, column)
-    how = f"{time.field.field_id} {time.clock.name} {grain.name}"
+    how = f"{time.field.field_id} {time.clock.name} {grain.name} {trading_times().end}"
     found: list[LiveFile] = []
     for manifest in manifests:
         found += _SPANS.get(
@@ -169,7 +177,35 @@ def _entries(table: Table, column: str, grain: Grain, manifests: Iterable[Manife
 
 def _spans(table: Table, column: str, grain: Grain, manifest: ManifestFile) -> Iterator[LiveFile]:
     for file, sequence in _numbered(table.io, manifest):
-        yield LiveFile(file, live_span(table, column, grain, file), sequence)
+        yield live_file(table, column, grain, file, sequence)
+
+
+def live_file(table: Table, column: str, grain: Grain, file: DataFile, sequence: int) -> LiveFile:
+    """A file with its span, which of trades is cut to the times that a trade can have."""
+    span = full_span(table, column, grain, file)
+    if column != TIME:
+        return LiveFile(file, span, sequence, span.last)
+    times = trading_times()
+    latest = span.last if span.end <= times.end else span.start
+    known = span != EVERYTHING and latest in times
+    cut, field = _cut(span, times), time_column(table, column).field
+    empty = not field.required and (file.null_value_counts or {}).get(field.field_id) != 0
+    return LiveFile(
+        file,
+        cut,
+        sequence,
+        latest=latest if known else None,
+        strays=file.content == DataFileContent.DATA and (cut != span or empty),
+        outside=span.intersect(times) is None,
+    )
+
+
+def _cut(span: Interval, times: Interval) -> Interval:
+    """What of a span lies in some times, or else the end that is nearest to it."""
+    if both := span.intersect(times):
+        return both
+    edge = times.start if span.end <= times.start else times.last
+    return Interval(edge, edge + MICROSECOND)
 
 
 def files_of(io: FileIO, manifest: ManifestFile) -> list[DataFile]:
@@ -192,6 +228,12 @@ def _numbered(io: FileIO, manifest: ManifestFile) -> tuple[tuple[DataFile, int],
 
 
 def live_span(table: Table, column: str, grain: Grain, file: DataFile) -> Interval:
+    """Where the rows of a file may lie; of trades, where those lie that have a possible time."""
+    span = full_span(table, column, grain, file)
+    return _cut(span, trading_times()) if column == TIME else span
+
+
+def full_span(table: Table, column: str, grain: Grain, file: DataFile) -> Interval:
     """The file's own bounds of the column where it has them, else its partition.
 
     A foreign trades table has one time column, whatever it is called there.
@@ -200,7 +242,7 @@ def live_span(table: Table, column: str, grain: Grain, file: DataFile) -> Interv
         return table.span(file)
     time = time_column(table, column)
     if bounds := time.bounds(file):
-        return Interval(time.moment(bounds[0]), time.moment(bounds[1]) + MICROSECOND)
+        return time.span(*bounds)
     return grain.interval_of(_ordinal(file))
 
 

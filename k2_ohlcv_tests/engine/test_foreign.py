@@ -215,7 +215,6 @@ GOOD = {
             "pair `x`=None": {"pair `x`": None},
         },
         {"seq.no=None": {"seq.no": None}},
-        {"event time=None": {"event time": None}},
     ],
 )
 def test_rows_that_do_not_fit_fail_by_name_and_commit_nothing(
@@ -257,17 +256,6 @@ def test_a_decimal_that_does_not_fit_fails_by_name(bench: Bench) -> None:
     ]
     with pytest.raises(ContractError, match=r"px=1\.000000001000000000"):
         rebuild(foreign(bench, some, ("zoned", "text", "wide", "none")), bench.engine, timeframe("1h"))
-
-
-def test_a_long_in_another_unit_than_its_neighbours_fails_by_name(bench: Bench) -> None:
-    clear(bench)
-    lake = foreign(
-        bench, [Trade("X", "A", "1", AT, Decimal(1), Decimal(1))], ("millis", "text", "double", "none")
-    )
-    table = bench.lake.catalog.load_table(lake.trades().name())
-    theirs.add(table, [GOOD | {"event time": to_micros(AT) + 1}])
-    with pytest.raises(ContractError, match=r"event time=1\d+.*cannot|cannot.*event time=1\d+"):
-        computed(lake, bench, timeframe("1m"), days_of([Trade("X", "A", "1", AT, Decimal(1), Decimal(1))]))
 
 
 @pytest.mark.parametrize("clock", CLOCKS)
