@@ -12,10 +12,11 @@ from pyiceberg.table import FileScanTask, Table
 from pyiceberg.table.snapshots import Operation
 from pyiceberg.table.update.snapshot import _OverwriteFiles
 from pyiceberg.typedef import Record
+from pyiceberg.types import LongType
 
 from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.timeframe import Grain, timeframe
-from k2_ohlcv.domain.window import Interval
+from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.files import LiveFile, live_files
 from k2_ohlcv.lake.row_deletes import RowDeletes
 from k2_ohlcv.refresh import refresh
@@ -155,22 +156,20 @@ def test_a_compaction_before_row_level_deletes_moves_rows_only(sail: Bench) -> N
     check(sail, REST)
 
 
-def _file(content: DataFileContent, path: str, **more: object) -> DataFile:
-    return DataFile.from_args(
+def _file(
+    content: DataFileContent, path: str, spec: int, partition: Record | None = None, **more: object
+) -> DataFile:
+    file = DataFile.from_args(
         content=content,
         file_path=path,
         file_format=FileFormat.PARQUET,
-        partition=more.pop("partition", Record(1)),
+        partition=partition or Record(1),
         record_count=1,
         file_size_in_bytes=1,
         **more,
     )
-
-
-def _data(path: str, sequence: int, partition: Record) -> LiveFile:
-    file = _file(DataFileContent.DATA, path, partition=partition)
-    file.spec_id = 1
-    return LiveFile(file, Interval(AT, AT + timedelta(days=1)), sequence)
+    file.spec_id = spec
+    return file
 
 
 @pytest.mark.parametrize(
@@ -184,21 +183,28 @@ def _data(path: str, sequence: int, partition: Record) -> LiveFile:
     ],
 )
 def test_deletes_bear_on_their_scope_and_on_older_files(
-    content: DataFileContent, named: bool, spec: int, borne: list[bool]
+    lake: Lake, content: DataFileContent, named: bool, spec: int, borne: list[bool]
 ) -> None:
     path = {2147483546: b"a"} if named else None
-    delete = _file(content, "d", lower_bounds=path, upper_bounds=path)
-    delete.spec_id = spec
-    deletes = RowDeletes.among([(delete, 5)], {0})
-    assert [deletes.bear_on(_data("a", number, Record(1))) for number in (4, 5, 6)] == borne
-    elsewhere = [deletes.bear_on(_data("b", number, Record(2))) for number in (4, 5, 6)]
+    delete = _file(content, "d", spec, lower_bounds=path, upper_bounds=path)
+    deletes = RowDeletes.among(_two_specs(lake), [(delete, 5)])
+    near, far = _file(DataFileContent.DATA, "a", 1), _file(DataFileContent.DATA, "b", 1, Record(2))
+    assert [bool(deletes.bearing(near, number)) for number in (4, 5, 6)] == borne
+    elsewhere = [bool(deletes.bearing(far, number)) for number in (4, 5, 6)]
     assert elsewhere == (borne if spec == 0 else [False] * 3)
 
 
-def test_a_deletion_vector_bears_on_the_file_it_names() -> None:
-    vector = _file(DataFileContent.POSITION_DELETES, "v.puffin")
-    vector.spec_id = 1
+def test_a_deletion_vector_bears_on_the_file_it_names(lake: Lake) -> None:
+    vector = _file(DataFileContent.POSITION_DELETES, "v.puffin", 1)
     vector.referenced_data_file = "a"  # type: ignore[attr-defined] # of format version 3
-    deletes = RowDeletes.among([(vector, 5)], ())
-    assert deletes.bear_on(_data("a", 5, Record(9)))
-    assert not deletes.bear_on(_data("b", 5, Record(1)))
+    deletes = RowDeletes.among(_two_specs(lake), [(vector, 5)])
+    assert deletes.bearing(_file(DataFileContent.DATA, "a", 1, Record(9)), 5) == [vector]
+    assert deletes.bearing(_file(DataFileContent.DATA, "b", 1), 5) == []
+
+
+def _two_specs(lake: Lake) -> Table:
+    """A table that was without partitions (spec 0) before it had some (spec 1)."""
+    table = theirs.create(lake, {"day": LongType()})
+    with table.update_spec() as update:
+        update.add_identity("day")
+    return table.refresh()

@@ -13,7 +13,7 @@ from pyiceberg.table import Table
 from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.domain.window import Interval, from_micros
 from k2_ohlcv.engine.honour import refuse_unhonoured
-from k2_ohlcv.engine.ticks import clock_of, column, literal, quoted, rows_of
+from k2_ohlcv.engine.ticks import clock_of, column, rows_of, time_terms
 from k2_ohlcv.lake.files import TIME, live_files
 from k2_ohlcv.lake.foreign import Clock
 from k2_ohlcv.lake.trade_columns import columns_at
@@ -69,7 +69,7 @@ def _counted(engine: "Engine", trades: Table, snapshot: int, times: Interval) ->
 
     refuse_unhonoured(engine, trades, snapshot)
     theirs, clock = columns_at(trades, snapshot), clock_of(trades)
-    at, moment = quoted(theirs["timestamp"]), literal(clock)
+    at, moment = time_terms(trades, snapshot)
     outside = f"{at} IS NULL OR {at} < {moment(times.start)} OR {at} >= {moment(times.end)}"
     raw = column(theirs["timestamp"])
     if clock is Clock.LOCAL:

@@ -141,7 +141,7 @@ def _between(engine: "Engine", trades: Table, snapshot: int, intervals: Sequence
     """
     from pyspark.sql import functions as F  # noqa: N812 - its name everywhere
 
-    at, moment = quoted(columns_at(trades, snapshot)["timestamp"]), literal(clock_of(trades))
+    at, moment = time_terms(trades, snapshot)
 
     def tree(branch: Sequence[Interval]) -> str:
         if len(branch) == 1:
@@ -158,7 +158,26 @@ def clock_of(trades: Table) -> Clock:
     return trades.clock if isinstance(trades, ForeignTrades) else Clock.ZONED
 
 
-def literal(clock: Clock) -> Callable[[datetime], str]:
+def time_terms(trades: Table, snapshot: int) -> tuple[str, Callable[[datetime], str]]:
+    """The time column of a snapshot in SQL, and how moments are written to compare with it.
+
+    Spark plans files by the current schema's column of that name. Where that is another one, or none, the
+    column stands inside an expression: nothing is planned by it then, and all files are read.
+    """
+    field, clock = columns_at(trades, snapshot)["timestamp"], clock_of(trades)
+    name = quoted(field)
+    if any(now.name == field.name and now.field_id == field.field_id for now in trades.schema().fields):
+        return name, _literal(clock)
+    match clock:
+        case Clock.ZONED:
+            return f"unix_micros({name})", _literal(Clock.MICROS)
+        case Clock.LOCAL:
+            return f"unix_micros(CAST({name} AS TIMESTAMP))", _literal(Clock.MICROS)
+        case _:
+            return f"({name} + 0L)", _literal(clock)
+
+
+def _literal(clock: Clock) -> Callable[[datetime], str]:
     """Moments as SQL literals of a time column's own type."""
     match clock:
         case Clock.ZONED:

@@ -214,7 +214,7 @@ def _due(trades: Table, before: int) -> list[Interval]:
 def _covered(trades: Table, snapshot: int, files: Sequence[LiveFile]) -> list[Interval]:
     """Where those data files lie on which delete files of a snapshot bear: reading them raw says nothing."""
     deletes = RowDeletes.of(trades, snapshot)
-    return [f.span for f in files if not f.is_delete and deletes.bear_on(f)]
+    return [f.span for f in files if not f.is_delete and deletes.bearing(f.file, f.sequence)]
 
 
 def _deleted_spans(

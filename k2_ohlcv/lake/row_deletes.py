@@ -11,50 +11,51 @@ from dataclasses import dataclass, field
 from pyiceberg.manifest import DataFile, DataFileContent
 from pyiceberg.table import Table
 
-from k2_ohlcv.lake.files import LiveFile, numbered_deletes, target
+from k2_ohlcv.lake.files import numbered_deletes, target
 
 
 @dataclass
 class RowDeletes:
-    """The greatest sequence number of the deletes of each scope; lower data files are borne on.
+    """Delete files by their scope, each with the greatest sequence number of the data files it bears on."""
 
-    An equality delete counts with its number less one, so that one comparison serves all kinds.
-    """
-
-    _by_path: dict[str, int] = field(default_factory=dict)
-    _by_partition: dict[Hashable, int] = field(default_factory=dict)
-    _everywhere: int = -1
+    _by_path: dict[str, list[tuple[DataFile, int]]] = field(default_factory=dict)
+    _by_partition: dict[Hashable, list[tuple[DataFile, int]]] = field(default_factory=dict)
+    _everywhere: list[tuple[DataFile, int]] = field(default_factory=list)
 
     @classmethod
     def of(cls, table: Table, snapshot_id: int) -> "RowDeletes":
         """The row-level deletes that are live at a snapshot."""
-        unpartitioned = {number for number, spec in table.specs().items() if not spec.fields}
-        return cls.among(numbered_deletes(table, snapshot_id), unpartitioned)
+        return cls.among(table, numbered_deletes(table, snapshot_id))
 
     @classmethod
-    def among(cls, numbered: Iterable[tuple[DataFile, int]], unpartitioned: Iterable[int]) -> "RowDeletes":
-        """From delete files with their sequence numbers, and the ids of specs without partitions."""
-        found, bare = cls(), set(unpartitioned)
+    def among(cls, table: Table, numbered: Iterable[tuple[DataFile, int]]) -> "RowDeletes":
+        """From some delete files of a table with their sequence numbers."""
+        found = cls()
+        bare = {number for number, spec in table.specs().items() if not spec.fields}
         for file, sequence in numbered:
-            equality = file.content == DataFileContent.EQUALITY_DELETES
-            reach = sequence - 1 if equality else sequence
+            equality = is_equality(file)
+            reach = (file, sequence - 1 if equality else sequence)
             if (path := target(file)) is not None:
-                found._by_path[path] = max(found._by_path.get(path, -1), reach)
+                found._by_path.setdefault(path, []).append(reach)
             elif equality and file.spec_id in bare:
-                found._everywhere = max(found._everywhere, reach)
+                found._everywhere.append(reach)
             else:
-                scope = _scope(file)
-                found._by_partition[scope] = max(found._by_partition.get(scope, -1), reach)
+                found._by_partition.setdefault(_scope(file), []).append(reach)
         return found
 
-    def bear_on(self, file: LiveFile) -> bool:
-        """Whether any may have deleted rows of a data file."""
-        reach = max(
+    def bearing(self, file: DataFile, sequence: int) -> list[DataFile]:
+        """The delete files that may have deleted rows of a data file of that sequence number."""
+        scopes = (
             self._everywhere,
-            self._by_path.get(file.path, -1),
-            self._by_partition.get(_scope(file.file), -1),
+            self._by_path.get(file.file_path, ()),
+            self._by_partition.get(_scope(file), ()),
         )
-        return file.sequence <= reach
+        return [delete for scope in scopes for delete, reach in scope if sequence <= reach]
+
+
+def is_equality(file: DataFile) -> bool:
+    """Whether a file deletes rows by their values. PyIceberg 0.12 cannot read beside such files."""
+    return bool(file.content == DataFileContent.EQUALITY_DELETES)
 
 
 def _scope(file: DataFile) -> Hashable:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyiceberg.table import Table
-from pyiceberg.types import DoubleType, IcebergType, LongType, StringType, TimestamptzType
+from pyiceberg.types import DoubleType, IcebergType, LongType, StringType, TimestampType, TimestamptzType
 
 from k2_ohlcv.domain.candle import Candle, Trade, aggregate
 from k2_ohlcv.domain.errors import ContractError
@@ -88,6 +88,22 @@ def test_columns_that_exchanged_their_names_are_what_they_are_called_now(bench: 
     renamed(table, *SWAP)
     assert read(bench, table) == aggregate(SWAPPED, HOUR)
     assert read(bench, table, price="quantity", quantity="price") == aggregate(SOME, HOUR)
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_time_columns_that_exchanged_their_names(bench: Bench, local: bool) -> None:
+    """An engine that plans files by the current name would rule out the ones that matter."""
+    clear(bench)
+    kind = TimestampType() if local else TimestamptzType()
+    table = theirs.create(bench.lake, COLUMNS | {"timestamp": kind, "received": kind})
+    for first in (0, 1):
+        late = [row | {"received": AT + timedelta(days=3)} for row in rows(SOME[first::2])]
+        plain: dict[str, object] = {"tzinfo": None} if local else {}
+        stamps = ("timestamp", "received")
+        theirs.add(table, [row | {n: row[n].replace(**plain) for n in stamps} for row in late])  # type: ignore[attr-defined]
+    renamed(table, ("timestamp", "other"), ("received", "timestamp"), ("other", "received"))
+    assert read(bench, table, timestamp="received") == aggregate(SOME, HOUR)
+    assert read(bench, table) == []
 
 
 def test_a_column_added_again_under_its_old_name_is_another_one(bench: Bench) -> None:

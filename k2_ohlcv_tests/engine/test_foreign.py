@@ -241,7 +241,7 @@ def test_spark_fails_by_name_as_well(spark: Bench) -> None:
     table = spark.lake.catalog.load_table(lake.trades().name())
     theirs.add(
         table,
-        [GOOD, GOOD | {"px": 0.1 + 0.2}, GOOD | {"timestamp": float("nan")}, GOOD | {"event time": None}],
+        [GOOD, GOOD | {"px": 0.1 + 0.2}, GOOD | {"timestamp": float("nan")}, GOOD | {"venue": None}],
     )
     with pytest.raises(ContractError, match="cannot be read exactly") as caught:
         rebuild(lake, spark.engine, timeframe("1m"))
