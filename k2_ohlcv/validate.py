@@ -24,6 +24,7 @@ from k2_ohlcv.engine.session import Engine
 from k2_ohlcv.engine.totals import totals
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.changes import changes, trades_spans
+from k2_ohlcv.lake.delete_files import plan
 from k2_ohlcv.lake.files import live_files, partition_of
 from k2_ohlcv.lake.lines import Lines
 from k2_ohlcv.lake.staleness import behind_since
@@ -68,12 +69,13 @@ class _Side:
         wanted = set(self.timeframe.grain.partitions(intervals))
         scan = ArrowScan(self.table.metadata, self.table.io, self.table.schema(), AlwaysTrue())
         frames = [pl.DataFrame(schema={**CANDLE_TYPES, "partition": pl.String})]
-        for task in self.table.scan().plan_files():
-            stored_in = partition_of(task.file, self.timeframe.grain)
-            if stored_in in wanted:
-                rows = pl.DataFrame(scan.to_table([task])).cast(pl.Schema(CANDLE_TYPES))
-                key = self.timeframe.grain.key(stored_in)
-                frames.append(rows.with_columns(pl.lit(key).alias("partition")))
+        grain, current = self.timeframe.grain, self.table.metadata.current_snapshot_id
+        files = live_files(self.table, "window_start", grain, current)
+        inside = [f for f in files if not f.is_delete and partition_of(f.file, grain) in wanted]
+        for task in plan(self.table, self.timeframe, inside)[0]:
+            rows = pl.DataFrame(scan.to_table([task])).cast(pl.Schema(CANDLE_TYPES))
+            key = grain.key(partition_of(task.file, grain))
+            frames.append(rows.with_columns(pl.lit(key).alias("partition")))
         return pl.concat(frames)
 
 

@@ -168,13 +168,10 @@ def time_terms(trades: Table, snapshot: int) -> tuple[str, Callable[[datetime], 
     name = quoted(field)
     if any(now.name == field.name and now.field_id == field.field_id for now in trades.schema().fields):
         return name, _literal(clock)
-    match clock:
-        case Clock.ZONED:
-            return f"unix_micros({name})", _literal(Clock.MICROS)
-        case Clock.LOCAL:
-            return f"unix_micros(CAST({name} AS TIMESTAMP))", _literal(Clock.MICROS)
-        case _:
-            return f"({name} + 0L)", _literal(clock)
+    if clock in {Clock.ZONED, Clock.LOCAL}:
+        name, clock = f"unix_micros(CAST({name} AS TIMESTAMP))", Clock.MICROS
+    # Of a bare comparison Spark infers that the column is not null, and plans by that.
+    return f"coalesce({name}, {-(2**63) + 1}L)", _literal(clock)
 
 
 def _literal(clock: Clock) -> Callable[[datetime], str]:

@@ -18,6 +18,7 @@ from pyiceberg.table.update import TableUpdate, _apply_table_update, _TableMetad
 from pyiceberg.table.update.snapshot import ExpireSnapshots, _ManifestMergeManager, _OverwriteFiles
 from pyiceberg.typedef import EMPTY_DICT
 
+from k2_ohlcv.lake.delete_files import still_bearing
 from k2_ohlcv.lake.files import files_of
 from k2_ohlcv.lake.schemas import SNAPSHOTS_KEPT
 
@@ -79,7 +80,10 @@ class CommitOf(Transaction):
 
 
 class _OneSnapshot(_OverwriteFiles):
-    """An overwrite that merges small manifests, and with them those that only say what was deleted."""
+    """An overwrite that merges small manifests, and with them those that only say what was deleted.
+
+    Delete files of other engines go where they bear on no data file any more.
+    """
 
     says: Operation | None = None
 
@@ -99,7 +103,8 @@ class _OneSnapshot(_OverwriteFiles):
     def _process_manifests(self, manifests: list[ManifestFile]) -> list[ManifestFile]:
         data = [m for m in manifests if m.content == ManifestContent.DATA]
         merger = _ManifestMergeManager(_MANIFEST_BYTES, _MANIFESTS, True, self)
-        return merger.merge_manifests(data) + [m for m in manifests if m.content == ManifestContent.DELETES]
+        table = self._transaction._table
+        return merger.merge_manifests(data) + still_bearing(table, manifests, self._deleted_data_files)
 
 
 def commit(table: Table, change: Change) -> Table:

@@ -102,6 +102,21 @@ def delete_files(table: Table, snapshot_id: int) -> list[DataFile]:
     return [file for file, _ in numbered_deletes(table, snapshot_id)]
 
 
+def numbered_files(table: Table, snapshot_id: int) -> list[tuple[DataFile, int]]:
+    """The live data files of a snapshot with their sequence numbers."""
+    return [
+        numbered
+        for manifest in _manifests(table, snapshot_id).values()
+        if manifest.content == ManifestContent.DATA
+        for numbered in _numbered(table.io, manifest)
+    ]
+
+
+def numbered_in(table: Table, manifest: ManifestFile) -> Sequence[tuple[DataFile, int]]:
+    """The live files of a manifest with their sequence numbers."""
+    return _numbered(table.io, manifest)
+
+
 def numbered_deletes(table: Table, snapshot_id: int) -> list[tuple[DataFile, int]]:
     """The live delete files of a snapshot with their sequence numbers."""
     return [
