@@ -25,7 +25,7 @@ from k2_ohlcv.engine.totals import totals
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.changes import changes, trades_spans
 from k2_ohlcv.lake.delete_files import plan
-from k2_ohlcv.lake.files import live_files, partition_of
+from k2_ohlcv.lake.files import data_files, live_files, partition_of
 from k2_ohlcv.lake.lines import Lines
 from k2_ohlcv.lake.staleness import behind_since
 from k2_ohlcv.lake.watermark import Watermark
@@ -240,10 +240,13 @@ def _freshness(side: _Side, trades: Table, now: datetime) -> Finding:
 
 def _trade_times(engine: Engine, trades: Table, snapshot: int | None, timeframe: Timeframe) -> Finding:
     """Trades of impossible times, in any market: no candle is made of them."""
-    times = trading_times()
-    markets = rows_outside(engine, trades, snapshot, times) if snapshot is not None else []
-    if not markets:
+    if snapshot is None:
         return Finding("trade_times", timeframe.name, 0)
+    times = trading_times()
+    examined = sum(file.record_count for file in data_files(trades, snapshot))
+    markets = rows_outside(engine, trades, snapshot, times)
+    if not markets:
+        return Finding("trade_times", timeframe.name, examined)
     first, count = markets[0], sum(market.rows for market in markets)
     note = (
         f"{count:,} trades of {len(markets):,} markets have no time in {times} and are in no candle; "
@@ -251,7 +254,7 @@ def _trade_times(engine: Engine, trades: Table, snapshot: int | None, timeframe:
         f"to {first.latest}"
     )
     rows = pl.DataFrame(markets[:SHOWN], schema=_OUTSIDE)
-    return Finding("trade_times", timeframe.name, 0, failures=count, rows=rows, note=note)
+    return Finding("trade_times", timeframe.name, examined, failures=count, rows=rows, note=note)
 
 
 _OUTSIDE = {

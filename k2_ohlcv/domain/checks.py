@@ -75,8 +75,8 @@ class Finding:
     Attributes:
         check: the check's name.
         timeframe: the table's timeframe.
-        examined: windows looked at.
-        failures: windows (or rows) that fail.
+        examined: windows (or trades) looked at.
+        failures: windows (or trades) that fail.
         partitions: keys of the partitions in which they are.
         rows: up to `SHOWN` of them; for comparisons with both sides.
         note: what people should know besides.

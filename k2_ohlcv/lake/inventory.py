@@ -164,6 +164,7 @@ def _lag(trades: Table, watermark: Watermark | None, now: datetime) -> tuple[int
 
 def _status(table: Table, column: str, grain: Grain) -> TableStatus:
     files = _files(table, column, grain)
+    known = [f for f in files if not f.outside]
     return TableStatus(
         table=table.name()[-1],
         location=table.location(),
@@ -171,7 +172,7 @@ def _status(table: Table, column: str, grain: Grain) -> TableStatus:
         partitions=len({partition_of(f.file, grain) for f in files}),
         files=len(files),
         bytes=sum(f.file.file_size_in_bytes for f in files),
-        first=min((f.span.start for f in files), default=None),
-        last=max((f.span.last for f in files), default=None),
+        first=min((f.span.start for f in known), default=None),
+        last=max((f.latest or f.span.last for f in known), default=None),
         snapshot=_current(table),
     )
