@@ -100,8 +100,8 @@ def _launched(
             steps.done(f"{each.table}: {_said(tables[-1])}")
             if failed := [name for name, passed in ended.checks.get(each.table, {}).items() if not passed]:
                 terminal.note(
-                    f"{each.table}: check {', '.join(failed)} failed. k2-ohlcv validate shows what fails, and "
-                    f"so does run {ended.run_id} in the UI."
+                    f"{each.table}: check {', '.join(failed)} failed. k2-ohlcv validate shows what fails, "
+                    f"and so does run {ended.run_id} in the UI."
                 )
     return tables
 
