@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pyiceberg.table import Table
 
 from k2_ohlcv.domain.timeframe import Grain, Timeframe
+from k2_ohlcv.domain.trading_times import trading_times
 from k2_ohlcv.domain.window import Interval, bound, coalesce, subtract
 from k2_ohlcv.lake.changes import dirty_windows, trades_spans
 from k2_ohlcv.lake.files import live_files
@@ -144,7 +145,8 @@ def plan_refresh(candles: Table, trades: Table, timeframe: Timeframe) -> Plan:
     reject_missing_trades(candles, trades)
     todo, lines = OpenWork.of(candles, trades), Lines.of(candles, trades, timeframe)
     dirty = None if todo.reason else dirty_windows(trades, todo.changes, timeframe)
-    windows = [*dirty.intervals, *todo.open] if dirty else _occupied(candles, trades, timeframe)[1]
+    known = timeframe.align([*dirty.intervals, *todo.open]) if dirty else []
+    windows = known if dirty else _occupied(candles, trades, timeframe)[1]
     ahead = lines.ahead(windows)
     intervals = bound(ahead, MOST_INTERVALS) if dirty else ahead
     spans = _spans(trades, todo.current, intervals)
@@ -168,10 +170,10 @@ def _start(todo: OpenWork, candles: Table, trades: Table, may_differ: Sequence[I
     """The watermark at the current trades before anything is reconciled."""
     if todo.current is None:
         return None
-    head, may = head_of(candles, trades), tuple(may_differ)
+    head, may, until = head_of(candles, trades), tuple(may_differ), trading_times().end
     if todo.mark is None:
-        return Watermark(todo.current, head, todo.fingerprint, open=may)
-    return replace(todo.mark, snapshot_id=todo.current, head=head, open=may)
+        return Watermark(todo.current, head, todo.fingerprint, open=may, until=until)
+    return replace(todo.mark, snapshot_id=todo.current, head=head, open=may, until=until)
 
 
 def _occupied(candles: Table, trades: Table, timeframe: Timeframe) -> tuple[list[Interval], list[Interval]]:

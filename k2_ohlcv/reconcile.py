@@ -174,10 +174,12 @@ class _Work:
         more = f" and {len(report.refused) - SHOWN:,} more" if len(report.refused) > SHOWN else ""
         counts = Counter(window.check for window in report.refused)
         named = f"{len(report.refused):,} windows of {self.plan.timeframe.table} break {', '.join(counts)}: "
-        told = (
-            f"{named}{'; '.join(shown)}{more}. They stay as they were; all others are committed. Correct or "
-            "delete their trades (k2-ohlcv trades delete), then refresh"
+        todo = (
+            "Correct or delete their trades (k2-ohlcv trades delete), then refresh"
+            if self.lake.owns_trades
+            else "Their trades have to be corrected by the owner of the table, then refresh"
         )
+        told = f"{named}{'; '.join(shown)}{more}. They stay as they were; all others are committed. {todo}"
         return RefusedWindowsError(f"{told}{self._misfits(report)}", counts, report)
 
     def _misfits(self, report: Report) -> str:

@@ -17,12 +17,15 @@ from k2_ohlcv.domain.checks import CHECKS, Finding, merged
 from k2_ohlcv.domain.frame import CANDLE_TYPES, SHOWN, inside
 from k2_ohlcv.domain.gaps import Gaps
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
+from k2_ohlcv.domain.trading_times import trading_times
 from k2_ohlcv.domain.window import DAY, Interval, coalesce, intersect_all, subtract
+from k2_ohlcv.engine.outside import rows_outside
 from k2_ohlcv.engine.session import Engine
 from k2_ohlcv.engine.totals import totals
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.changes import trades_spans
-from k2_ohlcv.lake.files import live_files, partition_of
+from k2_ohlcv.lake.delete_files import plan
+from k2_ohlcv.lake.files import data_files, live_files, partition_of
 from k2_ohlcv.lake.lines import Lines
 from k2_ohlcv.lake.open_work import OpenWork
 from k2_ohlcv.lake.staleness import behind_since
@@ -67,12 +70,13 @@ class _Side:
         wanted = set(self.timeframe.grain.partitions(intervals))
         scan = ArrowScan(self.table.metadata, self.table.io, self.table.schema(), AlwaysTrue())
         frames = [pl.DataFrame(schema={**CANDLE_TYPES, "partition": pl.String})]
-        for task in self.table.scan().plan_files():
-            stored_in = partition_of(task.file, self.timeframe.grain)
-            if stored_in in wanted:
-                rows = pl.DataFrame(scan.to_table([task])).cast(pl.Schema(CANDLE_TYPES))
-                key = self.timeframe.grain.key(stored_in)
-                frames.append(rows.with_columns(pl.lit(key).alias("partition")))
+        grain, current = self.timeframe.grain, self.table.metadata.current_snapshot_id
+        files = live_files(self.table, "window_start", grain, current)
+        inside = [f for f in files if not f.is_delete and partition_of(f.file, grain) in wanted]
+        for task in plan(self.table, self.timeframe, inside)[0]:
+            rows = pl.DataFrame(scan.to_table([task])).cast(pl.Schema(CANDLE_TYPES))
+            key = grain.key(partition_of(task.file, grain))
+            frames.append(rows.with_columns(pl.lit(key).alias("partition")))
         return pl.concat(frames)
 
 
@@ -156,6 +160,7 @@ def validate(
         found[refused.check].append(refused)
     found["gaps"] = [gaps.finding()]
     found["freshness"] = [_freshness(side, trades, now or datetime.now(UTC))]
+    found["trade_times"] = [_trade_times(engine, trades, snapshot, timeframe)]
     return [merged(parts) for parts in found.values()]
 
 
@@ -255,3 +260,31 @@ def _freshness(side: _Side, trades: Table, now: datetime) -> Finding:
         note=note,
         numbers=(("lag_seconds", lag.total_seconds()),),
     )
+
+
+def _trade_times(engine: Engine, trades: Table, snapshot: int | None, timeframe: Timeframe) -> Finding:
+    """Trades of impossible times, in any market: no candle is made of them."""
+    if snapshot is None:
+        return Finding("trade_times", timeframe.name, 0)
+    times = trading_times()
+    examined = sum(file.record_count for file in data_files(trades, snapshot))
+    markets = rows_outside(engine, trades, snapshot, times)
+    if not markets:
+        return Finding("trade_times", timeframe.name, examined)
+    first, count = markets[0], sum(market.rows for market in markets)
+    note = (
+        f"{count:,} trades of {len(markets):,} markets have no time in {times} and are in no candle; "
+        f"the first market is {first.exchange} {first.symbol}, with {first.rows:,} from {first.earliest} "
+        f"to {first.latest}"
+    )
+    rows = pl.DataFrame(markets[:SHOWN], schema=_OUTSIDE)
+    return Finding("trade_times", timeframe.name, examined, failures=count, rows=rows, note=note)
+
+
+_OUTSIDE = {
+    "exchange": pl.String,
+    "symbol": pl.String,
+    "rows": pl.Int64,
+    "earliest": pl.String,
+    "latest": pl.String,
+}

@@ -102,3 +102,8 @@ def assert_equal_to_trades(
 def data_files(table: Table) -> list[str]:
     """The live data files of a table."""
     return sorted(task.file.file_path for task in table.scan().plan_files())
+
+
+def trades_of(path: str) -> pl.DataFrame:
+    """The rows of a data file, as they lie in it."""
+    return pl.read_parquet(path.removeprefix("file://"))

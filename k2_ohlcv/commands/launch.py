@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from k2_ohlcv import logs
+from k2_ohlcv.commands.waiting import Waiting
 from k2_ohlcv.domain.errors import K2Error
 from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.domain.window import Interval
@@ -81,7 +82,7 @@ def launch(
             "dagster/asset_partition_range_end": keys[-1],
         }
     runs.reap(instance)
-    with _reaping(lambda: runs.reap(instance)):
+    with _reaping(lambda: runs.reap(instance), Waiting(instance, tables).look):
         result = job.execute_in_process(
             instance=instance,
             partition_key=keys[0] if len(keys) == 1 else None,
@@ -96,13 +97,14 @@ def launch(
 
 
 @contextmanager
-def _reaping(reap: Callable[[], object]) -> Iterator[None]:
+def _reaping(*looks: Callable[[], object]) -> Iterator[None]:
     """Look again and again while inside: who holds the pool that a step waits for may die at any time."""
     done = threading.Event()
 
     def look() -> None:
         while not done.wait(_REAP_SECONDS):
-            reap()
+            for each in looks:
+                each()
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()

@@ -103,6 +103,11 @@ def _launched(
             whole = next(part for part in ended.materialized[each.table] if "refresh" in part)["refresh"]
             tables.append(_ended(whole, ended.run_id))
             steps.done(f"{each.table}: {_said(tables[-1])}")
+            if failed := [name for name, passed in ended.checks.get(each.table, {}).items() if not passed]:
+                terminal.note(
+                    f"{each.table}: check {', '.join(failed)} failed. k2-ohlcv validate shows what fails, "
+                    f"and so does run {ended.run_id} in the UI."
+                )
     if failures:
         raise RunFailedError("\n".join(failures))
     return tables

@@ -52,9 +52,9 @@ def validate_tables(
     blocking = {check.name for check in CHECKS if check.blocking}
     for one in found:
         if not one.ok and one.rows is not None:
+            inside = f", in {', '.join(one.partitions)}" if one.partitions else ""
             terminal.show(
-                f"\n{one.check} of {one.timeframe}: {one.failures:,} fail, in {', '.join(one.partitions)}",
-                render(one.rows),
+                f"\n{one.check} of {one.timeframe}: {one.failures:,} fail{inside}", render(one.rows)
             )
     failed = [f"{one.check} of {one.timeframe}" for one in found if not one.ok and one.check in blocking]
     if failed:

@@ -78,7 +78,10 @@ def _found(
     again = failed_before(context.instance, timeframe)
     if again:
         parts.append(validate(lake, engine, timeframe, again))
-    return {check.name: merged([part[i] for part in parts]) for i, check in enumerate(CHECKS)}
+    return {
+        check.name: merged([part[i] for part in (parts[:1] if check.whole else parts)])
+        for i, check in enumerate(CHECKS)
+    }
 
 
 def _is_checked(context: dg.AssetCheckExecutionContext, timeframe: Timeframe) -> bool:

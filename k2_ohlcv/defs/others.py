@@ -117,19 +117,26 @@ def _ours(instance: dg.DagsterInstance, unseen: Sequence[Snapshot]) -> set[int]:
 
 def _events(
     trades: Table, theirs: Sequence[Snapshot], there: dg.PartitionsDefinition[Any], last: Reported
-) -> tuple[list[dg.AssetMaterialization], Reported]:
-    """The materializations that are due, at most so many, and what is reported with them."""
-    events: list[dg.AssetMaterialization] = []
+) -> tuple[list[dg.AssetMaterialization | dg.AssetObservation], Reported]:
+    """The events that are due, at most so many, and what is reported with them.
+
+    A materialization a day; one observation where a snapshot touched days that metadata does not tell.
+    """
+    events: list[dg.AssetMaterialization | dg.AssetObservation] = []
     rows: dict[str, int] | None = None
     for snapshot in theirs:
         if _only_moves(snapshot):
             continue
         rows = rows_per_partition(trades, "timestamp", Grain.DAY) if rows is None else rows
-        days = [(Grain.DAY.key(day), did) for day, did in touched(trades, snapshot).items()]
-        days = [(key, did) for key, did in days if there.has_partition_key(key)]
+        found = touched(trades, snapshot).items()
+        days = [(Grain.DAY.key(day) if day else None, did) for day, did in found]
+        days = [(key, did) for key, did in days if key is None or there.has_partition_key(key)]
         room = _MOST_EVENTS - len(events)
         due = days[last.done :][:room]
-        events += [_event(snapshot, key, did, rows.get(key, 0)) for key, did in due]
+        events += [
+            _observation(snapshot, did) if key is None else _event(snapshot, key, did, rows.get(key, 0))
+            for key, did in due
+        ]
         if last.done + len(due) < len(days):
             return events, Reported(last.snapshot, last.at, last.done + len(due))
         last = Reported(snapshot.snapshot_id, snapshot.timestamp_ms)
@@ -142,16 +149,31 @@ def _only_moves(snapshot: Snapshot) -> bool:
 
 
 def _event(snapshot: Snapshot, key: str, did: Touched, rows: int) -> dg.AssetMaterialization:
-    operation = snapshot.summary.operation.value if snapshot.summary else "unknown"
     return dg.AssetMaterialization(
         TRADES_TABLE,
         partition=key,
         description="Committed by another writer.",
         metadata={
-            "snapshot": str(snapshot.snapshot_id),
-            "operation": operation,
-            "committed_at": dg.MetadataValue.timestamp(snapshot.timestamp_ms / 1000),
+            **_about(snapshot),
             **partition_numbers(did.added, rows),
             "trades_removed": did.removed,
         },
     )
+
+
+def _observation(snapshot: Snapshot, did: Touched) -> dg.AssetObservation:
+    return dg.AssetObservation(
+        TRADES_TABLE,
+        description="Committed by another writer. Which days it touched, the table's metadata does not tell: "
+        "its files have no bounds of time or cover years.",
+        metadata={**_about(snapshot), "trades_added": did.added, "trades_removed": did.removed},
+    )
+
+
+def _about(snapshot: Snapshot) -> dict[str, dg.MetadataValue[Any]]:
+    operation = snapshot.summary.operation.value if snapshot.summary else "unknown"
+    return {
+        "snapshot": dg.MetadataValue.text(str(snapshot.snapshot_id)),
+        "operation": dg.MetadataValue.text(operation),
+        "committed_at": dg.MetadataValue.timestamp(snapshot.timestamp_ms / 1000),
+    }

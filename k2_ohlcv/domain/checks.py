@@ -18,11 +18,19 @@ from k2_ohlcv.domain.timeframe import Grain, Timeframe
 
 @dataclass(frozen=True)
 class Check:
-    """One check of every candle table: its name, what it holds, whether its failure stops what follows."""
+    """One check of every candle table.
+
+    Attributes:
+        name: its name.
+        holds: what must be true.
+        blocking: whether its failure stops what follows.
+        whole: whether it says the same whatever windows are examined.
+    """
 
     name: str
     holds: str
     blocking: bool = True
+    whole: bool = False
 
 
 CHECKS: tuple[Check, ...] = (
@@ -42,7 +50,18 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check("timeframes_agree", "the table is the roll-up of 1m over the same span", blocking=False),
     Check("gaps", "informs: spans without a candle, and why", blocking=False),
-    Check("freshness", "the table is inside its freshness policy, by its own watermark", blocking=False),
+    Check(
+        "freshness",
+        "the table is inside its freshness policy, by its own watermark",
+        blocking=False,
+        whole=True,
+    ),
+    Check(
+        "trade_times",
+        "every trade has a time from 2009-01-01 to the end of tomorrow, UTC; others are in no candle",
+        blocking=False,
+        whole=True,
+    ),
 )
 
 #: What trades and candles must agree in, per window.
@@ -56,8 +75,8 @@ class Finding:
     Attributes:
         check: the check's name.
         timeframe: the table's timeframe.
-        examined: windows looked at.
-        failures: windows (or rows) that fail.
+        examined: windows (or trades) looked at.
+        failures: windows (or trades) that fail.
         partitions: keys of the partitions in which they are.
         rows: up to `SHOWN` of them; for comparisons with both sides.
         note: what people should know besides.

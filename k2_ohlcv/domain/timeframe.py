@@ -9,7 +9,9 @@ from datetime import UTC, date, datetime, timedelta
 from enum import Enum
 
 from k2_ohlcv.domain.errors import UsageError
-from k2_ohlcv.domain.window import DAY, EPOCH, MICROSECOND, Interval, coalesce, midnight
+from k2_ohlcv.domain.window import DAY, EPOCH, LAST, MICROSECOND, Interval, coalesce, later, midnight
+
+_FIRST = datetime.min.replace(tzinfo=UTC)
 
 
 class Grain(Enum):
@@ -27,8 +29,8 @@ class Grain(Enum):
         """The partition that holds a moment."""
         start = self.floor(moment)
         # The 28th is in every month, and four days on is in the next one.
-        end = start + DAY if self is Grain.DAY else self.floor(start.replace(day=28) + 4 * DAY)
-        return Interval(start, end)
+        next_one = later(start, DAY) if self is Grain.DAY else later(start.replace(day=28), 4 * DAY)
+        return Interval(start, next_one if next_one == LAST else self.floor(next_one))
 
     def partitions(self, intervals: Iterable[Interval]) -> list[Interval]:
         """The partitions that the intervals touch, in order, each once."""
@@ -52,7 +54,8 @@ class Grain(Enum):
         return (moment.year - EPOCH.year) * 12 + moment.month - 1
 
     def interval_of(self, ordinal: int) -> Interval:
-        """The partition whose transform value this is."""
+        """The partition whose transform value this is; the first or last that there is, where none has it."""
+        ordinal = min(max(ordinal, self.ordinal(_FIRST)), self.ordinal(LAST))
         if self is Grain.DAY:
             return self.partition(EPOCH + ordinal * DAY)
         return self.partition(datetime(1970 + ordinal // 12, ordinal % 12 + 1, 1, tzinfo=UTC))
@@ -97,20 +100,21 @@ class Timeframe:
     def window(self, moment: datetime) -> Interval:
         """The window that holds a moment."""
         start = self.floor(moment)
-        return Interval(start, start + self.length)
+        return Interval(start, later(start, self.length))
 
     def align(self, intervals: Iterable[Interval]) -> list[Interval]:
         """The whole windows that the intervals touch, coalesced."""
         return coalesce(
-            Interval(self.floor(i.start), self.floor(i.end - MICROSECOND) + self.length) for i in intervals
+            Interval(self.floor(i.start), later(self.floor(i.end - MICROSECOND), self.length))
+            for i in intervals
         )
 
     def windows(self, interval: Interval) -> Iterator[Interval]:
         """The windows that an interval touches, in order."""
         start = self.floor(interval.start)
         while start < interval.end:
-            yield Interval(start, start + self.length)
-            start += self.length
+            yield Interval(start, later(start, self.length))
+            start = later(start, self.length)
 
 
 def _minutes(count: int) -> timedelta:

@@ -11,6 +11,8 @@ from itertools import pairwise
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 DAY = timedelta(days=1)
+#: The last moment that a datetime can say: what would end later ends here.
+LAST = datetime.max.replace(tzinfo=UTC)
 
 
 def to_micros(moment: datetime) -> int:
@@ -21,6 +23,11 @@ def to_micros(moment: datetime) -> int:
 def from_micros(micros: int) -> datetime:
     """The UTC moment of so many microseconds since the epoch."""
     return EPOCH + timedelta(microseconds=micros)
+
+
+def later(moment: datetime, by: timedelta) -> datetime:
+    """A moment so much later, or the last that there is."""
+    return moment + by if LAST - moment > by else LAST
 
 
 def midnight(day: date) -> datetime:
@@ -62,6 +69,8 @@ class Interval:
         day = self.start.date()
         while midnight(day) < self.end:
             yield day
+            if day == date.max:
+                break
             day += DAY
 
 

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pyiceberg.table import Table
 
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
+from k2_ohlcv.domain.trading_times import possible
 from k2_ohlcv.domain.window import Interval, bound, coalesce, covers, subtract, to_micros
 from k2_ohlcv.engine.ticks import MISFITS, Reading, read_trades
 from k2_ohlcv.lake.files import TIME, live_files
@@ -91,12 +92,13 @@ def windows(
         trades: the trades table; its current metadata must know the snapshot.
         snapshot: the pinned trades snapshot id.
         timeframe: which windows.
-        intervals: aligned to the timeframe's windows.
+        intervals: aligned to the timeframe's windows. What of them lies outside the times that a trade can
+            have is left out.
 
     Returns:
         A table of the schema `WINDOWS`, in no particular order.
     """
-    intervals = coalesce(intervals)
+    intervals = possible(intervals)
     if not intervals:
         return WINDOWS.empty_table()
     taken = engine.shelf.take(snapshot, timeframe.name, intervals)
@@ -134,7 +136,8 @@ def _read(
         return read_trades(engine, trades, snapshot, ranges)
     read = read_trades(engine, trades, snapshot, few)
     micros = "unix_micros(timestamp)"
-    listed = F.expr(f"{micros} - {micros} % {timeframe.micros} IN ({', '.join(f'{s}L' for s in starts)})")
+    rest = f"pmod({micros}, {timeframe.micros}L)"
+    listed = F.expr(f"{micros} - {rest} IN ({', '.join(f'{s}L' for s in starts)})")
     return replace(read, frame=read.frame.where(listed))
 
 
@@ -158,15 +161,9 @@ def _shared(engine: "Engine", timeframe: Timeframe) -> list[Timeframe]:
 
 
 def _exactly(read: Reading, found: pa.Table, intervals: Sequence[Interval]) -> pa.Table:
-    """The windows of the intervals alone.
-
-    Raises:
-        ContractError: trades without a time, which are in no window.
-    """
+    """The windows of the intervals alone, with the number of trades in each that cannot be read exactly."""
     if not read.checked:
         found = found.append_column(MISFITS, pa.repeat(pa.scalar(0, pa.int64()), found.num_rows))
-    elif found["window_start"].null_count:
-        raise read.refused(bound(intervals, MOST_INTERVALS))
     found = found.cast(WINDOWS)
     return (
         found.filter(_within(found["window_start"], intervals)) if len(intervals) > MOST_INTERVALS else found
@@ -215,7 +212,7 @@ def rollup(
         ordered: keep which trades opened and closed each window, so that the result can be rolled up again.
         checked: sum the rows that do not fit.
     """
-    starts = ticks.withColumn("window_start", _floor("open_at", timeframe))
+    starts = ticks.withColumn("window_start", floored("open_at", timeframe))
     return _group(starts, ordered=ordered, checked=checked)
 
 
@@ -225,7 +222,7 @@ def _rollup_all(read: Reading, timeframes: Sequence[Timeframe]) -> dict[Timefram
 
     finest = rollup(_ticks(read), timeframes[0], ordered=True, checked=read.checked)
     keys = [
-        F.struct(F.lit(t.name).alias("timeframe"), _floor("window_start", t).alias("start"))
+        F.struct(F.lit(t.name).alias("timeframe"), floored("window_start", t).alias("start"))
         for t in timeframes
     ]
     exploded = finest.withColumn("key", F.explode(F.array(*keys)))
@@ -239,11 +236,12 @@ def _rollup_all(read: Reading, timeframes: Sequence[Timeframe]) -> dict[Timefram
     }
 
 
-def _floor(column: str, timeframe: Timeframe) -> "Column":
+def floored(column: str, timeframe: Timeframe) -> "Column":
+    """The start of the window that a moment lies in. Before 1970 too, where `%` would take the next one."""
     from pyspark.sql import functions as F  # noqa: N812
 
     micros = F.unix_micros(column)
-    return F.timestamp_micros(micros - micros % F.lit(timeframe.micros))
+    return F.timestamp_micros(micros - F.pmod(micros, F.lit(timeframe.micros)))
 
 
 def _group(ticks: "DataFrame", *keys: str, ordered: bool = False, checked: bool = False) -> "DataFrame":

@@ -1,12 +1,12 @@
 """Reading trades at a snapshot: whoever's table it is, under our names and in our types, exactly.
 
-What is made of them is in `rollup`. Nothing here rounds, and nothing is left out: rows that do not fit are
-counted beside the others, and whoever computes refuses them by name.
+What is made of them is in `rollup`. Nothing here rounds. Rows that do not fit are counted beside the others,
+and whoever computes refuses them by name. Rows of impossible times are in `outside`.
 """
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from functools import reduce
@@ -15,16 +15,20 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from pyiceberg.conversions import from_bytes
+from pyiceberg.manifest import DataFile, DataFileContent
 from pyiceberg.table import Table
 from pyiceberg.types import DecimalType, DoubleType, IcebergType, NestedField
 
-from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.errors import ContractError
+from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.domain.window import Interval, to_micros
 from k2_ohlcv.engine.honour import explain, refuse_unhonoured
 from k2_ohlcv.lake.catalog import CATALOG
-from k2_ohlcv.lake.foreign import Clock, ForeignTrades, TimeColumn, time_column
+from k2_ohlcv.lake.files import TIME, live_files
+from k2_ohlcv.lake.foreign import Clock, ForeignTrades
 from k2_ohlcv.lake.schemas import PRICE, QUANTITY
+from k2_ohlcv.lake.trade_columns import columns_at
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,7 +43,6 @@ _SHOWN = 5
 #: Doubles are 2^-26 apart from here on, more than 10^-8: several numbers of eight places read as one.
 _COARSE = 2.0**26
 _TEXTS = ("exchange", "symbol", "trade_id")
-_NAMES = tuple(column.name for column in fields(Trade))
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,11 @@ class Reading:
             raise
 
     def refused(self, intervals: Sequence[Interval]) -> ContractError:
-        """The error that names rows of some intervals which do not fit, or which have no time at all."""
+        """The error that names rows of some intervals which do not fit."""
         trades = self._trades
         assert isinstance(trades, ForeignTrades)
-        rows = _exact(_between(self._engine, trades, self._snapshot, intervals), trades)
-        theirs = {name: field for name in _NAMES if (field := trades.field(name))}
+        theirs = columns_at(trades, self._snapshot)
+        rows = _exact(_between(self._engine, trades, self._snapshot, intervals), trades, theirs)
         # Sorted to the front, not filtered: a filter pushed down through the steps repeats each many times.
         first = rows.select(MISFITS, *(f"raw_{name}" for name in theirs)).orderBy(MISFITS, ascending=False)
         named = (
@@ -88,8 +91,8 @@ class Reading:
         return ContractError(
             f"table {'.'.join(trades.name())} (K2_TRADES_TABLE) has trades that cannot be read exactly. Each "
             f"needs a value in every column, {trades.clock.value}, a positive price that fits {PRICE}, and a "
-            f"positive quantity that fits {QUANTITY}; nothing is rounded, and nothing was committed. Correct "
-            f"or delete these, and all like them: [{'], ['.join(named)}]"
+            f"positive quantity that fits {QUANTITY}; nothing is rounded. Correct or "
+            f"delete these, and all like them: [{'], ['.join(named)}]"
         )
 
 
@@ -101,14 +104,46 @@ def read_trades(engine: "Engine", trades: Table, snapshot: int, intervals: Seque
     """
     refuse_unhonoured(engine, trades, snapshot)
     rows = _between(engine, trades, snapshot, intervals)
+    theirs = columns_at(trades, snapshot)
     if not isinstance(trades, ForeignTrades):
-        return Reading(rows, True, False, engine, trades, snapshot)
-    names = [name for name in _NAMES if trades.field(name)]
-    frame = _exact(rows, trades).select(*names, MISFITS)
-    return Reading(frame, "trade_id" in names, True, engine, trades, snapshot)
+        ours = rows.select(*(column(field).alias(name) for name, field in theirs.items()))
+        checked = _may_be_unfit(trades, snapshot, intervals)
+        return Reading(_marked(ours) if checked else ours, True, checked, engine, trades, snapshot)
+    frame = _exact(rows, trades, theirs).select(*theirs, MISFITS)
+    return Reading(frame, "trade_id" in theirs, True, engine, trades, snapshot)
 
 
-def _read(engine: "Engine", trades: Table, snapshot: int) -> "DataFrame":
+def _may_be_unfit(trades: Table, snapshot: int, intervals: Sequence[Interval]) -> bool:
+    """Whether our own table may hold a price or quantity that is not positive: another writer's.
+
+    The bounds of its files say so. Ingestion writes no such row, so that nothing is checked row by row.
+    """
+    if not intervals:
+        return False
+    whole = Interval(min(i.start for i in intervals), max(i.end for i in intervals))
+    near = (f.file for f in live_files(trades, TIME, Grain.DAY, snapshot) if f.span.intersect(whole))
+    return not all(_is_positive(trades, file) for file in near if file.content == DataFileContent.DATA)
+
+
+def _is_positive(trades: Table, file: DataFile) -> bool:
+    """Whether the bounds of a data file say that all its prices and quantities are positive."""
+    for name, kind in (("price", PRICE), ("quantity", QUANTITY)):
+        lower = (file.lower_bounds or {}).get(trades.schema().find_field(name).field_id)
+        if lower is None or Decimal(from_bytes(kind, lower)) <= 0:
+            return False
+    return True
+
+
+def _marked(rows: "DataFrame") -> "DataFrame":
+    """Our own rows with `MISFITS`: 1 where the price or the quantity is not positive."""
+    from pyspark.sql import functions as F  # noqa: N812 - its name everywhere
+
+    fits = (F.col("price") > 0) & (F.col("quantity") > 0)
+    return rows.withColumn(MISFITS, F.when(fits, 0).otherwise(1).cast("long"))
+
+
+def rows_of(engine: "Engine", trades: Table, snapshot: int) -> "DataFrame":
+    """All rows of a table at a snapshot, under the names of that snapshot's schema."""
     reader = engine.spark.read.format("iceberg").option("versionAsOf", str(snapshot))
     if engine.embedded:
         return reader.load(_private_folder(engine.workspace, trades))
@@ -136,12 +171,11 @@ def _private_folder(workspace: Path, table: Table) -> str:
 def _between(engine: "Engine", trades: Table, snapshot: int, intervals: Sequence[Interval]) -> "DataFrame":
     """The rows of some intervals, by their own time column, so that files are pruned by its bounds.
 
-    And those of which the time cannot be told: rows in no interval at all would be left out unseen.
+    Rows of impossible times, or without any, are in no interval that may be asked for: see `outside`.
     """
     from pyspark.sql import functions as F  # noqa: N812 - its name everywhere
 
-    time = time_column(trades, "timestamp")
-    at, moment = _name(time.field), _literal(time)
+    at, moment = time_terms(trades, snapshot)
 
     def tree(branch: Sequence[Interval]) -> str:
         if len(branch) == 1:
@@ -150,13 +184,33 @@ def _between(engine: "Engine", trades: Table, snapshot: int, intervals: Sequence
         return f"({tree(branch[:half])} OR {tree(branch[half:])})"
 
     # As text, as the client asks the server about every single literal.
-    wanted, lost = F.expr(tree(intervals)), _timeless(time, F.col(at))
-    return _read(engine, trades, snapshot).where(wanted if lost is None else wanted | lost)
+    return rows_of(engine, trades, snapshot).where(F.expr(tree(intervals)))
 
 
-def _literal(time: TimeColumn) -> Callable[[datetime], str]:
+def clock_of(trades: Table) -> Clock:
+    """How the time column of a trades table counts."""
+    return trades.clock if isinstance(trades, ForeignTrades) else Clock.ZONED
+
+
+def time_terms(trades: Table, snapshot: int) -> tuple[str, Callable[[datetime], str]]:
+    """The time column of a snapshot in SQL, and how moments are written to compare with it.
+
+    Spark plans files by the current schema's column of that name. Where that is another one, or none, the
+    column stands inside an expression: nothing is planned by it then, and all files are read.
+    """
+    field, clock = columns_at(trades, snapshot)["timestamp"], clock_of(trades)
+    name = quoted(field)
+    if any(now.name == field.name and now.field_id == field.field_id for now in trades.schema().fields):
+        return name, _literal(clock)
+    if clock in {Clock.ZONED, Clock.LOCAL}:
+        name, clock = f"unix_micros(CAST({name} AS TIMESTAMP))", Clock.MICROS
+    # Of a bare comparison Spark infers that the column is not null, and plans by that.
+    return f"coalesce({name}, {-(2**63) + 1}L)", _literal(clock)
+
+
+def _literal(clock: Clock) -> Callable[[datetime], str]:
     """Moments as SQL literals of a time column's own type."""
-    match time.clock:
+    match clock:
         case Clock.ZONED:
             return lambda moment: f"TIMESTAMP '{moment.isoformat(' ')}'"
         case Clock.LOCAL:
@@ -167,42 +221,33 @@ def _literal(time: TimeColumn) -> Callable[[datetime], str]:
             return lambda moment: f"{to_micros(moment)}L"
 
 
-def _timeless(time: TimeColumn, at: "Column") -> "Column | None":
-    """Which rows have a time that is in no window, or in the wrong one; None where there can be none."""
-    from pyspark.sql import functions as F  # noqa: N812
-
-    values = time.clock.magnitudes
-    rules = [] if time.field.required else [at.isNull()]
-    if values:
-        rules += [at < F.lit(values.start).cast("long"), at >= F.lit(values.stop).cast("long")]
-    return reduce(lambda a, b: a | b, rules) if rules else None
-
-
-def _name(field: NestedField) -> str:
+def quoted(field: NestedField) -> str:
+    """The name of a column in SQL: any text will do as a name."""
     return f"`{field.name.replace('`', '``')}`"
 
 
-def _exact(rows: "DataFrame", trades: ForeignTrades) -> "DataFrame":
+def column(field: NestedField) -> "Column":
+    """A column by its name."""
+    from pyspark.sql import functions as F  # noqa: N812
+
+    return F.col(quoted(field))
+
+
+def _exact(rows: "DataFrame", trades: ForeignTrades, theirs: Mapping[str, NestedField]) -> "DataFrame":
     """Foreign rows under our names and in our types, with `MISFITS`, and as they were as `raw_<our name>`."""
     from pyspark.sql import functions as F  # noqa: N812
 
-    fields = {name: field for name in _NAMES if (field := trades.field(name))}
-    raw = {name: F.col(f"raw_{name}") for name in fields}
-    frame = rows.select(*(F.col(_name(field)).alias(f"raw_{name}") for name, field in fields.items()))
+    raw = {name: F.col(f"raw_{name}") for name in theirs}
+    frame = rows.select(*(column(field).alias(f"raw_{name}") for name, field in theirs.items()))
     for name, target in (("price", PRICE), ("quantity", QUANTITY)):
-        frame = exactly(frame, name, fields[name].field_type, target)
-    texts = {name: raw[name].cast("string") for name in fields if name in _TEXTS}
+        frame = exactly(frame, name, theirs[name].field_type, target)
+    texts = {name: raw[name].cast("string") for name in theirs if name in _TEXTS}
     fits = [F.coalesce(F.col(name) > 0, F.lit(False)) for name in ("price", "quantity")]
-    fits += [raw[name].isNotNull() for name in texts if not fields[name].required]
-    lost = _timeless(time_column(trades, "timestamp"), raw["timestamp"])
-    at = _timestamp(raw["timestamp"], trades.clock)
-    if lost is not None:
-        fits.append(~lost)
-        at = F.when(~lost, at)  # in no window, rather than in one that nobody asked for
+    fits += [raw[name].isNotNull() for name in texts if not theirs[name].required]
     return frame.withColumns(
         {
             **texts,
-            "timestamp": at,
+            "timestamp": _timestamp(raw["timestamp"], trades.clock),
             MISFITS: F.when(reduce(lambda a, b: a & b, fits), 0).otherwise(1).cast("long"),
         }
     )

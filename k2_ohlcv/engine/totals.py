@@ -13,6 +13,7 @@ from k2_ohlcv.domain.candle import KEY
 from k2_ohlcv.domain.checks import TOTALS
 from k2_ohlcv.domain.frame import inside
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
+from k2_ohlcv.domain.trading_times import possible
 from k2_ohlcv.domain.window import Interval, bound, coalesce, subtract
 from k2_ohlcv.engine.rollup import MOST_INTERVALS, trades_between
 
@@ -35,7 +36,7 @@ def totals(
         timeframe: which windows.
         intervals: aligned to the timeframe's windows.
     """
-    intervals = coalesce(intervals)
+    intervals = possible(intervals)
     if not intervals:
         return _EMPTY
     finest = min([timeframe, *(t for t in TIMEFRAMES if t.name in engine.share)], key=lambda t: t.length)
@@ -73,7 +74,7 @@ def _scan(
 
     rows = trades_between(engine, trades, snapshot, bound(intervals, MOST_INTERVALS))
     micros = F.unix_micros("timestamp")
-    start = F.timestamp_micros(micros - micros % F.lit(timeframe.micros))
+    start = F.timestamp_micros(micros - F.pmod(micros, F.lit(timeframe.micros)))
     found = rows.groupBy("exchange", "symbol", start.alias("window_start")).agg(
         F.count(F.lit(1)).alias("trade_count"),
         F.sum("quantity").alias("volume"),

@@ -20,7 +20,8 @@ from k2_ohlcv.domain.frame import CANDLE_TYPES, Comparison, compare, inside
 from k2_ohlcv.domain.gate import broken_windows, gate
 from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.domain.window import Interval, covers, to_micros
-from k2_ohlcv.lake.files import live_files, live_span, partition_of
+from k2_ohlcv.lake.delete_files import plan
+from k2_ohlcv.lake.files import LiveFile, live_files, live_span, partition_of
 
 #: Data files in one partition. A commit that would leave more rewrites the partition as one sorted file.
 MOST_FILES = 16
@@ -36,6 +37,8 @@ class Stored:
         read: indexes into `tasks` of the files whose rows are in `rows`.
         rows: whole files' rows, with `row` (an index), `task` (which file), and `misplaced`: whether the row
             lies in the file of a partition that it does not belong to, where no reader looks for it.
+        anew: indexes of the files that have to be written anew, whatever their rows: deletes of another
+            engine bear on them, and `rows` has what these deleted.
     """
 
     table: Table
@@ -43,14 +46,16 @@ class Stored:
     tasks: tuple[FileScanTask, ...]
     read: frozenset[int]
     rows: pl.DataFrame
+    anew: frozenset[int] = frozenset()
 
     @classmethod
     def load(cls, table: Table, timeframe: Timeframe, intervals: Sequence[Interval]) -> "Stored":
         """Read the files that may hold windows of the intervals, and note the others of their partitions."""
         partitions = timeframe.grain.partitions(intervals)
-        tasks = tuple(_tasks(table, timeframe, partitions))
-        read = [i for i, task in enumerate(tasks) if _touches(table, timeframe, task, intervals)]
-        return cls(table, timeframe, tasks, frozenset(read), _read(table, timeframe, tasks, read))
+        tasks, anew = plan(table, timeframe, _files(table, timeframe, partitions), intervals)
+        read = [i for i, task in enumerate(tasks) if i in anew or _touches(table, timeframe, task, intervals)]
+        rows = _read(table, timeframe, tasks, read)
+        return cls(table, timeframe, tuple(tasks), frozenset(read), rows, frozenset(anew))
 
     def change(
         self, computed: pl.DataFrame, refused: pl.DataFrame, intervals: Sequence[Interval], now: datetime
@@ -88,7 +93,7 @@ class Stored:
 
     def _files(self, comparison: Comparison, refused: pl.DataFrame) -> "CandleChange":
         gone = pl.col("row").is_in(comparison.dropped.implode())
-        touched = set(self.rows.filter(gone)["task"].unique())
+        touched = set(self.rows.filter(gone)["task"].unique()) | self.anew
         touched |= self._crowded(touched, comparison.written)
         unread = sorted(touched - self.read)
         rows = pl.concat(
@@ -143,22 +148,16 @@ def _with_clocks(computed: pl.DataFrame, now: datetime) -> pl.DataFrame:
     return computed.with_columns(clock.alias("created_at"), clock.alias("updated_at")).select(*CANDLE_TYPES)
 
 
-def _tasks(table: Table, timeframe: Timeframe, partitions: Sequence[Interval]) -> list[FileScanTask]:
-    """Every file of the partitions, and every other whose rows may lie in them."""
+def _files(table: Table, timeframe: Timeframe, partitions: Sequence[Interval]) -> list[LiveFile]:
+    """Every data file of the partitions, and every other whose rows may lie in them."""
     wanted = set(partitions)
-    snapshot = table.metadata.current_snapshot_id
-    live = live_files(table, "window_start", timeframe.grain, snapshot)
-    mine = [
+    live = live_files(table, "window_start", timeframe.grain, table.metadata.current_snapshot_id)
+    return [
         f
         for f in live
         if not f.is_delete
         and (partition_of(f.file, timeframe.grain) in wanted or any(map(f.span.intersect, partitions)))
     ]
-    if len(mine) == len(live) or not any(f.is_delete for f in live):
-        return [FileScanTask(f.file) for f in mine]
-    # Only a plan tells which files a row-level delete bears on; it looks at every file, at some cost.
-    planned = {task.file.file_path: task for task in table.scan().plan_files()}
-    return [planned[f.path] for f in mine]
 
 
 def _touches(table: Table, timeframe: Timeframe, task: FileScanTask, intervals: Sequence[Interval]) -> bool:

@@ -9,24 +9,27 @@ The moments here are not aligned to anything: whoever asks aligns them to its wi
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import polars as pl
 from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.io.pyarrow import ArrowScan
-from pyiceberg.manifest import DataFile
 from pyiceberg.table import FileScanTask, Table
 
 from k2_ohlcv.domain.timeframe import Grain, Timeframe
-from k2_ohlcv.domain.window import Interval, coalesce, from_micros
-from k2_ohlcv.lake.files import TIME, LiveFile, difference, live_files
+from k2_ohlcv.domain.trading_times import trading_times
+from k2_ohlcv.domain.window import Interval, coalesce, covers, from_micros, to_micros
+from k2_ohlcv.lake.files import TIME, LiveFile, difference, live_files, target
 from k2_ohlcv.lake.foreign import ForeignTrades, TimeColumn, time_column
 from k2_ohlcv.lake.moves import Moves
+from k2_ohlcv.lake.row_deletes import RowDeletes
 
 #: Rows and files that are read to find windows more closely. What is beyond counts with its bounds: reading
 #: it would cost as much as computing its windows.
 MOST_ROWS, MOST_FILES = 5_000_000, 500
-#: Iceberg's field id of the path column in position delete files; its bounds say which data files they touch.
-_PATH_FIELD = 2147483546
+
+#: Seconds since the epoch until 2200, for clocks of writers that are far off.
+_CLOCK_MOST = 7_258_118_400
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,9 @@ class Changes:
     Attributes:
         gone: data files that only the earlier one has.
         come: data files that only the later one has.
-        spans: where delete files that only one of them has may have deleted rows.
+        spans: where delete files may have deleted rows: those that only one of the snapshots has, and those
+            that bear on files of `gone` at the earlier one, or of `come` at the later one. What such data
+            files hold is not what is live.
         reason: why the difference cannot be known, and everything may have changed; None where it is known.
     """
 
@@ -73,14 +78,17 @@ def changes(trades: Table, before: int | None, after: int) -> Changes:
     spans = _deleted_spans(trades, [f for f in (*gone, *come) if f.is_delete], (before, after))
     if spans is None:
         return Changes(reason="delete files were added or removed whose rows cannot be told from metadata")
+    spans += _covered(trades, before, gone) + _covered(trades, after, come)
     moved = Moves.between(trades, before, after)
     gone, come = moved.settle([f for f in gone if not f.is_delete], [f for f in come if not f.is_delete])
-    return Changes(tuple(gone), tuple(come), tuple(spans))
+    gone, come = ([f for f in files if not f.outside] for files in (gone, come))
+    return Changes(tuple(gone), tuple(come), (*spans, *_due(trades, before)))
 
 
 def trades_spans(trades: Table, snapshot_id: int | None) -> list[Interval]:
     """Where there are trades at a snapshot, to the bounds of each data file."""
-    return coalesce(f.span for f in live_files(trades, TIME, Grain.DAY, snapshot_id) if not f.is_delete)
+    files = live_files(trades, TIME, Grain.DAY, snapshot_id)
+    return coalesce(f.span for f in files if not f.is_delete and not f.outside)
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,10 @@ def dirty_windows(trades: Table, found: Changes, timeframe: Timeframe) -> Dirty:
         bounds = [f.span for f in files]
         few = rows + size <= MOST_ROWS and opened + len(files) <= MOST_FILES
         one_window = timeframe.align(bounds) == [timeframe.window(files[0].span.start)]
-        frames = _read(trades, files, whole=bool(gone and come)) if few and not one_window else None
+        told = covers(found.spans, bounds)
+        frames = (
+            _read(trades, files, whole=bool(gone and come)) if few and not one_window and not told else None
+        )
         if frames is None:
             spans += bounds
         else:
@@ -134,18 +145,19 @@ def _neighbours(found: Changes) -> list[tuple[list[LiveFile], list[LiveFile]]]:
 def _read(trades: Table, files: Sequence[LiveFile], *, whole: bool) -> list[pl.DataFrame] | None:
     """The files' rows, or only their times, as microseconds in `TIME`, whoever's table it is.
 
-    None where a file is no longer there, or has rows whose time cannot be told: whoever computes the windows
-    of its bounds names them.
+    Rows of impossible times are left out, as they are in no window. None where a file is no longer there, or
+    does not say which of its columns is which.
     """
     time = time_column(trades, TIME)
     names = _values(trades) if whole else [time.field.name]
     scan = ArrowScan(trades.metadata, trades.io, trades.schema().select(*names), AlwaysTrue())
     try:
         frames = [pl.DataFrame(scan.to_table([FileScanTask(f.file)])) for f in files]
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return None
-    frames = [_timed(time, frame) for frame in frames]
-    return None if any(frame[TIME].null_count() for frame in frames) else frames
+    times = trading_times()
+    inside = pl.col(TIME).is_between(to_micros(times.start), to_micros(times.last))
+    return [_timed(time, frame).filter(inside) for frame in frames]
 
 
 def _timed(time: TimeColumn, frame: pl.DataFrame) -> pl.DataFrame:
@@ -177,6 +189,28 @@ def _window_starts(
     return coalesce(timeframe.window(from_micros(start)) for start in starts)
 
 
+def _due(trades: Table, before: int) -> list[Interval]:
+    """Where rows of an earlier snapshot may lie that were ahead of all possible times then, and are not now.
+
+    The snapshot's own time is the earliest at which candles can have been made of it.
+    """
+    snapshot = trades.metadata.snapshot_by_id(before)
+    assert snapshot is not None
+    now = trading_times()
+    then = trading_times(datetime.fromtimestamp(min(snapshot.timestamp_ms / 1000, _CLOCK_MOST), UTC))
+    if then.end >= now.end:
+        return []
+    late = Interval(then.end, now.end)
+    files = live_files(trades, TIME, Grain.DAY, before)
+    return [due for f in files if not f.is_delete and (due := f.span.intersect(late))]
+
+
+def _covered(trades: Table, snapshot: int, files: Sequence[LiveFile]) -> list[Interval]:
+    """Where those data files lie on which delete files of a snapshot bear: reading them raw says nothing."""
+    deletes = RowDeletes.of(trades, snapshot)
+    return [f.span for f in files if not f.is_delete and deletes.bearing(f.file, f.sequence)]
+
+
 def _deleted_spans(
     trades: Table, deletes: Sequence[LiveFile], snapshots: Iterable[int]
 ) -> list[Interval] | None:
@@ -187,7 +221,7 @@ def _deleted_spans(
     by_path = {f.path: f.span for f in data}
     spans: list[Interval] = []
     for delete in deletes:
-        path = _target(delete.file)
+        path = target(delete.file)
         if path is not None:
             if path in by_path:
                 spans.append(by_path[path])
@@ -197,15 +231,3 @@ def _deleted_spans(
             return None
         spans += same
     return spans
-
-
-def _target(delete: DataFile) -> str | None:
-    """The one data file whose rows a delete file names, where its metadata says it."""
-    lower, upper = (
-        (delete.lower_bounds or {}).get(_PATH_FIELD),
-        (delete.upper_bounds or {}).get(_PATH_FIELD),
-    )
-    referenced = getattr(delete, "referenced_data_file", None)
-    if referenced is not None:
-        return str(referenced)
-    return lower.decode() if lower is not None and lower == upper else None

@@ -21,6 +21,7 @@ from pyiceberg.table.update.snapshot import ExpireSnapshots, _ManifestMergeManag
 from pyiceberg.typedef import EMPTY_DICT
 
 from k2_ohlcv.domain.errors import CommitConflictError
+from k2_ohlcv.lake.delete_files import still_bearing
 from k2_ohlcv.lake.files import files_of
 from k2_ohlcv.lake.schemas import SNAPSHOTS_KEPT
 
@@ -85,7 +86,10 @@ class CommitOf(Transaction):
 
 
 class _OneSnapshot(_OverwriteFiles):
-    """An overwrite that merges small manifests, and with them those that only say what was deleted."""
+    """An overwrite that merges small manifests, and with them those that only say what was deleted.
+
+    Delete files of other engines go where they bear on no data file any more.
+    """
 
     says: Operation | None = None
 
@@ -105,7 +109,8 @@ class _OneSnapshot(_OverwriteFiles):
     def _process_manifests(self, manifests: list[ManifestFile]) -> list[ManifestFile]:
         data = [m for m in manifests if m.content == ManifestContent.DATA]
         merger = _ManifestMergeManager(_MANIFEST_BYTES, _MANIFESTS, True, self)
-        return merger.merge_manifests(data) + [m for m in manifests if m.content == ManifestContent.DELETES]
+        table = self._transaction._table
+        return merger.merge_manifests(data) + still_bearing(table, manifests, self._deleted_data_files)
 
 
 def commit(table: Table, change: Change) -> Table:

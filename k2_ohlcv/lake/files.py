@@ -6,6 +6,7 @@ Reads manifests only, never a data file.
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from threading import Lock
 from typing import Generic, TypeVar
@@ -17,11 +18,15 @@ from pyiceberg.manifest import DataFile, DataFileContent, ManifestContent, Manif
 from pyiceberg.table import Table
 
 from k2_ohlcv.domain.timeframe import Grain
+from k2_ohlcv.domain.trading_times import trading_times
 from k2_ohlcv.domain.window import MICROSECOND, Interval
-from k2_ohlcv.lake.foreign import ForeignTrades, time_column
+from k2_ohlcv.lake.foreign import EVERYTHING, ForeignTrades, time_column
 
 #: The column of trades that windows are made of.
 TIME = "timestamp"
+
+#: Iceberg's field id of the path column in position delete files; its bounds say which data files they touch.
+_PATH_FIELD = 2147483546
 
 T = TypeVar("T")
 
@@ -48,17 +53,30 @@ class _Kept(Generic[T]):
         return entries
 
 
-#: Some 2 kB each, or half of it: one plan asks for the same ones several times.
-_FILES: _Kept[DataFile] = _Kept(20_000)
+#: A file and its data sequence number. Some 2 kB each: one plan asks for the same ones several times.
+_FILES: _Kept[tuple[DataFile, int]] = _Kept(20_000)
 _LISTS: _Kept[ManifestFile] = _Kept(5_000)
 
 
 @dataclass(frozen=True)
 class LiveFile:
-    """A live data or delete file, with the span of moments that its rows may lie in."""
+    """A live data or delete file, with the span of moments that its rows may lie in.
+
+    Attributes:
+        file: what its manifest says of it.
+        span: where its rows may lie. Of trades, where those lie that have a possible time.
+        sequence: its data sequence number. Delete files bear on files of lower numbers, or equal ones.
+        latest: the newest moment of which its metadata says that a row may have it; None where it says none.
+        strays: of trades, whether rows may have an impossible time, or none.
+        outside: of trades, whether all rows have an impossible time; the span is then the end nearest to it.
+    """
 
     file: DataFile
     span: Interval
+    sequence: int = 0
+    latest: datetime | None = None
+    strays: bool = False
+    outside: bool = False
 
     @property
     def path(self) -> str:
@@ -81,11 +99,31 @@ def live_files(table: Table, column: str, grain: Grain, snapshot_id: int | None)
 
 def delete_files(table: Table, snapshot_id: int) -> list[DataFile]:
     """The live delete files of a snapshot. Manifests of data files are not opened."""
+    return [file for file, _ in numbered_deletes(table, snapshot_id)]
+
+
+def numbered_files(table: Table, snapshot_id: int) -> list[tuple[DataFile, int]]:
+    """The live data files of a snapshot with their sequence numbers."""
     return [
-        file
+        numbered
+        for manifest in _manifests(table, snapshot_id).values()
+        if manifest.content == ManifestContent.DATA
+        for numbered in _numbered(table.io, manifest)
+    ]
+
+
+def numbered_in(table: Table, manifest: ManifestFile) -> Sequence[tuple[DataFile, int]]:
+    """The live files of a manifest with their sequence numbers."""
+    return _numbered(table.io, manifest)
+
+
+def numbered_deletes(table: Table, snapshot_id: int) -> list[tuple[DataFile, int]]:
+    """The live delete files of a snapshot with their sequence numbers."""
+    return [
+        numbered
         for manifest in _manifests(table, snapshot_id).values()
         if manifest.content == ManifestContent.DELETES
-        for file in files_of(table.io, manifest)
+        for numbered in _numbered(table.io, manifest)
     ]
 
 
@@ -104,13 +142,30 @@ def difference(
 ) -> tuple[list[LiveFile], list[LiveFile]]:
     """The files that are live at one snapshot only: those gone since `before`, those new at `after`.
 
-    Manifests that both share hold the same live files, and are not opened.
+    Manifests that both share hold the same live files, and are not opened. Where there are delete files, a
+    file that came back with another sequence number is another file: other deletes bear on it.
     """
     old, new = _manifests(table, before), _manifests(table, after)
     gone = _entries(table, column, grain, (m for path, m in old.items() if path not in new))
     come = _entries(table, column, grain, (m for path, m in new.items() if path not in old))
-    gone_paths, come_paths = {f.path for f in gone}, {f.path for f in come}
-    return [f for f in gone if f.path not in come_paths], [f for f in come if f.path not in gone_paths]
+    exact = any(m.content == ManifestContent.DELETES for m in (*old.values(), *new.values()))
+
+    def identity(file: LiveFile) -> object:
+        return (file.path, target(file.file), file.sequence) if exact else file.path
+
+    went, came = {identity(f) for f in gone}, {identity(f) for f in come}
+    return [f for f in gone if identity(f) not in came], [f for f in come if identity(f) not in went]
+
+
+def target(delete: DataFile) -> str | None:
+    """The one data file whose rows a position delete file or deletion vector names, where it says so."""
+    referenced = getattr(delete, "referenced_data_file", None)
+    if referenced is not None:
+        return str(referenced)
+    lower = (delete.lower_bounds or {}).get(_PATH_FIELD)
+    upper = (delete.upper_bounds or {}).get(_PATH_FIELD)
+    is_position = delete.content == DataFileContent.POSITION_DELETES
+    return lower.decode() if is_position and lower is not None and lower == upper else None
 
 
 def _manifests(table: Table, snapshot_id: int | None) -> dict[str, ManifestFile]:
@@ -126,7 +181,7 @@ def _manifests(table: Table, snapshot_id: int | None) -> dict[str, ManifestFile]
 def _entries(table: Table, column: str, grain: Grain, manifests: Iterable[ManifestFile]) -> list[LiveFile]:
     """The live files of manifests with their spans, which are worked out once: neither ever changes."""
     time = time_column(table, column)
-    how = f"{time.field.field_id} {time.clock.name} {grain.name}"
+    how = f"{time.field.field_id} {time.clock.name} {grain.name} {trading_times().end}"
     found: list[LiveFile] = []
     for manifest in manifests:
         found += _SPANS.get(
@@ -136,19 +191,64 @@ def _entries(table: Table, column: str, grain: Grain, manifests: Iterable[Manife
 
 
 def _spans(table: Table, column: str, grain: Grain, manifest: ManifestFile) -> Iterator[LiveFile]:
-    for file in files_of(table.io, manifest):
-        yield LiveFile(file, live_span(table, column, grain, file))
+    for file, sequence in _numbered(table.io, manifest):
+        yield live_file(table, column, grain, file, sequence)
 
 
-def files_of(io: FileIO, manifest: ManifestFile) -> tuple[DataFile, ...]:
-    """The live files of a manifest; what was read last is kept, as a manifest never changes."""
+def live_file(table: Table, column: str, grain: Grain, file: DataFile, sequence: int) -> LiveFile:
+    """A file with its span, which of trades is cut to the times that a trade can have."""
+    span = full_span(table, column, grain, file)
+    if column != TIME:
+        return LiveFile(file, span, sequence, span.last)
+    times = trading_times()
+    latest = span.last if span.end <= times.end else span.start
+    known = span != EVERYTHING and latest in times
+    cut, field = _cut(span, times), time_column(table, column).field
+    empty = not field.required and (file.null_value_counts or {}).get(field.field_id) != 0
+    return LiveFile(
+        file,
+        cut,
+        sequence,
+        latest=latest if known else None,
+        strays=file.content == DataFileContent.DATA and (cut != span or empty),
+        outside=span.intersect(times) is None,
+    )
+
+
+def _cut(span: Interval, times: Interval) -> Interval:
+    """What of a span lies in some times, or else the end that is nearest to it."""
+    if both := span.intersect(times):
+        return both
+    edge = times.start if span.end <= times.start else times.last
+    return Interval(edge, edge + MICROSECOND)
+
+
+def files_of(io: FileIO, manifest: ManifestFile) -> list[DataFile]:
+    """The live files of a manifest."""
+    return [file for file, _ in _numbered(io, manifest)]
+
+
+def _numbered(io: FileIO, manifest: ManifestFile) -> tuple[tuple[DataFile, int], ...]:
+    """The live files of a manifest with their data sequence numbers.
+
+    What was read last is kept, as a manifest never changes.
+    """
     return _FILES.get(
         manifest.manifest_path,
-        lambda: (e.data_file for e in manifest.fetch_manifest_entry(io, discard_deleted=True)),
+        lambda: (
+            (e.data_file, e.sequence_number or 0)
+            for e in manifest.fetch_manifest_entry(io, discard_deleted=True)
+        ),
     )
 
 
 def live_span(table: Table, column: str, grain: Grain, file: DataFile) -> Interval:
+    """Where the rows of a file may lie; of trades, where those lie that have a possible time."""
+    span = full_span(table, column, grain, file)
+    return _cut(span, trading_times()) if column == TIME else span
+
+
+def full_span(table: Table, column: str, grain: Grain, file: DataFile) -> Interval:
     """The file's own bounds of the column where it has them, else its partition.
 
     A foreign trades table has one time column, whatever it is called there.
@@ -157,7 +257,7 @@ def live_span(table: Table, column: str, grain: Grain, file: DataFile) -> Interv
         return table.span(file)
     time = time_column(table, column)
     if bounds := time.bounds(file):
-        return Interval(time.moment(bounds[0]), time.moment(bounds[1]) + MICROSECOND)
+        return time.span(*bounds)
     return grain.interval_of(_ordinal(file))
 
 

@@ -3,8 +3,8 @@
 It is read and never written. How its values become ours is in `engine.ticks`.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from functools import lru_cache
@@ -14,6 +14,7 @@ import structlog
 from pyiceberg.conversions import from_bytes
 from pyiceberg.manifest import DataFile, DataFileContent, ManifestContent
 from pyiceberg.partitioning import PartitionSpec
+from pyiceberg.schema import Schema
 from pyiceberg.table import Table
 from pyiceberg.transforms import (
     DayTransform,
@@ -38,11 +39,18 @@ from pyiceberg.types import (
 
 from k2_ohlcv.domain.errors import ContractError, UsageError
 from k2_ohlcv.domain.timeframe import Grain
-from k2_ohlcv.domain.window import EPOCH, MICROSECOND, Interval, from_micros
+from k2_ohlcv.domain.window import EPOCH, MICROSECOND, Interval, from_micros, to_micros
 from k2_ohlcv.settings import Settings
 
 #: What a file holds of which nothing is known. No market is older, and no trade of ours will be newer.
 EVERYTHING = Interval(EPOCH, datetime(2100, 1, 1, tzinfo=UTC))
+
+#: Where moments are counted at all: values beyond become its ends. All arithmetic on windows and partitions
+#: stays far from the ends of what a datetime can say.
+_COUNTED = (
+    to_micros(datetime(1900, 1, 1, tzinfo=UTC)),
+    to_micros(datetime(2200, 1, 1, tzinfo=UTC)),
+)
 
 #: What each column may be, and how that is said.
 _KINDS: Mapping[str, tuple[tuple[type[IcebergType], ...], str]] = {
@@ -103,6 +111,11 @@ class Clock(Enum):
         return _MAGNITUDES.get(self)
 
 
+#: The years 2009 to 2100, in which trades are: what tells the unit of a long.
+_LIKELY = {
+    Clock.MILLIS: range(1_230_768_000_000, 4_102_444_800_000),
+    Clock.MICROS: range(1_230_768_000_000_000, 4_102_444_800_000_000),
+}
 _MAGNITUDES = {Clock.MILLIS: range(10**11, 10**14), Clock.MICROS: range(10**14, 10**17)}
 
 
@@ -114,8 +127,13 @@ class TimeColumn:
     clock: Clock
 
     def moment(self, value: int) -> datetime:
-        """The moment of a value of the column."""
-        return from_micros(self.clock.micros(value))
+        """The moment of a value of the column, if it lies in 1900 to 2200; else the nearest end of that."""
+        least, greatest = _COUNTED
+        return from_micros(min(max(self.clock.micros(value), least), greatest))
+
+    def span(self, first: int, last: int) -> Interval:
+        """From the moment of one value up to and including that of another."""
+        return Interval(self.moment(first), self.moment(last) + MICROSECOND)
 
     def micros(self, values: pl.Series) -> pl.Series:
         """Microseconds since the epoch, from values as they were read; null where they do not count so."""
@@ -172,9 +190,7 @@ class ForeignTrades(Table):
         bounds = time.bounds(file)
         if bounds is None:
             return _partition_span(time, self.specs()[file.spec_id], file.partition)
-        if self.clock.magnitudes and not all(value in self.clock.magnitudes for value in bounds):
-            return EVERYTHING  # rows of another unit: whoever reads them refuses them, and names them
-        return Interval(time.moment(bounds[0]), time.moment(bounds[1]) + MICROSECOND)
+        return time.span(*bounds)
 
     def _do_commit(self, *_: object, **__: object) -> None:
         raise never_written(self.name())
@@ -211,11 +227,13 @@ def _transformed_span(time: TimeColumn, transform: object, value: int | None) ->
             first, last = Grain.MONTH.interval_of(12 * value), Grain.MONTH.interval_of(12 * value + 11)
             span = Interval(first.start, last.end)
         case HourTransform():
-            span = Interval(from_micros(value * _HOUR_MICROS), from_micros((value + 1) * _HOUR_MICROS))
+            hours = replace(time, clock=Clock.MICROS)  # the transform counts hours of any kind of time
+            span = hours.span(value * _HOUR_MICROS, (value + 1) * _HOUR_MICROS - 1)
         case IdentityTransform():
-            span = Interval(time.moment(value), time.moment(value) + MICROSECOND)
+            span = time.span(value, value)
         case TruncateTransform():
-            span = Interval(time.moment(value), time.moment(value + transform.width))
+            end = time.moment(value + transform.width)
+            span = Interval(time.moment(value), max(end, time.moment(value) + MICROSECOND))
     return span
 
 
@@ -238,6 +256,8 @@ def verified(table: Table, source: Source) -> ForeignTrades:
             faults.append(f"column {name} for {ours} is {field.field_type}, and must be {said}")
         else:
             found[ours] = field
+    if unclear := ambiguous(table.schema(), found.values()):
+        faults.append(unclear)
     if faults:
         raise ContractError(
             f"table {source.name} (K2_TRADES_TABLE) cannot be read as trades: {'; '.join(faults)}. "
@@ -249,6 +269,20 @@ def verified(table: Table, source: Source) -> ForeignTrades:
         _say_doubles(source.name, ", ".join(doubles))
     columns = {ours: field.field_id for ours, field in found.items()}
     return ForeignTrades(table, columns, _clock(table, found["timestamp"], source.name), source.kept)
+
+
+def ambiguous(schema: Schema, columns: Iterable[NestedField]) -> str:
+    """Which columns share their names, but for case, with other ones: engines cannot tell them apart."""
+    spelt: dict[str, list[str]] = {}
+    for field in schema.fields:
+        spelt.setdefault(field.name.lower(), []).append(field.name)
+    wanted = dict.fromkeys(field.name.lower() for field in columns)
+    pairs = [" and ".join(spelt[name]) for name in wanted if len(spelt[name]) > 1]
+    if not pairs:
+        return ""
+    return (
+        f"columns {', '.join(pairs)} differ only in case, and engines take them for one. Rename or drop one"
+    )
 
 
 @lru_cache
@@ -265,18 +299,26 @@ def _say_doubles(table: str, columns: str) -> None:
 def _clock(table: Table, field: NestedField, name: str) -> Clock:
     if not isinstance(field.field_type, LongType):
         return Clock.ZONED if isinstance(field.field_type, TimestamptzType) else Clock.LOCAL
-    empty = True
+    empty, time, strange = True, TimeColumn(field, Clock.MICROS), ""
+    told: Clock | None = None
     for file in _data_files(table):
         empty = False
-        bounds = TimeColumn(field, Clock.MICROS).bounds(file)
-        if bounds is not None:
-            for clock, values in _MAGNITUDES.items():
-                if bounds[1] in values:
-                    return clock
-            raise ContractError(
-                f"column {field.name} of {name} (K2_TRADES_TABLE) has {bounds[1]} in {file.file_path}: "
-                "a long must count milliseconds or microseconds since 1970"
-            )
+        if (bounds := time.bounds(file)) is None:
+            continue
+        # One stray row must not change the unit of all: a file whose bounds are likely times decides, the
+        # oldest first, and only where there is none the magnitude of what the files hold.
+        likely = {clock for clock, values in _LIKELY.items() for value in bounds if value in values}
+        if len(likely) == 1:
+            return likely.pop()
+        told = told or next((c for c, values in _MAGNITUDES.items() if bounds[1] in values), None)
+        strange = strange or f"{bounds[1]} in {file.file_path}"
+    if told:
+        return told
+    if strange:
+        raise ContractError(
+            f"column {field.name} of {name} (K2_TRADES_TABLE) has {strange}: "
+            "a long must count milliseconds or microseconds since 1970"
+        )
     if not empty:
         raise ContractError(
             f"no data file of {name} (K2_TRADES_TABLE) has bounds of column {field.name}, which tell whether "
@@ -287,8 +329,9 @@ def _clock(table: Table, field: NestedField, name: str) -> Clock:
 
 
 def _data_files(table: Table) -> Iterator[DataFile]:
+    """The live data files, those of the oldest manifests first: writers put new ones in front."""
     snapshot = table.current_snapshot()
-    for manifest in snapshot.manifests(table.io) if snapshot else []:
+    for manifest in reversed(snapshot.manifests(table.io)) if snapshot else []:
         if manifest.content == ManifestContent.DATA:
             for entry in manifest.fetch_manifest_entry(table.io, discard_deleted=True):
                 yield entry.data_file

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from pyiceberg.manifest import DataFileContent, ManifestEntryStatus
+from pyiceberg.manifest import DataFile, DataFileContent, ManifestEntryStatus
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Snapshot
 
 from k2_ohlcv.domain.timeframe import Grain, Timeframe
 from k2_ohlcv.domain.window import Interval
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.files import TIME, LiveFile, live_files, live_span, partition_of
+from k2_ohlcv.lake.files import TIME, LiveFile, live_files, live_span, partition_of, target
 from k2_ohlcv.lake.open_work import OpenWork
 from k2_ohlcv.lake.staleness import behind_since, snapshots_since
 
@@ -84,7 +84,7 @@ def data_spans(lake: Lake, timeframes: Sequence[Timeframe], *, gap: int = 0) -> 
         gap: so many empty partitions in a row do not part two blocks.
     """
     (grain,) = {timeframe.grain for timeframe in timeframes}
-    spans = [f.span for f in _files(lake.trades(), "timestamp", Grain.DAY)]
+    spans = [f.span for f in _files(lake.trades(), "timestamp", Grain.DAY) if not f.outside]
     for timeframe in timeframes:
         spans += [f.span for f in _files(lake.candles(timeframe), "window_start", grain)]
     blocks: list[Interval] = []
@@ -112,12 +112,17 @@ class Touched:
     removed: int = 0
 
 
-def touched(trades: Table, snapshot: Snapshot) -> dict[Interval, Touched]:
+#: A file over more days than a year has does not say which of them a commit touched.
+_MOST_DAYS = timedelta(days=366)
+
+
+def touched(trades: Table, snapshot: Snapshot) -> dict[Interval | None, Touched]:
     """The days of the files that a snapshot of trades added or removed, in order.
 
-    The rows of a file that spans days count for each of them; ours never do.
+    The rows of a file that spans days count for each of them; ours never do. Files whose days metadata does
+    not tell come last, under None: without bounds or a partition of time, or over more than a year.
     """
-    rows: dict[Interval, Counter[ManifestEntryStatus]] = {}
+    rows: dict[Interval | None, Counter[ManifestEntryStatus]] = {}
     for manifest in snapshot.manifests(trades.io):
         if manifest.added_snapshot_id != snapshot.snapshot_id:
             continue
@@ -125,12 +130,23 @@ def touched(trades: Table, snapshot: Snapshot) -> dict[Interval, Touched]:
             if entry.status == ManifestEntryStatus.EXISTING or entry.snapshot_id != snapshot.snapshot_id:
                 continue
             is_data = entry.data_file.content == DataFileContent.DATA
-            for day in Grain.DAY.partitions([live_span(trades, TIME, Grain.DAY, entry.data_file)]):
+            for day in _days(trades, snapshot, entry.data_file):
                 rows.setdefault(day, Counter())[entry.status] += (
                     entry.data_file.record_count if is_data else 0
                 )
     came, went = ManifestEntryStatus.ADDED, ManifestEntryStatus.DELETED
-    return {day: Touched(counts[came], counts[went]) for day, counts in sorted(rows.items())}
+    told = sorted(day for day in rows if day is not None)
+    order = [*told, *([None] if None in rows else [])]
+    return {day: Touched(rows[day][came], rows[day][went]) for day in order}
+
+
+def _days(trades: Table, snapshot: Snapshot, file: DataFile) -> Sequence[Interval | None]:
+    """The days that a file may hold rows of, or delete some of; None where that cannot be told."""
+    span = live_span(trades, TIME, Grain.DAY, file)
+    if (path := target(file)) is not None:
+        live = live_files(trades, TIME, Grain.DAY, snapshot.snapshot_id)
+        span = next((f.span for f in live if f.path == path), span)
+    return [None] if span.end - span.start > _MOST_DAYS else Grain.DAY.partitions([span])
 
 
 def _files(table: Table, column: str, grain: Grain) -> list[LiveFile]:
@@ -161,6 +177,7 @@ def _made(table: Table) -> datetime | None:
 
 def _status(table: Table, column: str, grain: Grain) -> TableStatus:
     files = _files(table, column, grain)
+    known = [f for f in files if not f.outside]
     return TableStatus(
         table=table.name()[-1],
         location=table.location(),
@@ -168,7 +185,7 @@ def _status(table: Table, column: str, grain: Grain) -> TableStatus:
         partitions=len({partition_of(f.file, grain) for f in files}),
         files=len(files),
         bytes=sum(f.file.file_size_in_bytes for f in files),
-        first=min((f.span.start for f in files), default=None),
-        last=max((f.span.last for f in files), default=None),
+        first=min((f.span.start for f in known), default=None),
+        last=max((f.latest or f.span.last for f in known), default=None),
         snapshot=_current(table),
     )

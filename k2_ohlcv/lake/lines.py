@@ -18,7 +18,7 @@ from k2_ohlcv.domain.timeframe import Grain, Timeframe
 from k2_ohlcv.domain.window import Interval, coalesce, intersect_all, subtract
 from k2_ohlcv.lake.changes import trades_spans
 from k2_ohlcv.lake.files import TIME, live_files
-from k2_ohlcv.lake.foreign import EVERYTHING, ForeignTrades
+from k2_ohlcv.lake.foreign import ForeignTrades
 from k2_ohlcv.lake.watermark import Watermark
 
 #: On trades, and remembered on candle tables: candles of windows before this are the only record left.
@@ -48,9 +48,12 @@ def remembered(candles: Table, trades: Table) -> dict[str, str]:
 
 
 def newest_trade(trades: Table) -> datetime | None:
-    """The newest trade, by the bounds of the files. Files of which nothing is known say nothing."""
+    """The newest trade, by the bounds of the files.
+
+    Files of which nothing is known say nothing, nor does a bound beyond the times that a trade can have.
+    """
     files = live_files(trades, TIME, Grain.DAY, trades.metadata.current_snapshot_id)
-    return max((f.span.last for f in files if not f.is_delete and f.span != EVERYTHING), default=None)
+    return max((f.latest for f in files if not f.is_delete and f.latest is not None), default=None)
 
 
 def head_of(candles: Table, trades: Table) -> datetime | None:

@@ -13,7 +13,7 @@ from pyiceberg.table.snapshots import Operation, Snapshot, ancestors_of
 
 from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.lake.commit import DROPS
-from k2_ohlcv.lake.files import TIME, LiveFile, live_files, live_span
+from k2_ohlcv.lake.files import TIME, LiveFile, live_file, live_files
 
 
 @dataclass
@@ -93,6 +93,7 @@ def _steps(trades: Table, snapshot: Snapshot) -> tuple[list[LiveFile], list[Live
         for entry in manifest.fetch_manifest_entry(trades.io, discard_deleted=False):
             if entry.snapshot_id != snapshot.snapshot_id or entry.status == ManifestEntryStatus.EXISTING:
                 continue
-            file = LiveFile(entry.data_file, live_span(trades, TIME, Grain.DAY, entry.data_file))
+            number = entry.sequence_number or 0
+            file = live_file(trades, TIME, Grain.DAY, entry.data_file, number)
             (removed if entry.status == ManifestEntryStatus.DELETED else written).append(file)
     return removed, written

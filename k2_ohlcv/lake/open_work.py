@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pyiceberg.table import Table
 
 from k2_ohlcv.domain.errors import MissingTradesError
-from k2_ohlcv.domain.window import Interval, coalesce
-from k2_ohlcv.lake.changes import Changes, changes
+from k2_ohlcv.domain.trading_times import trading_times
+from k2_ohlcv.domain.window import Interval, coalesce, intersect_all
+from k2_ohlcv.lake.changes import Changes, changes, trades_spans
 from k2_ohlcv.lake.fingerprint import describe_difference, fingerprint
 from k2_ohlcv.lake.watermark import Watermark, why_unknown
 
@@ -46,6 +47,7 @@ class OpenWork:
             return cls(None, current, read, Changes(), other)
         if current is None:
             return cls(mark, current, read, Changes(), "there are no trades")
+        mark = _with_possible(mark, trades)
         found = changes(trades, mark.snapshot_id, current)
         return cls(mark, current, read, found, found.reason, mark.is_mirrored(candles))
 
@@ -65,6 +67,19 @@ class OpenWork:
         mark = self.mark
         is_equal = mark is not None and mark.snapshot_id == self.current and mark.is_complete
         return is_equal and self.is_mirrored
+
+
+def _with_possible(mark: Watermark, trades: Table) -> Watermark:
+    """The watermark with those times open that were impossible when it was made, and have come since.
+
+    Only rows of another writer lie so far ahead of the clock, and mostly there are none.
+    """
+    end = trading_times().end
+    is_known = trades.metadata.snapshot_by_id(mark.snapshot_id) is not None
+    if mark.until is None or mark.until >= end or not is_known:
+        return mark
+    come = intersect_all(trades_spans(trades, mark.snapshot_id), [Interval(mark.until, end)])
+    return mark.opening(come) if come else mark
 
 
 def reject_missing_trades(candles: Table, trades: Table) -> None:

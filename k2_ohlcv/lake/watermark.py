@@ -7,7 +7,7 @@ are now is in `open_work`.
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from pyiceberg.table import Table
@@ -65,6 +65,7 @@ class Watermark:
         complete: the last snapshot to which the whole table was equal; None where there was none.
         complete_head: the newest trade of that snapshot.
         touched: intervals in `open` that other writers touched after the last commit of ours.
+        until: trades from this moment on were left out, as they had an impossible time then; None if unknown.
     """
 
     snapshot_id: int
@@ -75,6 +76,7 @@ class Watermark:
     complete: int | None = None
     complete_head: datetime | None = None
     touched: tuple[Interval, ...] = ()
+    until: datetime | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, table: Table) -> "Watermark | None":
@@ -122,6 +124,7 @@ class Watermark:
             ],
             "complete": self.complete,
             "complete_head": _text(self.complete_head),
+            "until": _text(self.until),
         }
         return {STATE: json.dumps(state, separators=(",", ":"))}
 
@@ -205,6 +208,7 @@ def _parsed(text: str) -> Watermark:
         refused=tuple(RefusedWindow(c, e, s, _interval(window)) for c, e, s, window in state["refused"]),
         complete=state["complete"],
         complete_head=_moment(state["complete_head"]),
+        until=_moment(state["until"]),
     )
 
 

@@ -17,12 +17,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from k2_ohlcv.domain.window import DAY, midnight, to_micros
+from k2_ohlcv.domain import trading_times
+from k2_ohlcv.domain.window import DAY, to_micros
 
 Int64s = npt.NDArray[np.int64]
 
 #: Bitcoin's first block is of January 2009: what claims to be older is not a trade of it.
-OLDEST = to_micros(midnight(datetime(2009, 1, 1, tzinfo=UTC).date()))
+OLDEST = to_micros(trading_times.OLDEST)
 
 # Arrow's parser silently wraps numbers of more than 38 digits: longer text goes row by row.
 _LONGEST = 30

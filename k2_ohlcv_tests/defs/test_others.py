@@ -7,6 +7,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from pyiceberg.expressions import EqualTo
+from pyiceberg.types import DecimalType, StringType, TimestamptzType
 
 from k2_ohlcv.definitions import build
 from k2_ohlcv.defs import ingest_files, jobs, others
@@ -15,7 +16,7 @@ from k2_ohlcv.domain.retention import MANY_FILES
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.schemas import TRADES_TABLE
 from k2_ohlcv.settings import Settings
-from k2_ohlcv_tests import lakes
+from k2_ohlcv_tests import lakes, theirs
 
 # Dagster 1.13 reads a pydantic attribute that pydantic 2.14 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
@@ -120,3 +121,32 @@ def test_a_large_commit_takes_several_looks(
         events, cursor = look(instance, cursor)
         seen += [event[1] for event in events]
     assert seen == ["2024-02-05", "2024-02-06", "2024-02-07", "2024-02-08"]
+
+
+def test_a_commit_whose_days_cannot_be_told_is_one_observation(
+    home: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One row deleted merge-on-read, in an external table without partitions: not thousands of days."""
+    columns = {
+        "exchange": StringType(),
+        "symbol": StringType(),
+        "trade_id": StringType(),
+        "timestamp": TimestamptzType(),
+        "price": DecimalType(18, 8),
+        "quantity": DecimalType(19, 8),
+    }
+    days = (datetime(2014, 2, 5, tzinfo=UTC), datetime(2024, 2, 5, tzinfo=UTC))
+    some = [Trade("X", "Y", str(i), at, Decimal(1), Decimal(1)) for i, at in enumerate(days)]
+    table = theirs.create(lakes.open_lake(home), columns, [vars(some[0])], name="trades")
+    theirs.add(table, [vars(some[1])])
+    monkeypatch.setenv("K2_TRADES_TABLE", f"{theirs.NAMESPACE}.trades")
+    _, cursor = look(instance, None)
+    theirs.delete_positions(table, [(lakes.data_files(table)[0], 0)])
+    context = dg.build_sensor_context(instance=instance, cursor=cursor)
+    sensor = build(Settings.read()).resolve_sensor_def("trades_of_others")
+    tick = sensor.evaluate_tick(context)
+    (event,) = tick.asset_events
+    assert isinstance(event, dg.AssetObservation)
+    assert event.asset_key == dg.AssetKey(TRADES_TABLE)
+    assert event.metadata["snapshot"].value == str(table.refresh().metadata.current_snapshot_id)
+    assert look(instance, tick.cursor)[0] == []

@@ -1,0 +1,110 @@
+"""Delete files of other engines in our tables: a rebuild repairs candles, all else says what to do."""
+
+from datetime import timedelta
+
+import pytest
+from pyiceberg.manifest import ManifestContent
+from pyiceberg.table import Table
+
+from k2_ohlcv.domain.errors import ContractError
+from k2_ohlcv.domain.timeframe import Grain, timeframe
+from k2_ohlcv.domain.window import DAY
+from k2_ohlcv.lake.delete_files import refuse_equality_deletes
+from k2_ohlcv.lake.files import live_files, partition_of
+from k2_ohlcv.reconcile import rebuild
+from k2_ohlcv.refresh import refresh
+from k2_ohlcv.validate import validate
+from k2_ohlcv_tests import lakes, theirs
+from k2_ohlcv_tests.conftest import Bench, clear
+from k2_ohlcv_tests.test_reconcile import AT, trade
+
+MINUTE = timeframe("1m")
+#: Three trades a day, for three days.
+SOME = [trade(9 * day + i, AT + day * DAY + i * timedelta(minutes=1)) for day in range(3) for i in range(3)]
+DAYS = Grain.DAY.partitions([Grain.DAY.partition(t.timestamp) for t in SOME])
+
+
+def started(bench: Bench) -> Table:
+    """Candles of three days, in a file each."""
+    clear(bench)
+    lakes.add_trades(bench.lake, SOME)
+    refresh(bench.lake, bench.engine, MINUTE)
+    return bench.lake.candles(MINUTE)
+
+
+def delete_candles(table: Table, *days: int) -> None:
+    """As an engine does that upserts: every candle of one minute of these days, in a commit each."""
+    for day in days:
+        at = AT + day * DAY + timedelta(minutes=1)
+        files = live_files(table.refresh(), "window_start", Grain.DAY, table.metadata.current_snapshot_id)
+        (file,) = (f for f in files if not f.is_delete and at in partition_of(f.file, Grain.DAY))
+        theirs.delete_equal(table, ["window_start"], [(MINUTE.floor(at),)], partition=file.file.partition)
+
+
+def deletes(bench: Bench) -> int:
+    table = bench.lake.candles(MINUTE)
+    snapshot = table.current_snapshot()
+    assert snapshot is not None
+    return sum(m.content == ManifestContent.DELETES for m in snapshot.manifests(table.io))
+
+
+def test_a_rebuild_of_all_partitions_drops_equality_deletes(sail: Bench) -> None:
+    """PyIceberg cannot read beside them; the rebuild writes the files anew and they bear on nothing."""
+    table = started(sail)
+    delete_candles(table, 0, 2)
+    assert deletes(sail) == 2
+    rebuild(sail.lake, sail.engine, MINUTE, DAYS)
+    assert deletes(sail) == 0
+    lakes.assert_equal_to_trades(sail.lake, SOME, [MINUTE])
+    assert all(f.ok for f in validate(sail.lake, sail.engine, MINUTE, DAYS))
+
+
+def test_a_smaller_rebuild_repairs_its_own_partitions(sail: Bench) -> None:
+    """What reads the others is refused, and names the partitions that are still to be rebuilt."""
+    table = started(sail)
+    delete_candles(table, 0, 2)
+    rebuild(sail.lake, sail.engine, MINUTE, DAYS[:1])
+    assert deletes(sail) == 1
+    assert all(f.ok for f in validate(sail.lake, sail.engine, MINUTE, DAYS[:2]))
+    ends = f"--from {DAYS[2].start:%Y-%m-%d} --to {DAYS[2].end:%Y-%m-%d}"
+    with pytest.raises(ContractError, match=f"equality deletes.*rebuild --timeframe 1m {ends}"):
+        validate(sail.lake, sail.engine, MINUTE, DAYS)
+    rebuild(sail.lake, sail.engine, MINUTE, DAYS[2:])
+    assert deletes(sail) == 0
+    lakes.assert_equal_to_trades(sail.lake, SOME, [MINUTE])
+
+
+def test_a_refresh_repairs_what_another_engine_deleted(sail: Bench) -> None:
+    """It notices the foreign commits: their partitions are made equal to the trades as a whole."""
+    table = started(sail)
+    delete_candles(table, 0, 2)
+    lakes.add_trades(sail.lake, [late := trade(100, AT + 2 * DAY)])
+    refresh(sail.lake, sail.engine, MINUTE)
+    assert deletes(sail) == 0
+    lakes.assert_equal_to_trades(sail.lake, [*SOME, late], [MINUTE])
+
+
+def test_position_deletes_of_candles_are_read_and_go_with_their_file(sail: Bench) -> None:
+    table = started(sail)
+    theirs.delete_positions(table, [(lakes.data_files(table)[0], 0)], partition=_partition(table))
+    assert rebuild(sail.lake, sail.engine, MINUTE, DAYS).added == 1
+    lakes.assert_equal_to_trades(sail.lake, SOME, [MINUTE])
+    rebuild(sail.lake, sail.engine, MINUTE, DAYS)
+    lakes.assert_equal_to_trades(sail.lake, SOME, [MINUTE])
+
+
+def _partition(table: Table) -> object:
+    first = lakes.data_files(table)[0]
+    return next(task.file.partition for task in table.scan().plan_files() if task.file.file_path == first)
+
+
+def test_equality_deletes_on_trades_are_refused_by_name(sail: Bench) -> None:
+    """For whoever reads trades without an engine."""
+    clear(sail)
+    table = lakes.add_trades(sail.lake, SOME[:2])
+    refuse_equality_deletes(table)
+    theirs.delete_equal(table, ["trade_id"], [("0",)], partition=_partition(table))
+    with pytest.raises(ContractError, match=r"1 equality delete files.*rewrite_data_files"):
+        refuse_equality_deletes(table.refresh())
+    refresh(sail.lake, sail.engine, MINUTE)
+    lakes.assert_equal_to_trades(sail.lake, [t for t in SOME[:2] if t.trade_id != "0"], [MINUTE])
