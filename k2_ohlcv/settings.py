@@ -12,6 +12,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from k2_ohlcv.domain.addresses import shown_address
 from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.errors import UsageError
 from k2_ohlcv.domain.retention import SNAPSHOT_DAYS, Kept
@@ -124,10 +125,9 @@ def _webserver(text: str) -> str | None:
     except ValueError:
         known = False
     if not known or found.query or found.fragment or found.username is not None:
-        shown = re.sub(r"//.*@", "//***@", text)
         raise UsageError(
-            f"K2_WEBSERVER={shown!r} is not an address: write scheme, host, port and any path, no user or "
-            "password, such as http://127.0.0.1:3000"
+            f"K2_WEBSERVER={shown_address(text)!r} is not an address: write scheme, host, port and any path, "
+            "no user or password, such as http://127.0.0.1:3000"
         )
     return text.rstrip("/")
 

@@ -16,11 +16,12 @@ ENGINES = {"pyspark", "pysail", "pyiceberg", "dagster", "dagster_pyspark"}
 ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "domain": (set(), set()),
     "settings": (set(), set()),
+    "locks": (set(), set()),
     "logs": ({"settings"}, {"dagster"}),
-    "lake": ({"lake", "settings"}, {"pyiceberg"}),
+    "lake": ({"lake", "locks", "settings"}, {"pyiceberg"}),
     "sources": ({"sources"}, set()),
     "engine": (
-        {"engine", "lake", "settings"},
+        {"engine", "lake", "locks", "settings"},
         {"pyspark", "pysail", "pyiceberg", "dagster", "dagster_pyspark"},
     ),
     "ingest": ({"lake", "sources"}, {"pyiceberg"}),
