@@ -75,6 +75,7 @@ def drop(
     look: Callable[[Table], Going],
     line: str,
     protected: Callable[[Table], Collection[int]] = lambda _: (),
+    properties: Callable[[Table], Mapping[str, str]] = lambda _: {},
 ) -> tuple[Going, int]:
     """Drop whole partitions from a table and move its line, in one commit that touches metadata alone.
 
@@ -83,6 +84,7 @@ def drop(
         look: what goes from it; asked again where another commit came between.
         line: the property that holds the line.
         protected: snapshots that the commit may not expire.
+        properties: further table properties that the commit sets.
 
     Returns:
         What went, and the bytes that the commit wrote.
@@ -97,7 +99,7 @@ def drop(
             return going, 0
         change = Change(
             removed=going.files,
-            properties=moved_to(table, line, going.line),
+            properties={**moved_to(table, line, going.line), **properties(table)},
             summary={DROPS: going.line.isoformat()},
             protected=frozenset(protected(table)),
             operation=Operation.DELETE,
