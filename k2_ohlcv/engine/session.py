@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from k2_ohlcv.domain.addresses import shown_address
 from k2_ohlcv.domain.errors import EngineUnavailableError, UsageError
 from k2_ohlcv.domain.window import Interval
 from k2_ohlcv.engine.jars import spark_jars
 from k2_ohlcv.lake.catalog import CATALOG, catalog_properties
+from k2_ohlcv.lake.embedded import database_of
 from k2_ohlcv.settings import Settings
 
 if TYPE_CHECKING:
@@ -209,11 +210,16 @@ def local_config(settings: Settings) -> dict[str, str]:
     return {"spark.jars": ",".join(str(jar) for jar in spark_jars(packages)), **config}
 
 
+def _as_sqlite_names_it(path: str) -> str:
+    """A database's path for the JDBC driver, which takes what follows a question mark for parameters."""
+    return f"file:{quote(path)}" if set(path) & set("?#%") else path
+
+
 def _jdbc_config(prefix: str, dialect: str, uri: str) -> dict[str, str]:
     parts = urlsplit(uri)
     config = {f"{prefix}.type": "jdbc", f"{prefix}.jdbc.schema-version": "V1"}
     if dialect == "sqlite":
-        return config | {f"{prefix}.uri": f"jdbc:sqlite:{parts.path.removeprefix('/')}"}
+        return config | {f"{prefix}.uri": f"jdbc:sqlite:{_as_sqlite_names_it(database_of(uri))}"}
     if parts.username:
         config[f"{prefix}.jdbc.user"] = parts.username
     if parts.password:
