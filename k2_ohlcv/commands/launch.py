@@ -66,6 +66,7 @@ def launch(
     from k2_ohlcv.defs import runs
     from k2_ohlcv.defs.failures import ATTENDED_TAG
     from k2_ohlcv.defs.reload import LOCATION
+    from k2_ohlcv.defs.signs_of_life import HeartbeatWatch
 
     keys = [grain.key(partition) for partition in grain.partitions([span])]
     run_tags = {
@@ -80,8 +81,9 @@ def launch(
             "dagster/asset_partition_range_start": keys[0],
             "dagster/asset_partition_range_end": keys[-1],
         }
-    runs.reap(instance)
-    with _reaping(lambda: runs.reap(instance)):
+    watch = HeartbeatWatch()
+    runs.reap(instance, watch=watch)
+    with _reaping(lambda: runs.reap(instance, watch=watch)):
         result = job.execute_in_process(
             instance=instance,
             partition_key=keys[0] if len(keys) == 1 else None,

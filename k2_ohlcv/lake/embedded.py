@@ -1,8 +1,8 @@
 """The embedded catalog: PyIceberg's SQL catalog on SQLite, and a local warehouse, both under `K2_HOME`.
 
 PyIceberg and Sail take each character of a `file:` URI as it stands, except that Sail escapes a space. So
-nothing is escaped here, and a path with a space is no URI. Which names a folder may have is in `settings`, what
-is in the catalog in `catalog`.
+nothing is escaped here, and a path with a space is no URI. `settings` says which names a folder may have, and
+`catalog` what is in the catalog.
 """
 
 from pathlib import Path
