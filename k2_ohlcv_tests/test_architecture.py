@@ -17,6 +17,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "domain": (set(), set()),
     "settings": (set(), set()),
     "locks": (set(), set()),
+    "storage_errors": (set(), set()),
     "logs": ({"settings"}, {"dagster"}),
     "lake": ({"lake", "locks", "settings"}, {"pyiceberg"}),
     "sources": ({"sources"}, set()),

@@ -5,7 +5,9 @@ from contextlib import contextmanager
 
 import dagster as dg
 
+from k2_ohlcv.domain.addresses import hide_secrets
 from k2_ohlcv.domain.errors import K2Error
+from k2_ohlcv.storage_errors import storage_error
 
 #: A run with this tag has someone waiting for it, who would rather know at once than after two retries.
 ATTENDED_TAG = "k2/attended"
@@ -30,4 +32,5 @@ def explained(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> Iter
 
 def message(error: Exception) -> str:
     """What went wrong, in one paragraph; the kind of error too where it is not one of this project's."""
-    return str(error) if isinstance(error, K2Error) else f"{type(error).__name__}: {error}"
+    known = error if isinstance(error, K2Error) else storage_error(error)
+    return hide_secrets(str(known) if known else f"{type(error).__name__}: {error}")

@@ -48,7 +48,9 @@ def _check_of(table: str) -> dg.AssetChecksDefinition:
     def check(lake: LakeResource) -> dg.AssetCheckResult:
         from k2_ohlcv.retention import retention
 
-        report = retention(lake.lake, lake.settings.kept)
+        # Those of trades come with all candle tables only.
+        some = [timeframe for timeframe in TIMEFRAMES if table in {timeframe.table, TRADES_TABLE}]
+        report = retention(lake.lake, lake.settings.kept, timeframes=some)
         for one in report.tables:
             if one.table == table:
                 return dg.AssetCheckResult(**_told(one, report))

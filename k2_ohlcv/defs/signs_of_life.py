@@ -2,8 +2,8 @@
 
 The lock tells across the containers of one machine: the system lets go of it when the process ends, however
 it ends. Only holders on the same kernel are judged by it, as a network disk may keep locks to one machine.
-Elsewhere the heartbeat tells. Clocks differ, so its time is not compared with ours: whoever watches counts for
-how long it has not changed. What is done with a lost run is in `runs`.
+Elsewhere the heartbeat tells. Clocks differ, so its time is not compared with ours: whoever watches counts
+for how long it has not changed. What is done with a lost run is in `runs`.
 """
 
 import fcntl
