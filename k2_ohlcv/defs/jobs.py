@@ -48,7 +48,10 @@ def tables(grain: Grain) -> list[Timeframe]:
 
 
 def build(settings: Settings) -> list[Any]:  # Dagster does not export the type of an asset job
-    """The jobs. A job over some assets runs their checks too, those of retention excepted."""
+    """The jobs. A job over some assets runs their checks too, those of retention excepted.
+
+    Where some of a job's assets are chosen, Dagster adds those again: they look, and drop nothing.
+    """
     ingest = dg.define_asset_job(
         INGEST,
         selection=_selection(TRADES_TABLE),
