@@ -22,7 +22,8 @@ from bench import trades
 from k2_ohlcv.domain.timeframe import Grain, Timeframe
 from k2_ohlcv.domain.window import DAY, Interval, midnight
 from k2_ohlcv.lake.appends import FILE_ROWS, append_new
-from k2_ohlcv.lake.catalog import CATALOG, Lake, embedded_properties
+from k2_ohlcv.lake.catalog import CATALOG, Lake
+from k2_ohlcv.lake.embedded import embedded_properties
 from k2_ohlcv.lake.files import live_files
 from k2_ohlcv.lake.schemas import CANDLES, TRADES
 from k2_ohlcv.lake.trades import expired

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from k2_ohlcv.commands.terminal import Terminal
+from k2_ohlcv.domain.addresses import hide_secrets
 from k2_ohlcv.domain.errors import K2Error, UsageError
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv.settings import Settings
@@ -254,12 +255,19 @@ def main(arguments: list[str] | None = None) -> None:
         _end(f"{error.filename}: {error.strerror}" if error.filename else error, 1)
     except KeyboardInterrupt:
         _end("interrupted", 130)
+    except Exception as error:
+        from k2_ohlcv.storage_errors import storage_error
+
+        explained = storage_error(error)
+        if explained is None:
+            raise
+        _end(explained, 1)
 
 
 def _end(error: object, code: int) -> None:
     from k2_ohlcv.commands.terminal import report_error
 
-    report_error(str(error))
+    report_error(hide_secrets(str(error)))
     sys.exit(code)
 
 

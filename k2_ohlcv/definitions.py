@@ -7,7 +7,18 @@ from typing import Any
 import dagster as dg
 
 from k2_ohlcv import logs
-from k2_ohlcv.defs import assets, checks, ingest_files, jobs, landings, maintenance, others, refreshes, runs
+from k2_ohlcv.defs import (
+    assets,
+    checks,
+    ingest_files,
+    jobs,
+    landings,
+    maintenance,
+    others,
+    refreshes,
+    retention_checks,
+    runs,
+)
 from k2_ohlcv.defs.resources import resources
 from k2_ohlcv.lake.schemas import TRADES_TABLE
 from k2_ohlcv.settings import Settings
@@ -30,7 +41,7 @@ def build(settings: Settings, overrides: Mapping[str, object] | None = None) -> 
         clocked, schedules = maintenance.build()
         return dg.Definitions(
             assets=tables,
-            asset_checks=checks.build(),
+            asset_checks=[*checks.build(), *retention_checks.build()],
             jobs=[*jobs.build(settings), ingest_files.build(days), *clocked],
             schedules=schedules,
             sensors=[

@@ -13,13 +13,8 @@ from datetime import UTC, datetime
 import structlog
 from pyiceberg.table import Table
 
-from k2_ohlcv.domain.retention import (
-    Coverage,
-    Kept,
-    crowded,
-    cutoff,
-    frozen_line,
-)
+from k2_ohlcv.domain.retention import Coverage, Kept, crowded, cutoff, frozen_line
+from k2_ohlcv.domain.retention_limit import Clocks
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
 from k2_ohlcv.lake import trades as trades_table
 from k2_ohlcv.lake.catalog import Lake
@@ -28,11 +23,13 @@ from k2_ohlcv.lake.expiry import Going, drop, expire
 from k2_ohlcv.lake.files import TIME, file_sizes
 from k2_ohlcv.lake.lines import EXPIRED, FROZEN, Lines, newest_trade, present
 from k2_ohlcv.lake.missing import MissingTable
+from k2_ohlcv.lake.newest_trade import find_newest_trade
 from k2_ohlcv.lake.open_work import OpenWork
 from k2_ohlcv.lake.schemas import REJECTED, TRADES
 from k2_ohlcv.lake.sweep import finish_lists, remove_orphans
 from k2_ohlcv.lake.watermark import Watermark
-from k2_ohlcv.retention_report import RetentionReport, TableReport
+from k2_ohlcv.retention_hold import DropLimit
+from k2_ohlcv.retention_report import Held, RetentionReport, TableReport
 
 _log = structlog.get_logger(__name__)
 
@@ -42,6 +39,7 @@ def retention(
     kept: Kept,
     *,
     apply: bool = False,
+    limited: bool = False,
     as_of: datetime | None = None,
     timeframes: Sequence[Timeframe] = TIMEFRAMES,
     now: datetime | None = None,
@@ -53,6 +51,8 @@ def retention(
         lake: where the tables are.
         kept: how long what is kept.
         apply: do it; else only say what would go.
+        limited: drop nothing of a table that would lose much at once where the data's clock jumped, as a
+            scheduled run does. Else such a drop is only told of.
         as_of: the moment that ages are measured from; by default the newest trade, or now if that is earlier.
         timeframes: the candle tables to look after. Trades, and rows that were no trades, are looked after
             with all of them only.
@@ -64,7 +64,9 @@ def retention(
     """
     clock = now or datetime.now(UTC)
     trades = lake.trades()
+    newest = None if as_of else find_newest_trade(trades)
     moment = as_of or present(newest_trade(trades), trades, clock)
+    limit = DropLimit(Clocks(moment, clock) if moment else None, newest, limited)
     # A run for a day to come ages snapshots as that day will; files are never older than the clock says.
     snapshots_before = max(clock, as_of or clock) - kept.snapshots
     whole = set(timeframes) >= set(TIMEFRAMES)
@@ -72,13 +74,15 @@ def retention(
     rooms += [_Candles(lake, kept, moment, timeframe) for timeframe in timeframes]
     if whole and lake.owns_trades and lake.catalog.table_exists(REJECTED.identifier):
         rooms.append(_Rejected(lake, REJECTED.name))
+    for room in rooms:
+        room.limit = limit
     tell = progress or (lambda _: None)
     reports = []
     # Candles first: what a late trade may not bring back any more does not hold the trades back either.
     for room in reversed(rooms):
         tell(room.name)
         reports.append(room.apply(snapshots_before, clock) if apply else room.planned())
-    return RetentionReport(apply, tuple(reversed(reports)))
+    return RetentionReport(apply, tuple(reversed(reports)), moment, newest)
 
 
 class _Room(ABC):
@@ -88,15 +92,18 @@ class _Room(ABC):
         column: the column that it is partitioned by.
         grain: of the partitions.
         line: the property that moves where partitions go; None where none do.
+        limit: how much may go at once.
     """
 
     column: str
     grain: Grain
     line: str | None = None
+    limit = DropLimit()
 
     def __init__(self, lake: Lake, name: str) -> None:
         self.lake = lake
         self.name = name
+        self._held: Held | None = None
 
     @abstractmethod
     def load(self) -> Table:
@@ -122,8 +129,18 @@ class _Room(ABC):
         """Make many small files few."""
         return Compacted()
 
+    def _look_within_limit(self, table: Table) -> Going:
+        going = self.look(table)
+        self._held = self.limit.held(table, self.grain, going)
+        return replace(going, partitions=(), files=()) if self._held and self.limit.is_enforced else going
+
     def planned(self) -> TableReport:
-        return TableReport(self.name) if self.is_missing() else self._report(self.look(self.load()))
+        if self.is_missing():
+            return TableReport(self.name)
+        table = self.load()
+        going = self.look(table)
+        self._held = self.limit.held(table, self.grain, going)
+        return self._report(going)
 
     def is_missing(self) -> bool:
         """Whether the catalog does not have the table: nothing of it is looked after then."""
@@ -134,7 +151,11 @@ class _Room(ABC):
             return TableReport(self.name)
         going, written = Going(), 0
         if self.line is not None:
-            going, written = drop(self.load, self.look, self.line, self.protected)
+            going, written = drop(
+                self.load, self._look_within_limit, self.line, self.protected, self.limit.properties
+            )
+            if not going.partitions and self._held is None:
+                written += self.limit.remember(self.load)
         compacted = self.compact(now)
         expiry = expire(self.load, snapshots_before, self.needed)
         removed = expiry.removed + finish_lists(self.load, now)
@@ -158,6 +179,7 @@ class _Room(ABC):
             bytes=going.bytes,
             blocked=self.blocked(),
             files_per_partition=self._files_per_partition(),
+            held=self._held,
         )
 
     def _files_per_partition(self) -> tuple[int, float]:

@@ -4,6 +4,35 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from k2_ohlcv.lake.compaction import Compacted
+from k2_ohlcv.lake.newest_trade import NewestTrade
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a scheduled run does not drop: too much at once, where the data's clock jumped.
+
+    Attributes:
+        partitions: the keys of the partitions.
+        rows: rows in them.
+        bytes: bytes of their data files.
+        reason: why they are held, and what to do, in words.
+    """
+
+    partitions: tuple[str, ...]
+    rows: int
+    bytes: int
+    reason: str
+
+    def as_json(self) -> dict[str, object]:
+        """What is held as one JSON object; of the partitions their number and both ends."""
+        return {
+            "partitions": len(self.partitions),
+            "first": self.partitions[0],
+            "last": self.partitions[-1],
+            "rows": self.rows,
+            "bytes": self.bytes,
+            "reason": self.reason,
+        }
 
 
 @dataclass(frozen=True)
@@ -24,6 +53,8 @@ class TableReport:
         blocked: why no more goes although it is past its time, in words.
         compacted: what compaction did.
         files_per_partition: the most files that a partition has, and the mean.
+        held: what a scheduled run does not drop. In a dry run, and where it is applied knowingly, these
+            partitions are among those that go.
     """
 
     table: str
@@ -37,6 +68,7 @@ class TableReport:
     blocked: tuple[str, ...] = ()
     compacted: Compacted = field(default_factory=Compacted)
     files_per_partition: tuple[int, float] = (0, 0.0)
+    held: Held | None = None
 
     def as_json(self) -> dict[str, object]:
         """The report as one JSON object."""
@@ -53,16 +85,31 @@ class TableReport:
             "blocked": list(self.blocked),
             "compacted": {"files": self.compacted.before, "into": self.compacted.after},
             "files_per_partition": {"most": most, "mean": round(mean, 2)},
+            "held": self.held.as_json() if self.held else None,
         }
 
 
 @dataclass(frozen=True)
 class RetentionReport:
-    """What retention would do, or did."""
+    """What retention would do, or did.
+
+    Attributes:
+        applied: whether it did.
+        tables: table by table.
+        aged_from: the moment that ages are measured from; None where there are no trades.
+        newest: the trade that set that moment; None where the moment was asked for.
+    """
 
     applied: bool
     tables: tuple[TableReport, ...]
+    aged_from: datetime | None = None
+    newest: NewestTrade | None = None
 
     def as_json(self) -> dict[str, object]:
         """The report as one JSON object."""
-        return {"applied": self.applied, "tables": [table.as_json() for table in self.tables]}
+        return {
+            "applied": self.applied,
+            "aged_from": self.aged_from.isoformat() if self.aged_from else None,
+            "newest_trade": self.newest.as_json() if self.newest else None,
+            "tables": [table.as_json() for table in self.tables],
+        }

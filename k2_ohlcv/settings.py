@@ -6,12 +6,13 @@ they are read by those libraries.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import date, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from k2_ohlcv.domain.addresses import shown_address
 from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.errors import UsageError
 from k2_ohlcv.domain.retention import SNAPSHOT_DAYS, Kept
@@ -24,6 +25,12 @@ DEFAULT_START_DATE = date(2013, 1, 1)
 SENSOR_SECONDS = 30
 #: Dagster takes no window of freshness that is shorter.
 SHORTEST_REFRESH = 60
+
+#: PyIceberg's own settings of the catalog: where there are any, no table lies under `K2_HOME`.
+_CATALOG_SETTINGS = "PYICEBERG_CATALOG__K2__"
+#: The characters besides letters and digits that work in a path with a space, and in one without.
+_WITH_SPACE = "/._- +!';:=@,&$()"
+_WITHOUT_SPACE = "/._-+!';:=@,&$()~^|*[]"
 
 _UNITS = {
     "m": timedelta(minutes=1),
@@ -87,6 +94,15 @@ class Settings:
         """
         environ = os.environ if environ is None else environ
         home = Path(environ.get("K2_HOME") or ".k2").absolute()
+        dagster_home = Path(environ.get("DAGSTER_HOME") or home / "dagster").absolute()
+        if not any(name.startswith(_CATALOG_SETTINGS) for name in environ):
+            _refuse_characters("K2_HOME", home, _home_characters(home), "the engine cannot read tables there")
+        _refuse_characters(
+            "DAGSTER_HOME" if environ.get("DAGSTER_HOME") else "K2_HOME",
+            dagster_home,
+            lambda character: character not in "%?",
+            "Dagster cannot keep its storage there",
+        )
         log = environ.get("K2_LOG") or "text"
         if log not in {"text", "json"}:
             raise UsageError(f"K2_LOG={log!r} is not known: it is json or text")
@@ -101,7 +117,7 @@ class Settings:
             )
         return cls(
             home=home,
-            dagster_home=Path(environ.get("DAGSTER_HOME") or home / "dagster").absolute(),
+            dagster_home=dagster_home,
             spark_remote=environ.get("SPARK_REMOTE") or None,
             start_date=_start_date(environ.get("K2_START_DATE") or ""),
             log_json=log == "json",
@@ -115,6 +131,19 @@ class Settings:
         )
 
 
+def _home_characters(home: Path) -> Callable[[str], bool]:
+    """What a path may have so that PyIceberg and Sail, which escape differently, mean the same file."""
+    known = _WITH_SPACE if " " in str(home) else _WITHOUT_SPACE
+    return lambda character: (character.isascii() and character.isalnum()) or character in known
+
+
+def _refuse_characters(name: str, path: Path, is_known: Callable[[str], bool], why: str) -> None:
+    refused = dict.fromkeys(character for character in str(path) if not is_known(character))
+    if refused:
+        named = ", ".join(repr(character) for character in refused)
+        raise UsageError(f"{name}={str(path)!r} has {named} in its path, and {why}: choose a path without")
+
+
 def _webserver(text: str) -> str | None:
     if not text:
         return None
@@ -124,10 +153,9 @@ def _webserver(text: str) -> str | None:
     except ValueError:
         known = False
     if not known or found.query or found.fragment or found.username is not None:
-        shown = re.sub(r"//.*@", "//***@", text)
         raise UsageError(
-            f"K2_WEBSERVER={shown!r} is not an address: write scheme, host, port and any path, no user or "
-            "password, such as http://127.0.0.1:3000"
+            f"K2_WEBSERVER={shown_address(text)!r} is not an address: write scheme, host, port and any path, "
+            "no user or password, such as http://127.0.0.1:3000"
         )
     return text.rstrip("/")
 

@@ -15,7 +15,8 @@ from k2_ohlcv.domain.candle import KEY
 from k2_ohlcv.domain.frame import CANDLE_TYPES
 from k2_ohlcv.domain.timeframe import timeframe
 from k2_ohlcv.engine.session import Engine, open_engine
-from k2_ohlcv.lake.catalog import CATALOG, catalog_properties, embedded_properties
+from k2_ohlcv.lake.catalog import CATALOG, catalog_properties
+from k2_ohlcv.lake.embedded import embedded_properties
 from k2_ohlcv.lake.schemas import CANDLES, NAMESPACE, TRADES
 from k2_ohlcv.settings import Settings
 

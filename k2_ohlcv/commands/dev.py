@@ -64,9 +64,8 @@ def _environment(settings: Settings, address: str) -> dict[str, str]:
 
 def _create_storage(settings: Settings) -> None:
     """Make Dagster's tables before two processes try to make the same ones, of which one would then fail."""
-    if not (settings.dagster_home / "schedules").exists():
-        with opened(settings):
-            pass
+    with opened(settings):
+        pass
 
 
 def _commands(port: int, log_format: str) -> list[list[str]]:

@@ -1,12 +1,13 @@
 """Dagster's instance of this project: where it lives, and its dagster.yaml put there."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import k2_ohlcv
+from k2_ohlcv.locks import held
 from k2_ohlcv.settings import Settings
 
 if TYPE_CHECKING:
@@ -48,5 +49,19 @@ def opened(settings: Settings) -> Iterator["dg.DagsterInstance"]:
     home = prepare(settings)
     nothing = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
     ref = InstanceRef.from_dir(str(home), overrides={"compute_logs": nothing})
-    with DagsterInstance.from_ref(ref) as instance:
+    with _opened_alone(home, lambda: DagsterInstance.from_ref(ref)) as instance:
         yield instance
+
+
+def _opened_alone(home: Path, opener: "Callable[[], dg.DagsterInstance]") -> "dg.DagsterInstance":
+    """Open the instance while no other process of ours does.
+
+    Dagster makes its SQLite databases when it first opens them, without a lock: of several processes in a
+    fresh home all but one would fail.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    with held(home / ".open.lock"):
+        instance = opener()
+        # Each of the three is made when it is first asked for.
+        _ = instance.run_storage, instance.event_log_storage, instance.schedule_storage
+    return instance

@@ -53,11 +53,21 @@ def _lines(report: RetentionReport) -> list[object]:
         counts = (len(one.partitions), one.rows, one.bytes, one.files_removed, one.bytes_freed)
         kept = f"{one.cutoff:%Y-%m-%d}" if one.cutoff else "the beginning"
         shown.add_row(one.table, kept, *(f"{count:,}" for count in counts), f"{mean:.1f}, at most {most}")
-    return [shown, *(note for one in report.tables for note in _notes(one)), _said(report)]
+    notes = [note for one in report.tables for note in _notes(one, applied=report.applied)]
+    return [shown, *_aged_from(report), *notes, _said(report)]
 
 
-def _notes(one: TableReport) -> list[str]:
+def _aged_from(report: RetentionReport) -> list[str]:
+    if report.aged_from is None:
+        return []
+    cause = f"set by {report.newest.text}" if report.newest else "as asked for"
+    return [f"Ages are measured from {report.aged_from:%Y-%m-%d %H:%M:%S} UTC, {cause}."]
+
+
+def _notes(one: TableReport, *, applied: bool) -> list[str]:
     notes = []
+    if one.held and not applied:
+        notes.append(f"{one.table}: a scheduled run would drop nothing: {one.held.reason}.")
     if one.partitions:
         notes.append(f"{one.table}: {one.partitions[0]} to {one.partitions[-1]} are past their time.")
     notes += [f"{one.table}: kept for now: {reason}." for reason in one.blocked]

@@ -6,8 +6,10 @@ from contextlib import contextmanager
 import dagster as dg
 from pyiceberg.exceptions import CommitStateUnknownException, ServerError, ServiceUnavailableError
 
+from k2_ohlcv.domain.addresses import hide_secrets
 from k2_ohlcv.domain.errors import K2Error
 from k2_ohlcv.lake.commit import CONFLICTS
+from k2_ohlcv.storage_errors import storage_error
 
 #: A run with this tag has someone waiting for it, who would rather know at once than after two retries.
 ATTENDED_TAG = "k2/attended"
@@ -59,4 +61,5 @@ def may_pass(error: BaseException) -> bool:
 
 def message(error: Exception) -> str:
     """What went wrong, in one paragraph; the kind of error too where it is not one of this project's."""
-    return str(error) if isinstance(error, K2Error) else f"{type(error).__name__}: {error}"
+    known = error if isinstance(error, K2Error) else storage_error(error)
+    return hide_secrets(str(known) if known else f"{type(error).__name__}: {error}")

@@ -4,6 +4,7 @@ from typing import Any
 
 import dagster as dg
 
+from k2_ohlcv.defs import retention_checks
 from k2_ohlcv.defs.candles import Mode
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
 from k2_ohlcv.lake.schemas import TRADES_TABLE
@@ -47,16 +48,19 @@ def tables(grain: Grain) -> list[Timeframe]:
 
 
 def build(settings: Settings) -> list[Any]:  # Dagster does not export the type of an asset job
-    """The jobs. A job over some assets runs their checks too."""
+    """The jobs. A job over some assets runs their checks too, those of retention excepted.
+
+    Where some of a job's assets are chosen, Dagster adds those again: they look, and drop nothing.
+    """
     ingest = dg.define_asset_job(
         INGEST,
-        selection=dg.AssetSelection.assets(TRADES_TABLE),
+        selection=_selection(TRADES_TABLE),
         description="Read the landing files of the chosen days into trades.",
     )
     rebuilding = [
         dg.define_asset_job(
             name,
-            selection=dg.AssetSelection.assets(*(t.table for t in some)),
+            selection=_selection(*(t.table for t in some)),
             description=f"Make the chosen {some[0].grain.value}s of {', '.join(t.table for t in some)} "
             "equal to the trades; check them.",
         )
@@ -65,7 +69,7 @@ def build(settings: Settings) -> list[Any]:  # Dagster does not export the type 
     refreshes = [
         dg.define_asset_job(
             refresh_of(timeframe),
-            selection=dg.AssetSelection.assets(timeframe.table),
+            selection=_selection(timeframe.table),
             config=refresh_config(timeframe),
             description="Bring this table from its watermark to the trades as they are now, in whatever "
             "partitions that is; check those.",
@@ -73,6 +77,10 @@ def build(settings: Settings) -> list[Any]:  # Dagster does not export the type 
         for timeframe in TIMEFRAMES
     ]
     return [ingest, *rebuilding, *refreshes]
+
+
+def _selection(*names: str) -> dg.AssetSelection:
+    return dg.AssetSelection.assets(*names) - retention_checks.selection()
 
 
 def refresh_config(timeframe: Timeframe) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import dagster as dg
 from pydantic import Field
 
 from k2_ohlcv import logs
-from k2_ohlcv.defs import checks
+from k2_ohlcv.defs import checks, retention_checks
 from k2_ohlcv.defs.failures import explained
 from k2_ohlcv.defs.reload import reload_after
 from k2_ohlcv.defs.resources import LakeResource
@@ -33,7 +33,13 @@ _BUDGET = 200_000_000
 class RetentionConfig(dg.Config):
     """What the launchpad offers."""
 
-    apply: bool = Field(default=True, description="Let it go; else only say what would go.")
+    apply: bool | None = Field(
+        default=None,
+        description="As `k2-ohlcv retention --apply`. true: drop all that is past its time, knowingly. "
+        "false: only say what would go. Unset, as the schedule runs it: drop, but nothing of a table that "
+        "would lose more than 7 days (1d: one month) at once where the newest trade moved further than the "
+        "wall clock.",
+    )
     as_of: str = Field(default="", description="The day to measure ages from, as YYYY-MM-DD; empty is now.")
 
 
@@ -63,7 +69,8 @@ def _retention_job() -> dg.JobDefinition:
             report = retention(
                 lake.lake,
                 lake.settings.kept,
-                apply=config.apply,
+                apply=config.apply is not False,
+                limited=config.apply is None,
                 as_of=midnight(parse_day(config.as_of)) if config.as_of else None,
                 timeframes=TIMEFRAMES,
                 progress=logs.progress,
@@ -74,6 +81,10 @@ def _retention_job() -> dg.JobDefinition:
             said = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items())
             fields = {"event": "retention", "table": one.table, "counts": counts}
             context.log.info(f"{one.table}: {said}", extra={logs.FIELDS: fields})
+        if report.applied:
+            held = retention_checks.record(context.instance, report)
+            for reason in held if config.apply is None else ():
+                context.log.warning(f"Nothing of it was dropped: {reason}.")
         reload_after(context, report, lake.settings)
 
     @dg.job(name=RETENTION, description="Drop partitions past retention, and files that nothing needs.")

@@ -3,12 +3,14 @@
 The environment is read when a run starts, never when definitions load.
 """
 
+from contextlib import ExitStack
 from functools import cached_property
 
 import dagster as dg
 from pydantic import PrivateAttr
 
 from k2_ohlcv.defs import runs
+from k2_ohlcv.defs.signs_of_life import signs_of_life
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.settings import Settings
 
@@ -28,17 +30,20 @@ class LakeResource(dg.ConfigurableResource[Lake]):
     """The tables. Also where a run says which process works on it, and ends those whose process is gone."""
 
     _opened: _Opened | None = PrivateAttr(default=None)
+    _signs: ExitStack = PrivateAttr(default_factory=ExitStack)
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Runs once per run, before any step asks for a pool."""
         self._opened = _Opened()
         if context.run is not None and context.instance is not None:
-            context.instance.add_run_tags(context.run.run_id, runs.process_tags())
+            signs = signs_of_life(context.instance, context.run.run_id, runs.process_tags())
+            self._signs.enter_context(signs)
             runs.reap(context.instance, besides=context.run.run_id)
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002 # Dagster's name
         """Forget the catalog: the next run reads the environment anew."""
         self._opened = None
+        self._signs.close()
 
     @property
     def settings(self) -> Settings:

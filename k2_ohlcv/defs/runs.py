@@ -1,18 +1,21 @@
 """Runs whose process is gone: who holds a run, how that is found out, and how it is ended.
 
 A killed process leaves its run "started" and its pool slots taken, and Dagster's default launcher can't tell.
-So each run records the process that works on it, and whoever comes next on the same machine looks.
+So each run records the process that works on it, and whoever comes next looks: in the same space of process
+ids for the process, elsewhere for the run's `signs_of_life`.
 Commits are safe without any of this; it only keeps a dead run from blocking its table for ever.
 """
 
 import socket
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import dagster as dg
 import psutil  # type: ignore[import-untyped] # ships none
 
 from k2_ohlcv import logs
+from k2_ohlcv.defs.signs_of_life import HeartbeatWatch, is_lock_held, remove_locks
 
 HOST_TAG = "k2/host"
 PID_TAG = "k2/pid"
@@ -44,8 +47,27 @@ def is_gone(tags: Mapping[str, str]) -> bool:
 
     False where it can't be known: no tags yet, or another machine (or container) than this one.
     """
+    return _is_process_gone(tags) or False
+
+
+def is_lost(instance: dg.DagsterInstance, run: dg.DagsterRun, silent: Collection[str] = ()) -> bool:
+    """Whether nobody works on a run any more, by the first of its signs that tells.
+
+    Args:
+        instance: where the run is recorded.
+        run: a run that was started.
+        silent: the ids of the runs whose heartbeat has stopped, as far as somebody has watched.
+    """
+    if (gone := _is_process_gone(run.tags)) is not None:
+        return gone
+    if (held := is_lock_held(instance, run)) is not None:
+        return not held
+    return run.run_id in silent
+
+
+def _is_process_gone(tags: Mapping[str, str]) -> bool | None:
     if tags.get(HOST_TAG) != _host() or not tags.get(PID_TAG, "").isdecimal():
-        return False
+        return None
     try:
         process = psutil.Process(int(tags[PID_TAG]))
         if process.status() == psutil.STATUS_ZOMBIE:
@@ -55,21 +77,29 @@ def is_gone(tags: Mapping[str, str]) -> bool:
         return True
 
 
-def reap(instance: dg.DagsterInstance, *, besides: str | None = None) -> list[str]:
+def reap(
+    instance: dg.DagsterInstance, *, besides: str | None = None, watch: HeartbeatWatch | None = None
+) -> list[str]:
     """Mark the runs whose process is gone as failed (canceled, if that was under way), free their pool slots.
 
     Args:
         instance: where the runs are recorded.
         besides: the id of a run to leave alone: the caller's own.
+        watch: what the caller, who comes again and again, has seen of heartbeats; it is brought up to date.
 
     Returns:
         The ids of the runs that were ended or whose slots were freed.
     """
     ended = []
-    for run in instance.get_runs(filters=dg.RunsFilter(statuses=_UNFINISHED)):
-        if run.run_id == besides or not is_gone(run.tags):
+    unfinished = instance.get_runs(filters=dg.RunsFilter(statuses=_UNFINISHED))
+    silent = watch.look(unfinished, time.time()) if watch else set()
+    for run in unfinished:
+        if run.run_id == besides or not is_lost(instance, run, silent):
             continue
-        message = f"The process of this run (pid {run.tags[PID_TAG]}) is gone: it was killed."
+        message = (
+            f"The process of this run (pid {run.tags.get(PID_TAG, 'unknown')} on "
+            f"{run.tags.get(HOST_TAG, 'an unknown host')}) is gone: it was killed."
+        )
         if run.status == dg.DagsterRunStatus.CANCELING:
             instance.report_run_canceled(run, message)
         else:
@@ -85,6 +115,7 @@ def reap(instance: dg.DagsterInstance, *, besides: str | None = None) -> list[st
                 error=message,
             )
         ended.append(run.run_id)
+    remove_locks(instance, {run.run_id for run in unfinished} - set(ended))
     return [*ended, *_free_slots(instance, set(ended), besides)]
 
 
@@ -96,7 +127,7 @@ def _free_slots(instance: dg.DagsterInstance, ended: set[str], besides: str | No
     for run_id in storage.get_concurrency_run_ids() - {besides}:
         run = instance.get_run_by_id(run_id)
         # A run marked as ended from the UI may have a process that is still at work: it keeps its slot.
-        if run is None or (run.is_finished and is_gone(run.tags)):
+        if run is None or (run.is_finished and (run_id in ended or is_lost(instance, run))):
             storage.free_concurrency_slots_for_run(run_id)
             freed.append(run_id)
     return [run_id for run_id in freed if run_id not in ended]
@@ -119,7 +150,9 @@ def _host() -> str:
 )
 def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """A queued run that waits for a dead one's pool never starts, so it can't look for itself."""
-    ended = reap(context.instance)
+    watch = HeartbeatWatch.of_cursor(context.cursor)
+    ended = reap(context.instance, watch=watch)
+    context.update_cursor(watch.to_cursor())
     return dg.SkipReason(
         f"Ended {len(ended)}: {', '.join(ended)}" if ended else "No run has lost its process."
     )

@@ -56,6 +56,12 @@ class EngineUnavailableError(K2Error):
     retryable = True
 
 
+class StorageError(K2Error):
+    """A database or disk that holds the catalog, the tables or Dagster's records fails."""
+
+    retryable = True
+
+
 class CommitConflictError(K2Error):
     """Other writers won every attempt to commit."""
 

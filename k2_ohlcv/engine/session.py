@@ -13,11 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
+from k2_ohlcv.domain.addresses import shown_address
 from k2_ohlcv.domain.errors import EngineUnavailableError, UsageError
 from k2_ohlcv.domain.window import Interval
+from k2_ohlcv.engine.jars import spark_jars
 from k2_ohlcv.lake.catalog import CATALOG, catalog_properties
+from k2_ohlcv.lake.embedded import database_of
 from k2_ohlcv.settings import Settings
 
 if TYPE_CHECKING:
@@ -90,7 +93,8 @@ def open_engine(settings: Settings, config: Mapping[str, str] | None = None) -> 
             yield from _session(remote, {**local_config(settings), **(config or {})}, workspace)
         else:
             raise UsageError(
-                f"SPARK_REMOTE={remote!r} is not known: it is sc://host:port or local[N], or unset for Sail"
+                f"SPARK_REMOTE={shown_address(remote)!r} is not known: it is sc://host:port or local[N], "
+                "or unset for Sail"
             )
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
@@ -125,17 +129,36 @@ def _sail() -> Iterator[str]:
     server.start(background=True)
     try:
         host, port = server.listening_address
+        _try_loopback(host, port)
         yield f"sc://{host}:{port}"
     finally:
         server.stop()
+
+
+def _try_loopback(host: str, port: int) -> None:
+    """Where the loopback is down the server starts all the same, and its client would wait for minutes."""
+    try:
+        socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise EngineUnavailableError(
+            f"the engine in this process cannot be reached at {host}:{port} ({error}): the loopback "
+            "interface of this machine or container is down, or a firewall closes it. Bring it up, as with: "
+            "ip link set lo up"
+        ) from None
 
 
 def _try_port(remote: str) -> None:
     try:
         parts = urlsplit(remote)
         host, port = parts.hostname or "", parts.port or _DEFAULT_PORT
-    except ValueError as error:
-        raise UsageError(f"SPARK_REMOTE={remote!r} is not an address: {error}") from None
+    except ValueError:
+        host, port = "", 0
+    if not host:
+        # The library's own words would repeat what it could not read, a token too.
+        raise UsageError(
+            f"SPARK_REMOTE={shown_address(remote)!r} is not an address: it is sc://host:port, the port a "
+            "number, and any parameters behind a slash, as in sc://host:15002/;use_ssl=true"
+        )
     try:
         socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()
     except OSError as error:
@@ -148,13 +171,15 @@ def _try_port(remote: str) -> None:
 def local_config(settings: Settings) -> dict[str, str]:
     """Spark configuration for a server on this machine that has the same catalog under the same name.
 
+    Its jars are fetched first, where this user has not got them yet.
+
     Raises:
-        EngineUnavailableError: there is no Java.
+        EngineUnavailableError: there is no Java, or the jars cannot be fetched.
     """
     if shutil.which("java") is None and not os.environ.get("JAVA_HOME"):
         raise EngineUnavailableError(
-            f"SPARK_REMOTE={settings.spark_remote} needs Java 17 or 21, and none is found. "
-            "Install it, or unset SPARK_REMOTE to compute in this process without Java."
+            f"SPARK_REMOTE={shown_address(settings.spark_remote or '')} needs Java 17 or 21, and none is "
+            "found. Install it, or unset SPARK_REMOTE to compute in this process without Java."
         )
     properties = catalog_properties(settings)
     prefix = f"spark.sql.catalog.{CATALOG}"
@@ -182,14 +207,19 @@ def local_config(settings: Settings) -> dict[str, str]:
     if properties.get("warehouse", "").startswith("s3"):
         packages.append(_ICEBERG_AWS)
         config[f"{prefix}.io-impl"] = "org.apache.iceberg.aws.s3.S3FileIO"
-    return {"spark.jars.packages": ",".join(packages), **config}
+    return {"spark.jars": ",".join(str(jar) for jar in spark_jars(packages)), **config}
+
+
+def _as_sqlite_names_it(path: str) -> str:
+    """A database's path for the JDBC driver, which takes what follows a question mark for parameters."""
+    return f"file:{quote(path)}" if set(path) & set("?#%") else path
 
 
 def _jdbc_config(prefix: str, dialect: str, uri: str) -> dict[str, str]:
     parts = urlsplit(uri)
     config = {f"{prefix}.type": "jdbc", f"{prefix}.jdbc.schema-version": "V1"}
     if dialect == "sqlite":
-        return config | {f"{prefix}.uri": f"jdbc:sqlite:{parts.path.removeprefix('/')}"}
+        return config | {f"{prefix}.uri": f"jdbc:sqlite:{_as_sqlite_names_it(database_of(uri))}"}
     if parts.username:
         config[f"{prefix}.jdbc.user"] = parts.username
     if parts.password:

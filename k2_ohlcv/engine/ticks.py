@@ -12,10 +12,9 @@ from decimal import Decimal
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from pyiceberg.conversions import from_bytes
+from pyiceberg.io.pyarrow import PyArrowFileIO
 from pyiceberg.manifest import DataFile, DataFileContent
 from pyiceberg.table import Table
 from pyiceberg.types import DecimalType, DoubleType, IcebergType, NestedField
@@ -156,10 +155,10 @@ def _private_folder(workspace: Path, table: Table) -> str:
     Sail takes the newest metadata that it finds by listing the table's folder, and a writer that lost a race
     leaves an orphan there. All that the file names, it names by absolute location.
     """
-    parts = urlsplit(table.metadata_location)
-    if parts.scheme not in {"", "file"}:
+    scheme, _, path = PyArrowFileIO.parse_location(table.metadata_location)
+    if scheme != "file":
         return table.location()
-    source = Path(url2pathname(parts.path))
+    source = Path(path)  # as PyIceberg wrote it: what looks escaped in it is not
     folder = workspace / f"{table.metadata.table_uuid}-{source.name.removesuffix('.metadata.json')}"
     target = folder / "metadata" / source.name
     if not target.exists():

@@ -20,21 +20,13 @@ from pyiceberg.utils.config import Config
 
 from k2_ohlcv.domain.errors import ContractError
 from k2_ohlcv.domain.timeframe import Timeframe
+from k2_ohlcv.lake.embedded import embedded_properties, open_embedded
 from k2_ohlcv.lake.foreign import Source, never_written, verified
 from k2_ohlcv.lake.missing import MissingTable, free_location
 from k2_ohlcv.lake.schemas import CANDLES, NAMESPACE, REJECTED, TRADES, Contract
 from k2_ohlcv.settings import Settings
 
 CATALOG = "k2"
-
-
-def embedded_properties(settings: Settings) -> dict[str, str]:
-    """PyIceberg's properties of the catalog under `K2_HOME`, used when nothing is configured for `k2`."""
-    return {
-        "type": "sql",
-        "uri": f"sqlite:///{settings.home / 'catalog.db'}",
-        "warehouse": (settings.home / "warehouse").as_uri(),
-    }
 
 
 def catalog_properties(settings: Settings) -> dict[str, str]:
@@ -62,7 +54,7 @@ class Lake:
         """The lake that the settings and PyIceberg's configuration name; makes `K2_HOME` if needed."""
         properties = catalog_properties(settings)
         if properties == embedded_properties(settings):
-            settings.home.mkdir(parents=True, exist_ok=True)
+            return cls(open_embedded(CATALOG, settings), Source.of(settings))
         return cls(load_catalog(CATALOG, **properties), Source.of(settings))
 
     @property

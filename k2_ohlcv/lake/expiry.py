@@ -76,6 +76,7 @@ def drop(
     look: Callable[[Table], Going],
     line: str,
     protected: Callable[[Table], Collection[int]] = lambda _: (),
+    properties: Callable[[Table], Mapping[str, str]] = lambda _: {},
 ) -> tuple[Going, int]:
     """Drop whole partitions from a table and move its line, in one commit that touches metadata alone.
 
@@ -84,6 +85,7 @@ def drop(
         look: what goes from it; asked again where another commit came between.
         line: the property that holds the line.
         protected: snapshots that the commit may not expire.
+        properties: further table properties that the commit sets.
 
     Returns:
         What went, and the bytes that the commit wrote.
@@ -98,7 +100,7 @@ def drop(
             return going, 0
         change = Change(
             removed=going.files,
-            properties=moved_to(table, line, going.line),
+            properties={**moved_to(table, line, going.line), **properties(table)},
             summary={DROPS: going.line.isoformat(), **carried(table)},
             protected=frozenset(protected(table)),
             operation=Operation.DELETE,

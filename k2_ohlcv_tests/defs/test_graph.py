@@ -10,6 +10,7 @@ from k2_ohlcv.definitions import build
 from k2_ohlcv.defs import jobs
 from k2_ohlcv.defs import table as common
 from k2_ohlcv.defs.partitions import first_day, partitions
+from k2_ohlcv.defs.retention_checks import RETENTION_LIMIT
 from k2_ohlcv.domain.checks import CHECKS
 from k2_ohlcv.domain.errors import UsageError
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
@@ -174,7 +175,8 @@ def test_the_checks(graph: dg.Definitions) -> None:
     for timeframe in TIMEFRAMES:
         keys = asset_graph.get_check_keys_for_assets({dg.AssetKey(timeframe.table)})
         blocking = {key.name: asset_graph.get_check_spec(key).blocking for key in keys}
-        assert blocking == {check.name: check.blocking for check in CHECKS}
+        assert blocking == {**{check.name: check.blocking for check in CHECKS}, RETENTION_LIMIT: False}
+    assert graph.resolve_job_def(jobs.INGEST).asset_layer.asset_graph.asset_check_keys == set()
 
 
 def test_importing_reads_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:

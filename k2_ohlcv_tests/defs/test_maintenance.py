@@ -10,7 +10,8 @@ import pytest
 
 from k2_ohlcv.definitions import build
 from k2_ohlcv.defs import maintenance
-from k2_ohlcv.defs.maintenance import AUDIT, RETENTION, tonight
+from k2_ohlcv.defs.maintenance import AUDIT, RETENTION, RetentionConfig, tonight
+from k2_ohlcv.defs.retention_checks import RETENTION_LIMIT
 from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.timeframe import Grain, timeframe
 from k2_ohlcv.domain.window import DAY, coalesce
@@ -104,3 +105,60 @@ def test_thirty_nights_examine_everything(lake: Lake) -> None:
     assert all(night[-1].end - night[-1].start >= timedelta(days=7) for night in nights)
     poor = tonight(lake, MINUTE, datetime(2024, 5, 1, tzinfo=UTC), budget=0)
     assert len(Grain.DAY.partitions(coalesce(poor))) in {7, 8}
+
+
+def evaluations(instance: dg.DagsterInstance, table: str) -> list[dg.AssetCheckEvaluation]:
+    """What the check of retention's limit said of a table, the newest first."""
+    key = dg.AssetCheckKey(dg.AssetKey(table), RETENTION_LIMIT)
+    records = instance.event_log_storage.get_asset_check_execution_history(key, limit=10)
+    return [record.evaluation for record in records if record.evaluation is not None]
+
+
+def test_a_first_scheduled_run_holds_what_is_much_and_says_so(
+    lake: Lake, instance: dg.DagsterInstance
+) -> None:
+    """Nine days of 1m are past their time: none goes, and a failed check names the trade and the command."""
+    assert run(instance, RETENTION).success
+    assert len(lakes.stored(lake, MINUTE)) == 100
+    (failed,) = evaluations(instance, MINUTE.table)
+    assert not failed.passed
+    assert failed.metadata["partitions_held"].value == 9
+    for said in ("trade 99 of X Y at 2024-04-09 12:00:00", "k2-ohlcv retention --apply", "apply: true"):
+        assert said in str(failed.description)
+    assert [e.passed for e in evaluations(instance, HOUR.table)] == [True]
+    assert run(instance, RETENTION, apply=True).success
+    assert len(lakes.stored(lake, MINUTE)) == 91
+    assert [e.passed for e in evaluations(instance, MINUTE.table)] == [True, False]
+
+
+def test_a_stray_trade_of_today_drops_no_history(lake: Lake, instance: dg.DagsterInstance) -> None:
+    """Night after night, until somebody says that it is right."""
+    assert run(instance, RETENTION, apply=True).success
+    before = lakes.stored(lake, MINUTE)
+    stray = Trade("OTHER", "AB", "stray", datetime.now(UTC), Decimal(10), Decimal(1))
+    lakes.add_trades(lake, [stray])
+    for _ in range(3):
+        assert run(instance, RETENTION).success
+        assert lakes.stored(lake, MINUTE) == before
+        newest = evaluations(instance, MINUTE.table)[0]
+        assert not newest.passed
+        assert "trade stray of OTHER AB at" in str(newest.description)
+    definitions = build(Settings.read())
+    key = dg.AssetCheckKey(dg.AssetKey(MINUTE.table), RETENTION_LIMIT)
+    by_hand = dg.define_asset_job("by_hand", selection=dg.AssetSelection.checks(key))
+    with_check = dg.Definitions.merge(definitions, dg.Definitions(jobs=[by_hand]))
+    looked = with_check.resolve_job_def("by_hand").execute_in_process(instance=instance)
+    assert [e.passed for e in looked.get_asset_check_evaluations()] == [False]
+    assert run(instance, RETENTION, apply=True).success
+    assert lakes.stored(lake, MINUTE) == []
+    assert evaluations(instance, MINUTE.table)[0].passed
+
+
+def test_the_schedule_runs_within_the_limit() -> None:
+    """It launches the job without a config, and the config's default is the limit."""
+    assert RetentionConfig().apply is None
+    (schedule,) = [s for s in build(Settings.read({})).schedules or [] if s.name == "retention_daily"]
+    assert isinstance(schedule, dg.ScheduleDefinition)
+    context = dg.build_schedule_context(scheduled_execution_time=datetime(2024, 5, 1, 2, 40, tzinfo=UTC))
+    (request,) = schedule.evaluate_tick(context).run_requests or []
+    assert request.run_config == {}

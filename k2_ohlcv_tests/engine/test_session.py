@@ -1,12 +1,16 @@
 """Sessions: each way of asking for one, and what is said when it cannot be had."""
 
+import shutil
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from k2_ohlcv.domain.errors import EngineUnavailableError, UsageError
+from k2_ohlcv.engine import session
 from k2_ohlcv.engine.resource import SparkResource
 from k2_ohlcv.engine.session import local_config, open_engine
 from k2_ohlcv_tests import lakes
@@ -35,6 +39,34 @@ def test_another_kind_of_address_names_the_right_ones(tmp_path: Path, remote: st
         pass
 
 
+@pytest.mark.parametrize(
+    "remote", ["sc://host:15002;token=SECRET", "sc:/host/;token=SECRET", "sc://:15002/;token=SECRET"]
+)
+def test_a_malformed_address_does_not_show_its_token(tmp_path: Path, remote: str) -> None:
+    with (
+        pytest.raises(UsageError, match=r"SPARK_REMOTE=(?!.*SECRET)") as raised,
+        open_engine(lakes.settings(tmp_path, SPARK_REMOTE=remote)),
+    ):
+        pass
+    assert raised.value.__cause__ is None
+
+
+def test_an_engine_that_cannot_be_reached_says_so_and_ends(tmp_path: Path) -> None:
+    """In a network without loopback the server starts, and its client would wait for minutes."""
+    code = (
+        "from pathlib import Path; from k2_ohlcv.engine.session import open_engine\n"
+        "from k2_ohlcv_tests import lakes\n"
+        f"with open_engine(lakes.settings(Path({str(tmp_path)!r}))): pass"
+    )
+    alone = ["unshare", "--net", "--map-root-user"]
+    if shutil.which("unshare") is None or subprocess.run([*alone, "true"], check=False).returncode:
+        pytest.skip("no network namespace can be made here")
+    done = subprocess.run(
+        [*alone, sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "EngineUnavailableError: the engine in this process cannot be reached at 127.0.0.1" in done.stderr
+
+
 def test_local_spark_without_java_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("JAVA_HOME", raising=False)
@@ -48,8 +80,12 @@ def test_local_spark_without_java_says_what_to_do(tmp_path: Path, monkeypatch: p
 def test_local_spark_gets_the_same_catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite, Postgres and REST catalogs, and the keys of an S3 warehouse, as Spark calls them."""
     monkeypatch.setenv("JAVA_HOME", "/somewhere")
+    monkeypatch.setattr(session, "spark_jars", lambda packages: [Path("/jars") / p for p in packages])
     settings = lakes.settings(tmp_path, SPARK_REMOTE="local[2]")
-    assert local_config(settings)["spark.sql.catalog.k2.uri"] == f"jdbc:sqlite:{tmp_path / 'catalog.db'}"
+    config = local_config(settings)
+    assert config["spark.sql.catalog.k2.uri"] == f"jdbc:sqlite:{tmp_path / 'catalog.db'}"
+    assert config["spark.jars"].startswith(f"/jars/{session.ICEBERG_RUNTIME},/jars/org.xerial:sqlite-jdbc:")
+    assert "spark.jars.packages" not in config, "two processes would resolve them at once"
     monkeypatch.setenv("PYICEBERG_CATALOG__K2__URI", "postgresql+psycopg2://me:secret@db/k2")
     monkeypatch.setenv("PYICEBERG_CATALOG__K2__WAREHOUSE", "s3://lake/warehouse")
     monkeypatch.setenv("PYICEBERG_CATALOG__K2__S3__ENDPOINT", "http://127.0.0.1:9000")

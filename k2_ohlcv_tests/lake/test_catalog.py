@@ -98,7 +98,7 @@ def test_a_table_on_which_pyiceberg_would_retry_by_itself_is_refused(lake: Lake)
 
 def test_pyicebergs_own_configuration_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = lakes.settings(tmp_path)
-    assert catalog_properties(settings)["uri"] == f"sqlite:///{tmp_path / 'catalog.db'}"
+    assert catalog_properties(settings)["uri"].startswith(f"sqlite:///{tmp_path / 'catalog.db'}?timeout=")
     uri = f"sqlite:///{tmp_path / 'elsewhere.db'}"
     monkeypatch.setenv("PYICEBERG_CATALOG__K2__TYPE", "sql")
     monkeypatch.setenv("PYICEBERG_CATALOG__K2__URI", uri)

@@ -1,0 +1,40 @@
+"""Addresses as they may be shown: without the passwords and tokens that they carry.
+
+Every text that is shown to people or written to a log, and that may hold an address, passes here.
+"""
+
+import re
+
+_HIDDEN = "***"
+#: An address in a text ends at white space, a quote or a bracket. That of a file has no secrets.
+_IN_TEXT = re.compile(r"(?!file:)\b[a-z][a-z0-9+.\-]*://[^\s'\"<>`]+", re.IGNORECASE)
+_NAMED_SECRET = re.compile(
+    r"((?:token|password|passwd|pwd|secret|credentials?|access[-_.]?key(?:[-_.]?id)?)['\"]?\s*[=:]\s*)"
+    r"('[^']*'|\"[^\"]*\"|[^\s;&,'\")\]}]+)",
+    re.IGNORECASE,
+)
+
+
+def shown_address(address: str) -> str:
+    """One address without user, password, parameters and query, however malformed the address is."""
+    head, mark, rest = _cut(address)
+    scheme, slashes, place = head.rpartition("//")
+    if "@" in rest:
+        # A password with a mark in it, or a parameter with an @: which one cannot be told.
+        return f"{scheme}{slashes}{_HIDDEN}"
+    if "@" in place:
+        place = f"{_HIDDEN}@{place.rpartition('@')[2]}"
+    return _NAMED_SECRET.sub(rf"\1{_HIDDEN}", f"{scheme}{slashes}{place}") + (mark and f"{mark}{_HIDDEN}")
+
+
+def hide_secrets(text: str) -> str:
+    """A text without the secrets of the addresses in it, and of what looks like `password=...`."""
+    shown = _IN_TEXT.sub(lambda found: shown_address(found[0]), text)
+    return _NAMED_SECRET.sub(rf"\1{_HIDDEN}", shown)
+
+
+def _cut(address: str) -> tuple[str, str, str]:
+    found = re.search(r"[;?#]", address)
+    if found is None:
+        return address, "", ""
+    return address[: found.start()], found[0], address[found.end() :]

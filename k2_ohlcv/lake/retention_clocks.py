@@ -1,0 +1,53 @@
+"""The clocks of a table's last retention run, as properties of the table itself.
+
+They lie beside the partitions that they protect, survive the loss of Dagster's storage, and move in the very
+commit that drops. A rollback of the table does not move them. What they mean is in `domain.retention_limit`.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+
+import structlog
+from pyiceberg.table import Table
+
+from k2_ohlcv.domain.retention_limit import Clocks
+from k2_ohlcv.lake.commit import CONFLICTS
+from k2_ohlcv.lake.sweep import Meter
+
+DATA_CLOCK = "k2.retention-data-clock"
+WALL_CLOCK = "k2.retention-wall-clock"
+
+_log = structlog.get_logger(__name__)
+
+
+def clocks_of(table: Table) -> Clocks | None:
+    """The clocks that a table remembers; None where there are none, or none that can be read."""
+    try:
+        found = [datetime.fromisoformat(table.properties[name]) for name in (DATA_CLOCK, WALL_CLOCK)]
+    except (KeyError, ValueError):
+        return None
+    return Clocks(*found) if all(moment.tzinfo for moment in found) else None
+
+
+def as_properties(clocks: Clocks) -> dict[str, str]:
+    """The clocks as table properties."""
+    return {DATA_CLOCK: clocks.data.isoformat(), WALL_CLOCK: clocks.wall.isoformat()}
+
+
+def remember_clocks(load: Callable[[], Table], clocks: Callable[[Table], Clocks]) -> int:
+    """Write the clocks of a run that dropped nothing; gives the bytes that the commit added.
+
+    A table without a snapshot holds nothing to protect, and is left as it is. Where another commit comes
+    first, the clocks of an earlier run stay: the next run is then limited sooner, never later.
+    """
+    table = load()
+    if table.metadata.current_snapshot_id is None:
+        return 0
+    meter = Meter(table)
+    try:
+        with table.transaction() as transaction:
+            transaction.set_properties(as_properties(clocks(table)))
+    except CONFLICTS as conflict:
+        _log.warning("conflict", table=table.name()[-1], error=str(conflict))
+        return 0
+    return meter.added(table)

@@ -1,0 +1,77 @@
+"""The limit of a retention run: how much it may drop of a table, and what the table remembers of the run.
+
+The rule is in `domain.retention_limit`, the clocks in `lake.retention_clocks`, the drop in `retention`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pyiceberg.table import Table
+
+from k2_ohlcv.domain.retention_limit import PARTITIONS_ALLOWED, Clocks, is_held, remembered
+from k2_ohlcv.domain.timeframe import Grain
+from k2_ohlcv.lake.expiry import Going
+from k2_ohlcv.lake.newest_trade import NewestTrade
+from k2_ohlcv.lake.retention_clocks import as_properties, clocks_of, remember_clocks
+from k2_ohlcv.retention_report import Held
+
+
+@dataclass(frozen=True)
+class DropLimit:
+    """What holds for all tables of a run.
+
+    Attributes:
+        now: the clocks of this run; None where nothing has an age.
+        newest: the trade that set the data's clock; None where the moment was asked for.
+        is_enforced: whether what exceeds the limit stays: so for scheduled runs. Else it is only told.
+    """
+
+    now: Clocks | None = None
+    newest: NewestTrade | None = None
+    is_enforced: bool = False
+
+    def held(self, table: Table, grain: Grain, going: Going) -> Held | None:
+        """What of a table exceeds the limit: all that goes from it, or None."""
+        before = clocks_of(table)
+        if self.now is None or not is_held(len(going.partitions), grain, before, self.now):
+            return None
+        keys = tuple(grain.key(partition) for partition in going.partitions)
+        return Held(
+            keys, going.rows, going.bytes, self._reason(table.name()[-1], keys, grain, before, self.now)
+        )
+
+    def properties(self, table: Table) -> dict[str, str]:
+        """The table properties that a dropping commit sets."""
+        # A moment that was asked for says nothing of the data's clock.
+        if self.now is None or self.newest is None:
+            return {}
+        return as_properties(self._remembered(table, self.now))
+
+    def remember(self, load: Callable[[], Table]) -> int:
+        """Have a table remember a run that dropped nothing of it; gives the bytes written."""
+        now = self.now
+        if now is None or self.newest is None:
+            return 0
+        return remember_clocks(load, lambda table: self._remembered(table, now))
+
+    def _remembered(self, table: Table, now: Clocks) -> Clocks:
+        return remembered(clocks_of(table), now, knowingly=not self.is_enforced)
+
+    def _reason(
+        self, name: str, keys: tuple[str, ...], grain: Grain, before: Clocks | None, now: Clocks
+    ) -> str:
+        allowed = PARTITIONS_ALLOWED[grain]
+        moved = (
+            f"since the run of {before.wall:%Y-%m-%d} the data's clock moved from {before.data:%Y-%m-%d} to "
+            f"{now.data:%Y-%m-%d}, further than the wall clock"
+            if before
+            else "no earlier run is remembered"
+        )
+        clock = f"{now.data:%Y-%m-%d %H:%M:%S} UTC"
+        cause = f"by {self.newest.text}" if self.newest else "on request"
+        return (
+            f"{len(keys):,} {grain.value} partitions of {name}, {keys[0]} to {keys[-1]}, would go at once, "
+            f"and {moved}. A scheduled run then drops at most {allowed}. Ages are measured from {clock}, set "
+            f"{cause}. If that is right, drop them knowingly: k2-ohlcv retention --apply, or the retention "
+            "job with apply: true. If not, remove that trade"
+        )

@@ -1,0 +1,91 @@
+"""From the errors of databases and disks to one sentence: what is wrong with the storage, and what to do.
+
+Every other error is left as it is: it may be a fault of ours, and its traceback is what helps to find that.
+"""
+
+import errno
+import re
+import sqlite3
+from collections.abc import Iterator
+
+from k2_ohlcv.domain.addresses import hide_secrets
+from k2_ohlcv.domain.errors import StorageError
+
+_FULL = "the disk is full. Free some space (k2-ohlcv retention says what would go), and run this again"
+#: By what SQLite or the database's driver says: what it means, and what to do.
+_SAYINGS = (
+    (
+        r"database (?:table )?is locked",
+        "the database is busy: another process has held it for longer than we wait. Run this again",
+    ),
+    (
+        r"readonly database|attempt to write a readonly",
+        "the database cannot be written: it, or its folder, is read-only. Give this user the right to write, "
+        "or set K2_HOME to another folder",
+    ),
+    (
+        r"database or disk is full",
+        _FULL,
+    ),
+    (
+        r"file is not a database|file is encrypted|malformed",
+        "the file is no database, or is damaged. Restore it from a copy, or move it away to begin with an "
+        "empty one",
+    ),
+    (
+        r"unable to open database file",
+        "the database cannot be opened. See that its folder is there and that this user may write to it",
+    ),
+    (r"disk i/o error", "the disk that holds the database fails. See to the disk, and run this again"),
+    (
+        r"connection refused|could not connect|could not translate host|server closed the connection|"
+        r"connection timed out|timeout expired|network is unreachable",
+        "the database server does not answer. Start it or correct its address, and run this again",
+    ),
+)
+_ERRNOS = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: "this user's share of the disk is used up. Free some space, and run this again",
+    errno.EROFS: "the disk is read-only. Set K2_HOME to a folder that can be written",
+    errno.EACCES: "this user may not do that there. Give it the right, or set K2_HOME to another folder",
+}
+
+
+def storage_error(error: BaseException) -> StorageError | None:
+    """The error in one sentence, where it or one of its causes is that of a database or a disk; else None."""
+    for cause in _causes(error):
+        meaning = _meaning(cause)
+        if meaning is not None:
+            said = hide_secrets(" ".join(str(getattr(cause, "orig", None) or cause).split()))
+            return StorageError(f"{_place(cause)}{meaning} ({said})")
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _meaning(error: BaseException) -> str | None:
+    if isinstance(error, OSError):
+        return _ERRNOS.get(error.errno or 0)
+    if isinstance(error, sqlite3.Error) or type(error).__module__.startswith(("sqlalchemy.", "psycopg")):
+        text = str(getattr(error, "orig", None) or error).lower()
+        for pattern, meaning in _SAYINGS:
+            if re.search(pattern, text):
+                return meaning
+    return None
+
+
+def _place(error: BaseException) -> str:
+    """Which database it was, by the table that was asked for: the catalog's have names of their own."""
+    if isinstance(error, OSError):
+        return f"{error.filename}: " if error.filename else ""
+    statement = str(getattr(error, "statement", None) or "")
+    if not statement:
+        return ""
+    return "the catalog: " if "iceberg_" in statement else "Dagster's storage: "

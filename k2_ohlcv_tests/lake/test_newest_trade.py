@@ -1,0 +1,89 @@
+"""The newest trade is named by market and id, in tables of all kinds."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from pyiceberg.partitioning import PartitionField, PartitionSpec
+from pyiceberg.transforms import DayTransform
+from pyiceberg.types import DecimalType, IcebergType, LongType, StringType, TimestampType, TimestamptzType
+from structlog.testing import capture_logs
+
+from k2_ohlcv.domain.candle import Trade
+from k2_ohlcv.domain.window import to_micros
+from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.lake.foreign import Source
+from k2_ohlcv.lake.newest_trade import NewestTrade, find_newest_trade
+from k2_ohlcv_tests import lakes, theirs
+
+AT = datetime(2024, 3, 1, 12, 30, 0, 123000, tzinfo=UTC)
+MOMENTS = [AT - timedelta(days=1), AT, AT - timedelta(microseconds=1000)]
+NEWEST = NewestTrade(AT, "E1", "S1", "1")
+
+
+def test_no_trades_have_no_newest(lake: Lake) -> None:
+    lake.trades_to_write()
+    assert find_newest_trade(lake.trades()) is None
+
+
+def test_of_our_own(lake: Lake) -> None:
+    lake.trades_to_write()
+    for i, at in enumerate(MOMENTS):
+        lakes.add_trades(lake, [Trade(f"E{i}", f"S{i}", str(i), at, Decimal(1), Decimal(1))])
+    assert find_newest_trade(lake.trades()) == NEWEST
+    assert NEWEST.text == "trade 1 of E1 S1 at 2024-03-01 12:30:00 UTC"
+
+
+def foreign(lake: Lake, kind: IcebergType, values: list[Any], properties: Mapping[str, str] = {}) -> Any:
+    columns = {
+        "venue": StringType(),
+        "symbol": StringType(),
+        "seq": LongType(),
+        "t": kind,
+        "price": DecimalType(18, 8),
+        "quantity": DecimalType(18, 8),
+    }
+    rows = [
+        {"venue": f"E{i}", "symbol": f"S{i}", "seq": i, "t": t, "price": Decimal(1), "quantity": Decimal(1)}
+        for i, t in enumerate(values)
+    ]
+    day = PartitionSpec(PartitionField(4, 1000, DayTransform(), "day"))
+    spec = {} if isinstance(kind, LongType) else {"spec": day}
+    made = theirs.create(lake, columns, rows, properties=properties, **spec)  # type: ignore[arg-type]
+    named = (("exchange", "venue"), ("trade_id", "seq"), ("timestamp", "t"))
+    return Lake(lake.catalog, Source(made.name(), named)).trades()
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (TimestamptzType(), lambda at: at),
+        (TimestampType(), lambda at: at.replace(tzinfo=None)),
+        (LongType(), to_micros),
+        (LongType(), lambda at: to_micros(at) // 1000),
+    ],
+    ids=["zoned", "local", "micros", "millis"],
+)
+def test_of_someone_elses_table(lake: Lake, kind: IcebergType, value: Any) -> None:
+    assert find_newest_trade(foreign(lake, kind, [value(at) for at in MOMENTS])) == NEWEST
+
+
+def test_where_files_have_no_bounds_their_partition_leads_to_it(lake: Lake) -> None:
+    none = {"write.metadata.metrics.default": "none"}
+    assert find_newest_trade(foreign(lake, TimestamptzType(), MOMENTS, none)) == NEWEST
+
+
+def test_what_cannot_be_read_is_still_dated(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    trades = foreign(lake, TimestamptzType(), MOMENTS)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ValueError("PyIceberg does not yet support equality deletes")
+
+    monkeypatch.setattr(type(trades), "scan", refuse)
+    with capture_logs() as logs:
+        found = find_newest_trade(trades)
+    assert found == NewestTrade(AT)
+    assert found.text == "a trade of 2024-03-01 12:30:00 UTC, whose row cannot be read"
+    assert [entry["event"] for entry in logs] == ["the newest trade cannot be read"]

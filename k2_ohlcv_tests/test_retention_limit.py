@@ -1,0 +1,139 @@
+"""A limited retention run on real tables: what it holds back, what it lets go, and what tables remember."""
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from k2_ohlcv.domain.candle import Trade
+from k2_ohlcv.domain.retention import Kept
+from k2_ohlcv.domain.timeframe import timeframe
+from k2_ohlcv.domain.window import DAY
+from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.lake.retention_clocks import DATA_CLOCK, WALL_CLOCK, clocks_of
+from k2_ohlcv.retention import retention
+from k2_ohlcv.retention_report import TableReport
+from k2_ohlcv.settings import Settings
+from k2_ohlcv_tests import lakes
+from k2_ohlcv_tests.lake.test_expiry import FIRST, put, trades
+
+MINUTE = timeframe("1m")
+#: The wall clock at the first run, long after the data.
+NIGHT = datetime(2025, 6, 1, 2, 40, tzinfo=UTC)
+DAYS = 40
+
+
+def kept(days: int) -> Kept:
+    return Settings.read({"K2_RETENTION_1M": f"{days}d"}).kept
+
+
+def night(lake: Lake, days: int, after: timedelta = timedelta(0), *, limited: bool = True) -> TableReport:
+    """A retention run of the 1m table, so long after the first one."""
+    now = NIGHT + after
+    report = retention(lake, kept(days), apply=True, limited=limited, timeframes=[MINUTE], now=now)
+    return report.tables[0]
+
+
+def add(lake: Lake, *some: Trade) -> None:
+    """Trades, and their candles."""
+    lakes.add_trades(lake, some)
+    put(lake, list(some))
+
+
+def one(at: datetime, market: str = "X") -> Trade:
+    return Trade(market, "Y", at.isoformat(), at, Decimal(1), Decimal(1))
+
+
+@pytest.fixture
+def filled(lake: Lake) -> Lake:
+    """Forty days of history, of which a first night dropped nothing and remembers the clocks."""
+    lake.trades_to_write()
+    add(lake, *trades(DAYS))
+    assert night(lake, 90).partitions == ()
+    return lake
+
+
+def test_a_run_that_drops_nothing_is_remembered_too(filled: Lake) -> None:
+    clocks = clocks_of(filled.candles(MINUTE))
+    assert clocks is not None
+    assert (clocks.data, clocks.wall) == (FIRST + (DAYS - 1) * DAY + timedelta(hours=2), NIGHT)
+
+
+def test_steady_nights_drop_what_is_past(filled: Lake) -> None:
+    for after in range(1, 4):
+        add(filled, one(FIRST + (DAYS + after) * DAY))
+        assert len(night(filled, DAYS - 2, after * DAY).partitions) == (3 if after == 1 else 1)
+
+
+def test_a_changed_setting_is_not_held(filled: Lake) -> None:
+    gone = night(filled, 10, DAY)
+    assert (len(gone.partitions), gone.held) == (29, None)
+
+
+def test_a_daemon_that_was_off_is_not_held(filled: Lake) -> None:
+    """Both clocks moved by a hundred days."""
+    add(filled, one(FIRST + (DAYS + 100) * DAY))
+    gone = night(filled, 110, 100 * DAY)
+    assert (len(gone.partitions), gone.held) == (30, None)
+
+
+def test_a_stray_trade_is_held_until_it_is_gone_or_taken_knowingly(filled: Lake) -> None:
+    before = lakes.stored(filled, MINUTE)
+    lakes.add_trades(filled, [one(NIGHT, "STRAY")])
+    for after in (1, 2, 30):
+        held = night(filled, 90, after * DAY)
+        assert held.partitions == ()
+        assert held.held is not None
+        assert len(held.held.partitions) == DAYS
+        assert (held.held.rows, held.rows) == (3 * DAYS, 0)
+        assert f"trade {NIGHT.isoformat()} of STRAY Y at 2025-06-01 02:40:00 UTC" in held.held.reason
+    assert lakes.stored(filled, MINUTE) == before
+    assert len(night(filled, 90, 31 * DAY, limited=False).partitions) == DAYS
+    clocks = clocks_of(filled.candles(MINUTE))
+    assert clocks is not None
+    assert clocks.data == NIGHT
+
+
+def test_a_stray_trade_that_drops_nothing_tonight_is_not_believed_tomorrow(filled: Lake) -> None:
+    """Nothing is past its time until the setting changes; the jump counts still."""
+    lakes.add_trades(filled, [one(NIGHT)])
+    assert night(filled, 2000, DAY).held is None
+    assert night(filled, 90, 2 * DAY).held is not None
+
+
+def test_a_table_without_memory_is_at_its_first_run(filled: Lake) -> None:
+    """Also where the properties were taken away, or say nothing that can be read."""
+    for values in (
+        {DATA_CLOCK: "soon", WALL_CLOCK: "now"},
+        {DATA_CLOCK: "2024-01-01", WALL_CLOCK: "2024-01-01"},
+    ):
+        with filled.candles(MINUTE).transaction() as transaction:
+            transaction.set_properties(values)
+        assert night(filled, 10, DAY).held is not None
+    assert night(filled, DAYS - 1 - 7, DAY).held is None
+
+
+def test_a_moment_that_was_asked_for_is_not_remembered(filled: Lake) -> None:
+    before = clocks_of(filled.candles(MINUTE))
+    retention(filled, kept(30), apply=True, as_of=NIGHT, timeframes=[MINUTE], now=NIGHT + DAY)
+    assert lakes.stored(filled, MINUTE) == []
+    assert clocks_of(filled.candles(MINUTE)) == before
+
+
+def test_the_dry_run_names_the_trade_and_what_a_scheduled_run_would_hold(filled: Lake) -> None:
+    lakes.add_trades(filled, [one(NIGHT, "STRAY")])
+    report = retention(filled, kept(90), now=NIGHT + DAY)
+    said = report.as_json()
+    assert said["newest_trade"] == {
+        "exchange": "STRAY",
+        "symbol": "Y",
+        "trade_id": NIGHT.isoformat(),
+        "timestamp": NIGHT.isoformat(),
+    }
+    assert said["aged_from"] == NIGHT.isoformat()
+    minute = next(table for table in report.tables if table.table == MINUTE.table)
+    assert len(minute.partitions) == DAYS
+    assert minute.held is not None
+    told = minute.as_json()["held"]
+    assert isinstance(told, dict)
+    assert (told["partitions"], told["first"], told["rows"]) == (DAYS, "2024-02-20", 3 * DAYS)
