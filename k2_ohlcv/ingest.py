@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from k2_ohlcv.domain.errors import UsageError
 from k2_ohlcv.domain.window import Interval, coalesce, from_micros, to_micros
-from k2_ohlcv.lake import rejected, trades
+from k2_ohlcv.lake import dedupe, rejected, trades
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.sources.batch import Batch
 from k2_ohlcv.sources.identity import Identified, identify
@@ -194,7 +194,7 @@ def _store(
     markets, done = list(intake.markets), 0
     for span in intake.spool.spans(batch_rows):
         batch = identify(intake.spool.read(span.start, span.end))
-        incoming = trades.Incoming(batch.rows, markets, batch.made, batch.first)
+        incoming = dedupe.Incoming(batch.rows, markets, batch.made, batch.first)
         verdict = trades.append(lake, incoming, now)
         for which, reason in ((verdict.conflict, CONFLICT), (verdict.late, TOO_LATE)):
             refused = refused_rows(batch.rows, which, reason=reason, markets=markets, sources=sources)
@@ -218,7 +218,7 @@ def _store(
     )
 
 
-def _tally(totals: Counter[str], per_day: Counter[date], batch: Identified, verdict: trades.Verdict) -> None:
+def _tally(totals: Counter[str], per_day: Counter[date], batch: Identified, verdict: dedupe.Verdict) -> None:
     added, conflicting = int(verdict.new.sum()), int(verdict.conflict.sum())
     late = int(verdict.late.sum())
     totals["added"] += added
