@@ -118,7 +118,7 @@ def ingest(
     tell = progress or (lambda *_: None)
     now = datetime.now(UTC)
     with scratch(workspace) as folder:
-        intake = _Intake(Spool(folder), Refusals(folder), None if days is None else coalesce(days))
+        intake = Intake(Spool(folder), Refusals(folder), None if days is None else coalesce(days))
         for number, path in enumerate(files):
             for batch in read(
                 path, exchange=exchange, symbol=symbol, format=format, landing=landing, now=now
@@ -129,7 +129,7 @@ def ingest(
         return _store(lake, intake, sources=sources, now=now, tell=tell, batch_rows=batch_rows)
 
 
-class _Intake:
+class Intake:
     """The rows of all files, on their way into the spool."""
 
     def __init__(self, spool: Spool, refusals: Refusals, days: list[Interval] | None) -> None:
@@ -187,7 +187,7 @@ class _Intake:
 
 
 def _store(
-    lake: Lake, intake: _Intake, *, sources: list[str], now: datetime, tell: Progress, batch_rows: int
+    lake: Lake, intake: Intake, *, sources: list[str], now: datetime, tell: Progress, batch_rows: int
 ) -> IngestReport:
     totals: Counter[str] = Counter()
     per_day: Counter[date] = Counter()

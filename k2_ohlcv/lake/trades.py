@@ -42,7 +42,7 @@ def append(lake: Lake, incoming: Incoming, ingested_at: datetime) -> Verdict:
     def find_new(table: Table) -> pa.Table:
         nonlocal verdict
         verdict = look_up(table, incoming)
-        return _stored_form(incoming, verdict.new, ingested_at)
+        return stored_form(incoming, verdict.new, ingested_at)
 
     table = append_new(lake.trades_to_write, find_new, lambda table: expired(lake, table))
     assert verdict is not None
@@ -62,7 +62,8 @@ def _crowded(table: Table, days: Set[Interval]) -> list[Interval]:
     return crowded({day: sizes[day] for day in days if day in sizes}, ())
 
 
-def _stored_form(incoming: Incoming, new: Mask, ingested_at: datetime) -> pa.Table:
+def stored_form(incoming: Incoming, new: Mask, ingested_at: datetime) -> pa.Table:
+    """Some incoming rows in the columns of the table."""
     rows = incoming.rows if new.all() else incoming.rows.filter(pa.array(new))
     exchanges, symbols = (pa.array(names, pa.string()) for names in zip(*incoming.markets, strict=True))
     clock = pa.repeat(pa.scalar(ingested_at.astimezone(UTC), pa.timestamp("us", "UTC")), rows.num_rows)
