@@ -31,6 +31,7 @@ class FileTrades:
         ranges: contiguous half-open ranges of time that make up the span, each of bounded rows.
         refusals: the rows that are left out, as `rejected_trades` has them.
         refused: how many those are.
+        is_daily: whether ids are unique in their day only.
     """
 
     spool: Spool
@@ -40,6 +41,7 @@ class FileTrades:
     ranges: tuple[tuple[int, int], ...]
     refusals: Refusals
     refused: int
+    is_daily: bool = False
 
     @classmethod
     def of(cls, path: Path, intake: Intake, batch_rows: int) -> "FileTrades":
@@ -64,6 +66,7 @@ class FileTrades:
             tuple(pairwise(edges)),
             intake.refusals,
             intake.rejected,
+            bool(intake.daily_files),
         )
         given._refuse_scattered(path)
         return replace(given, refused=given.refused + given._refuse_conflicts(path))
@@ -80,9 +83,17 @@ class FileTrades:
             count += int(other.sum())
         return count
 
+    def _hashes(self, start: int, end: int) -> pl.Series:
+        """Of each id, or of each day and id: small enough to hold those of the whole file."""
+        incoming = self.trades(start, end)
+        texts = pl.Series(incoming.rows["trade_id"])
+        if self.is_daily:
+            texts = (pl.Series(incoming.rows["timestamp"]).dt.date().cast(pl.String) + " ") + texts
+        return texts.hash().unique()
+
     def identified(self, start: int, end: int) -> Identified:
         """The rows of a range, with ids."""
-        return identify(self.spool.read(start, end))
+        return identify(self.spool.read(start, end), (0,) if self.is_daily else ())
 
     @staticmethod
     def chosen(batch: Identified) -> Mask:
@@ -95,13 +106,14 @@ class FileTrades:
         batch = self.identified(start, end)
         chosen = self.chosen(batch)
         rows = batch.rows if chosen.all() else batch.rows.filter(pa.array(chosen))
-        return Incoming(rows, [self.market], batch.made[chosen], np.arange(rows.num_rows))
+        daily = None if batch.daily is None else batch.daily[chosen]
+        return Incoming(rows, [self.market], batch.made[chosen], np.arange(rows.num_rows), daily)
 
     def _refuse_scattered(self, path: Path) -> None:
         """Ids that come again in another range of time have other values there: which is right?"""
         if len(self.ranges) == 1:
             return
-        hashes = [pl.Series(self.trades(*one).rows["trade_id"]).hash().unique() for one in self.ranges]
+        hashes = [self._hashes(*one) for one in self.ranges]
         whole = pl.concat(hashes)
         if repeated := len(whole) - whole.n_unique():
             raise BadFileError(

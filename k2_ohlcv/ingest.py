@@ -136,6 +136,7 @@ class Intake:
         self.spool = spool
         self.refusals = refusals
         self.markets: dict[tuple[str, str], int] = {}
+        self.daily_files: set[int] = set()
         self.trades = 0
         self.rejected = 0
         self.first: int | None = None
@@ -158,6 +159,8 @@ class Intake:
         moments = micros(rows)
         self.first = min(int(moments.min()), self.first if self.first is not None else 2**63)
         self.last = max(int(moments.max()), self.last or 0)
+        if batch.daily_ids:
+            self.daily_files.add(file)
         constant = pa.array(np.full(rows.num_rows, file, np.int32))
         columns = [rows[name] for name in RUN.names[2:]]
         self.spool.add(pa.Table.from_arrays([self._markets(rows), constant, *columns], schema=RUN))
@@ -193,8 +196,8 @@ def _store(
     per_day: Counter[date] = Counter()
     markets, done = list(intake.markets), 0
     for span in intake.spool.spans(batch_rows):
-        batch = identify(intake.spool.read(span.start, span.end))
-        incoming = dedupe.Incoming(batch.rows, markets, batch.made, batch.first)
+        batch = identify(intake.spool.read(span.start, span.end), intake.daily_files)
+        incoming = dedupe.Incoming(batch.rows, markets, batch.made, batch.first, batch.daily)
         verdict = trades.append(lake, incoming, now)
         for which, reason in ((verdict.conflict, CONFLICT), (verdict.late, TOO_LATE)):
             refused = refused_rows(batch.rows, which, reason=reason, markets=markets, sources=sources)

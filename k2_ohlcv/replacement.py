@@ -169,7 +169,8 @@ class _Plan:
         if not len(at):
             return
         rows = incoming.rows.take(pa.array(at))
-        coming = Incoming(rows, incoming.markets, incoming.made[at], np.arange(len(at)))
+        daily = None if incoming.daily is None else incoming.daily[at]
+        coming = Incoming(rows, incoming.markets, incoming.made[at], np.arange(len(at)), daily)
         for piece, _, found in stored_alike(self._table, coming):
             moments = piece[TIME].cast(pa.int64()).to_numpy()[found]
             outside = found[(moments < self._given.first) | (moments > self._given.last)]

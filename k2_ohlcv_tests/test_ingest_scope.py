@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyiceberg.io.pyarrow import ArrowScan
-from pyiceberg.manifest import DataFileContent
 
+from k2_ohlcv.corrections import Selection, delete_trades
 from k2_ohlcv.domain.errors import ContractError
 from k2_ohlcv.ingest import IngestReport, ingest
-from k2_ohlcv.lake import candidates, dedupe, equality_deletes, id_ranges
+from k2_ohlcv.lake import candidates, dedupe, id_ranges
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv_tests import lakes
+from k2_ohlcv.replacement import replace_trades
+from k2_ohlcv.sources import landing
+from k2_ohlcv_tests import lakes, theirs
 
 T = 1723075200  # 2024-08-08 00:00 UTC
 DAY = 86_400
@@ -250,17 +253,50 @@ def test_ids_of_a_day_are_looked_for_in_their_day(lake: Lake, tmp_path: Path) ->
         assert dedupe.look_up(lake.trades(), incoming).new.tolist() == new
 
 
-def test_equality_deletes_are_refused_by_name(
+def test_a_format_may_say_that_its_ids_are_of_a_day(
     lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """In one file, in batches, and in a file that comes again; within a day an id is one trade."""
+    real = landing.recognise
+
+    def daily(*arguments: Any) -> Any:
+        layout, first = real(*arguments)
+        return replace(layout, daily_ids=True), first
+
+    monkeypatch.setattr(landing, "recognise", daily)
+    rows = [(T, 1, "1"), (T + 5, 1, "2"), (T + DAY, 1, "1"), (T + DAY + 5, 9, "1")]
+    for options in ({}, {"batch_rows": 1}):
+        lakes.empty(lake)
+        report = put(lake, tmp_path, rows, **options)
+        assert (report.added, report.conflicts) == (3, 1)
+        report = put(lake, tmp_path, rows, **options)
+        assert (report.added, report.known, report.conflicts) == (0, 3, 1)
+
+
+def test_a_row_that_another_engine_deleted_is_new_again(lake: Lake, tmp_path: Path) -> None:
+    """Its file still has it, and the file's range of ids too."""
+    put(lake, tmp_path, [(T, 1, "1"), (T + 1, 1, "2")])
+    (file,) = [task.file for task in lake.trades().scan().plan_files()]
+    theirs.delete_positions(lake.trades(), [(file.file_path, 0)], partition=file.partition)
+    assert stored(lake) == [("2", T + 1, 1)]
+    report = put(lake, tmp_path, [(T, 1, "1"), (T + 1, 1, "2")])
+    assert (report.added, report.known) == (1, 1)
+    assert delete_trades(lake, Selection(("E", "S")), apply=True).removed == 2
+    assert stored(lake) == []
+
+
+def test_equality_deletes_are_refused_by_name(lake: Lake, tmp_path: Path) -> None:
     put(lake, tmp_path, [(T, 1, "1")])
     (file,) = [task.file for task in lake.trades().scan().plan_files()]
-
-    class Deletes:
-        file_path = file.file_path
-        content = DataFileContent.EQUALITY_DELETES
-
-    monkeypatch.setattr(equality_deletes, "delete_files", lambda *_: [Deletes()])
-    with pytest.raises(ContractError, match=r"1 equality delete files.*rewrite_data_files"):
-        put(lake, tmp_path, [(T, 1, "2")])
-    assert len(stored(lake)) == 1
+    theirs.delete_equal(lake.trades(), ["trade_id"], [("1",)], partition=file.partition)
+    before = lake.trades().metadata.current_snapshot_id
+    path = tmp_path / "revised.csv"
+    path.write_text(f"{HEADER}{T},2,1,1\n")
+    for work in (
+        lambda: put(lake, tmp_path, [(T, 1, "2")]),
+        lambda: delete_trades(lake, Selection(("E", "S")), apply=True),
+        lambda: replace_trades(lake, path, exchange="E", symbol="S", workspace=tmp_path, apply=True),
+    ):
+        with pytest.raises(ContractError, match=r"1 equality delete files.*rewrite_data_files"):
+            work()
+    assert lake.trades().metadata.current_snapshot_id == before
