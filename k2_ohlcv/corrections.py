@@ -23,6 +23,7 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.corrections import Cut, commit_correction, read_rows, removed_rows, retried
 from k2_ohlcv.lake.dedupe import Int64s, Mask
 from k2_ohlcv.lake.files import TIME
+from k2_ohlcv.lake.foreign import never_written
 from k2_ohlcv.lake.lines import FROZEN, line_of
 from k2_ohlcv.sources.refusals import REFUSED
 
@@ -108,6 +109,7 @@ def delete_trades(lake: Lake, chosen: Selection, *, reason: str = DELETED, apply
         UsageError: the trades are someone else's, or behind the frozen line.
         CommitConflictError: others committed first, each time.
     """
+    refuse_external(lake)
     now = datetime.now(UTC)
 
     def work(table: Table) -> CorrectionReport:
@@ -127,7 +129,17 @@ def delete_trades(lake: Lake, chosen: Selection, *, reason: str = DELETED, apply
             report.snapshot = after.metadata.current_snapshot_id
         return report
 
-    return retried(lake.trades_to_write, work)
+    return retried(lake.trades, work)
+
+
+def refuse_external(lake: Lake) -> None:
+    """Someone else's trades are never written to, and no dry run says that they would be.
+
+    Raises:
+        UsageError: the lake reads someone else's trades.
+    """
+    if lake.source is not None:
+        raise never_written(lake.source.identifier)
 
 
 def refuse_frozen(table: Table, first: datetime) -> None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from pyiceberg.table import FileScanTask, Table
 
 from k2_ohlcv.correction_report import CorrectionReport
-from k2_ohlcv.corrections import BY, in_market, record, refuse_frozen, span_of
+from k2_ohlcv.corrections import BY, in_market, record, refuse_external, refuse_frozen, span_of
 from k2_ohlcv.domain.errors import BadFileError, UsageError
 from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.domain.window import from_micros, to_micros
@@ -74,7 +74,7 @@ def replace_trades(
         UsageError: the file has several markets, or the trades are someone else's or behind the frozen line.
         CommitConflictError: others committed first, each time.
     """
-    lake.trades_to_write()
+    refuse_external(lake)
     now = datetime.now(UTC)
     with scratch(workspace) as folder:
         intake = Intake(Spool(folder), Refusals(folder), None)
@@ -99,7 +99,7 @@ def replace_trades(
                 report.snapshot = after.metadata.current_snapshot_id
             return report
 
-        return retried(lake.trades_to_write, work)
+        return retried(lake.trades_to_write if apply else lake.trades, work)
 
 
 class _Plan:

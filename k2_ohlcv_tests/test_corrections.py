@@ -202,6 +202,16 @@ def test_any_file_gives_its_own_trades_over_its_span(values: list[tuple[int, int
         lake.catalog.close()
 
 
+def test_a_file_comes_into_an_empty_lake(lake: Lake, write: Write, tmp_path: Path) -> None:
+    """Nothing is stored, so nothing goes."""
+    assert delete_trades(lake, Selection(MARKET), apply=True).removed == 0
+    path = write([trade(1), trade(2)])
+    assert (swap(lake, path, tmp_path, apply=False).added, lake.trades().current_snapshot()) == (2, None)
+    assert swap(lake, path, tmp_path).added == 2
+    assert stored(lake) == [trade(1), trade(2)]
+    assert recorded(lake) == []
+
+
 def test_trades_without_ids_are_replaced_too(lake: Lake, tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     options = {"exchange": "E", "symbol": "S", "workspace": tmp_path / "work"}
