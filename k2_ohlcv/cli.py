@@ -12,7 +12,9 @@ from typing import Annotated
 
 import typer
 
+from k2_ohlcv.commands.options import AsJson, examples
 from k2_ohlcv.commands.terminal import Terminal
+from k2_ohlcv.commands.trades_app import trades
 from k2_ohlcv.domain.addresses import hide_secrets
 from k2_ohlcv.domain.errors import K2Error, UsageError
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
@@ -28,24 +30,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.add_typer(trades)
+
 #: `all`, or one of the timeframes: a wrong one is refused with these names.
 TimeframeChoice = StrEnum("TimeframeChoice", {"all": "all"} | {t.name: t.name for t in TIMEFRAMES})  # type: ignore[misc]
 
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")
-]
 Timeframes = Annotated[TimeframeChoice, typer.Option(help="The table, or all of them.")]
 FirstDay = Annotated[str | None, typer.Option("--from", metavar="DATE", help="The first day, as YYYY-MM-DD.")]
 DayAfter = Annotated[str | None, typer.Option("--to", metavar="DATE", help="The day after the last one.")]
 
 
-def _examples(*lines: str) -> str:
-    """The end of a command's help."""
-    return "[bold]Examples[/bold]\n\n" + "\n\n".join(f"  [dim]$[/dim] {line}" for line in lines)
-
-
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "k2-ohlcv ingest BTCUSDT-trades-2024-05-01.zip --exchange BINANCE --symbol BTCUSDT",
         "k2-ohlcv ingest .k2/landing/KRAKEN/XBTUSD/*.csv",
         "k2-ohlcv ingest trades.parquet --json",
@@ -77,7 +73,7 @@ def ingest(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "k2-ohlcv rebuild",
         "k2-ohlcv rebuild --timeframe 1m --from 2013-11-25 --to 2013-12-01",
         "k2-ohlcv rebuild --timeframe 1d --json",
@@ -100,7 +96,7 @@ def rebuild(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "k2-ohlcv refresh",
         "k2-ohlcv refresh --timeframe 1m --json",
         "k2-ohlcv refresh --explain",
@@ -124,7 +120,7 @@ def refresh(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "k2-ohlcv validate",
         "k2-ohlcv validate --timeframe 1m --lookback-days 30",
         "k2-ohlcv validate --from 2013-11-25 --to 2013-12-02 --json",
@@ -151,7 +147,7 @@ def validate(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "k2-ohlcv retention",
         "k2-ohlcv retention --apply",
         "k2-ohlcv retention --as-of 2024-06-30 --timeframe 1m --json",
@@ -177,7 +173,7 @@ def retention(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "k2-ohlcv history",
         "k2-ohlcv history --frozen-before 2024-01-01",
         "k2-ohlcv history --expired-before 2024-01-01 --timeframe 1m --apply",
@@ -214,7 +210,7 @@ def history(
         )
 
 
-@app.command(epilog=_examples("k2-ohlcv status", "k2-ohlcv status --json"))
+@app.command(epilog=examples("k2-ohlcv status", "k2-ohlcv status --json"))
 def status(as_json: AsJson = False) -> None:
     """Show what each table holds, and how far it is behind the trades."""
     from k2_ohlcv.commands.status import show_status
@@ -223,7 +219,7 @@ def status(as_json: AsJson = False) -> None:
         show_status(terminal)
 
 
-@app.command(epilog=_examples("k2-ohlcv demo", "K2_HOME=/tmp/k2 k2-ohlcv demo --json"))
+@app.command(epilog=examples("k2-ohlcv demo", "K2_HOME=/tmp/k2 k2-ohlcv demo --json"))
 def demo(as_json: AsJson = False) -> None:
     """Make all five tables from a bundled week of real trades, and hold them against independent candles.
 

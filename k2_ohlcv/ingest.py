@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from k2_ohlcv.domain.errors import UsageError
 from k2_ohlcv.domain.window import Interval, coalesce, from_micros, to_micros
-from k2_ohlcv.lake import rejected, trades
+from k2_ohlcv.lake import dedupe, rejected, trades
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.sources.batch import Batch
 from k2_ohlcv.sources.identity import Identified, identify
@@ -118,7 +118,7 @@ def ingest(
     tell = progress or (lambda *_: None)
     now = datetime.now(UTC)
     with scratch(workspace) as folder:
-        intake = _Intake(Spool(folder), Refusals(folder), None if days is None else coalesce(days))
+        intake = Intake(Spool(folder), Refusals(folder), None if days is None else coalesce(days))
         for number, path in enumerate(files):
             for batch in read(
                 path, exchange=exchange, symbol=symbol, format=format, landing=landing, now=now
@@ -129,13 +129,14 @@ def ingest(
         return _store(lake, intake, sources=sources, now=now, tell=tell, batch_rows=batch_rows)
 
 
-class _Intake:
+class Intake:
     """The rows of all files, on their way into the spool."""
 
     def __init__(self, spool: Spool, refusals: Refusals, days: list[Interval] | None) -> None:
         self.spool = spool
         self.refusals = refusals
         self.markets: dict[tuple[str, str], int] = {}
+        self.daily_files: set[int] = set()
         self.trades = 0
         self.rejected = 0
         self.first: int | None = None
@@ -158,6 +159,8 @@ class _Intake:
         moments = micros(rows)
         self.first = min(int(moments.min()), self.first if self.first is not None else 2**63)
         self.last = max(int(moments.max()), self.last or 0)
+        if batch.daily_ids:
+            self.daily_files.add(file)
         constant = pa.array(np.full(rows.num_rows, file, np.int32))
         columns = [rows[name] for name in RUN.names[2:]]
         self.spool.add(pa.Table.from_arrays([self._markets(rows), constant, *columns], schema=RUN))
@@ -187,14 +190,14 @@ class _Intake:
 
 
 def _store(
-    lake: Lake, intake: _Intake, *, sources: list[str], now: datetime, tell: Progress, batch_rows: int
+    lake: Lake, intake: Intake, *, sources: list[str], now: datetime, tell: Progress, batch_rows: int
 ) -> IngestReport:
     totals: Counter[str] = Counter()
     per_day: Counter[date] = Counter()
     markets, done = list(intake.markets), 0
     for span in intake.spool.spans(batch_rows):
-        batch = identify(intake.spool.read(span.start, span.end))
-        incoming = trades.Incoming(batch.rows, markets, batch.made, batch.first)
+        batch = identify(intake.spool.read(span.start, span.end), intake.daily_files)
+        incoming = dedupe.Incoming(batch.rows, markets, batch.made, batch.first, batch.daily)
         verdict = trades.append(lake, incoming, now)
         for which, reason in ((verdict.conflict, CONFLICT), (verdict.late, TOO_LATE)):
             refused = refused_rows(batch.rows, which, reason=reason, markets=markets, sources=sources)
@@ -218,7 +221,7 @@ def _store(
     )
 
 
-def _tally(totals: Counter[str], per_day: Counter[date], batch: Identified, verdict: trades.Verdict) -> None:
+def _tally(totals: Counter[str], per_day: Counter[date], batch: Identified, verdict: dedupe.Verdict) -> None:
     added, conflicting = int(verdict.new.sum()), int(verdict.conflict.sum())
     late = int(verdict.late.sum())
     totals["added"] += added

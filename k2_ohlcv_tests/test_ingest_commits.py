@@ -15,7 +15,7 @@ from k2_ohlcv.domain.retention import MANY_FILES
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv.domain.window import MICROSECOND, Interval
 from k2_ohlcv.ingest import ingest
-from k2_ohlcv.lake import appends, commit, compaction, trades
+from k2_ohlcv.lake import appends, commit, compaction, dedupe, trades
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.changes import changes
 from k2_ohlcv.lake.files import LiveFile
@@ -74,7 +74,7 @@ def between_look_and_commit(
     """Let another writer in, so many times, after the look-up and before the commit."""
     look, calls = trades.look_up, []
 
-    def looked(table: Table, incoming: trades.Incoming) -> trades.Verdict:
+    def looked(table: Table, incoming: dedupe.Incoming) -> dedupe.Verdict:
         verdict = look(table, incoming)
         calls.append(1)
         if len(calls) <= times:

@@ -19,7 +19,7 @@ from bench.soak.facts import Size, sizes
 from bench.soak.feed import START, Feed
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, timeframe
 from k2_ohlcv.engine.session import Engine
-from k2_ohlcv.lake import trades
+from k2_ohlcv.lake import dedupe, trades
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.commit import Change, commit
 from k2_ohlcv.lake.files import within
@@ -108,7 +108,7 @@ def _batch(lake: Lake, engine: Engine, feed: Feed, number: int, seen: Seen) -> N
 def _step(lake: Lake, engine: Engine, feed: Feed, number: int, seen: Seen) -> None:
     """One trade, and a commit to the 1m table that replaces a file by its own rows: history, cheaply made."""
     one = feed.batch(number)
-    only = trades.Incoming(one.rows.slice(one.rows.num_rows - 1), one.markets, one.made[-1:], np.arange(1))
+    only = dedupe.Incoming(one.rows.slice(one.rows.num_rows - 1), one.markets, one.made[-1:], np.arange(1))
     started = time.perf_counter()
     verdict = trades.append(lake, only, datetime.now(UTC))
     seen.commits["trades"].append(time.perf_counter() - started)

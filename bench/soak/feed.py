@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from bench.trades import decimals
 from k2_ohlcv.domain.window import to_micros
-from k2_ohlcv.lake.trades import Incoming
+from k2_ohlcv.lake.dedupe import Incoming
 
 BATCH = timedelta(minutes=5)
 #: The share of trades that come late, and by how much: as many by minutes as by hours, as by days.

@@ -62,10 +62,12 @@ class Batch:
     Attributes:
         trades: of schema `TRADES`; `trade_id` is null where the format has none.
         rejected: of schema `REJECTED`; `timestamp` is null where it is what is wrong.
+        daily_ids: whether ids are unique in their day only, as the format says.
     """
 
     trades: pa.Table
     rejected: pa.Table
+    daily_ids: bool = False
 
 
 def judge(rows: Rows, market: Market, now: datetime) -> Batch:

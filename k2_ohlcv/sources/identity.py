@@ -3,6 +3,7 @@
 Works on batches in the order of time, as `spool` gives them; all rows of one microsecond are in one batch.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,8 @@ from k2_ohlcv.sources.values import Int64s, is_plain
 
 Mask = npt.NDArray[np.bool_]
 
+_DAY_MICROS = 86_400_000_000
+
 
 @dataclass(frozen=True)
 class Identified:
@@ -26,16 +29,22 @@ class Identified:
         first: for each row, the row of the batch that came first (by file and line) with the same market and
             id; itself, nearly always.
         met: rows with made ids whose market and time an earlier file of the same call has too.
+        daily: rows whose id is unique in its day only; None where there are none.
     """
 
     rows: pa.Table
     made: Mask
     first: Int64s
     met: Mask
+    daily: Mask | None = None
 
 
-def identify(rows: pa.Table) -> Identified:
+def identify(rows: pa.Table, daily_files: Collection[int] = ()) -> Identified:
     """Give every row of a batch its id, and find the rows that share one.
+
+    Args:
+        rows: the batch.
+        daily_files: the numbers of files whose ids are unique in their day only.
 
     A made id is `<timestamp in µs>-<ordinal>`, the ordinal counted from 0 among the rows of that market and
     time in the file, so that equal rows stay distinct trades and the same file gives the same ids.
@@ -46,7 +55,9 @@ def identify(rows: pa.Table) -> Identified:
         rows, met = _make_ids(rows, made)
     # Made ids are told apart by how they are made, but for those that an earlier file made too.
     apart = made.all() and not met.any()
-    return Identified(rows, made, np.arange(len(made)) if apart else _first_of_each(rows), met)
+    daily = np.isin(rows["file"].to_numpy(), list(daily_files)) if daily_files else None
+    first = np.arange(len(made)) if apart else _first_of_each(rows, daily)
+    return Identified(rows, made, first, met, daily)
 
 
 def _make_ids(rows: pa.Table, made: Mask) -> tuple[pa.Table, Mask]:
@@ -83,11 +94,14 @@ def _since_last(starts: Mask) -> Int64s:
     return ordinals
 
 
-def _first_of_each(rows: pa.Table) -> Int64s:
+def _first_of_each(rows: pa.Table, daily: Mask | None) -> Int64s:
     own = np.arange(rows.num_rows, dtype=np.int64)
     codes = _codes(rows)
     if codes is None:
         return own
+    if daily is not None:
+        days = np.where(daily, micros(rows) // _DAY_MICROS + 1, 0)
+        codes = np.unique(np.stack([codes, days]), axis=1, return_inverse=True)[1].reshape(-1)
     order = np.lexsort((rows["line"].to_numpy(), rows["file"].to_numpy(), codes))
     heads = np.maximum.accumulate(np.where(_changes(codes[order]), own, 0))
     first = np.empty_like(own)

@@ -6,6 +6,7 @@ This is the door of the room: callers need nothing else of it.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
@@ -76,7 +77,7 @@ def read(
 
 def _reader(layout: Layout, market: Market, now: datetime) -> Callable[[lines.Block], Batch]:
     def work(block: lines.Block) -> Batch:
-        return judge(lines.parse(block, layout), market, now)
+        return replace(judge(lines.parse(block, layout), market, now), daily_ids=layout.daily_ids)
 
     return work
 

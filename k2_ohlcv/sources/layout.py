@@ -25,6 +25,7 @@ class Layout:
         roles: role of a trade -> position of its column.
         headers: the headers that this layout is known to have, in lower case.
         width: how many columns there are.
+        daily_ids: whether its ids begin anew each UTC day; else an id is unique in its market.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Layout:
     roles: Mapping[str, int]
     headers: tuple[tuple[str, ...], ...] = ()
     width: int = 0
+    daily_ids: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "width", self.width or len(self.cells))

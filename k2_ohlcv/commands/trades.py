@@ -1,0 +1,139 @@
+"""`k2-ohlcv trades delete` and `replace`: corrections of trades."""
+
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+from rich.markup import escape
+
+from k2_ohlcv.commands.terminal import Terminal, table
+from k2_ohlcv.correction_report import CorrectionReport
+from k2_ohlcv.corrections import DELETED, Selection, delete_trades
+from k2_ohlcv.domain.errors import UsageError
+from k2_ohlcv.domain.window import Interval, midnight
+from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.replacement import REPLACED, replace_trades
+
+#: Days that are shown; the JSON object has them all.
+_SHOWN_DAYS = 40
+_FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
+
+
+def run_delete(
+    terminal: Terminal,
+    *,
+    exchange: str | None,
+    symbol: str | None,
+    start: str | None,
+    end: str | None,
+    ids: tuple[str, ...],
+    reason: str | None,
+    apply: bool,
+) -> None:
+    """Remove trades, or say which would go.
+
+    Raises:
+        UsageError: the options do not go together, or the trades must not be touched.
+        CommitConflictError: other writers won every attempt.
+    """
+    if (exchange is None) != (symbol is None):
+        raise UsageError("a market is an exchange and a symbol: give --exchange and --symbol together")
+    market = (exchange, symbol) if exchange is not None and symbol is not None else None
+    chosen = Selection(market, _interval(start, end), ids)
+    with terminal.progress("trades delete", total=None):
+        report = delete_trades(Lake.open(terminal.settings), chosen, reason=reason or DELETED, apply=apply)
+    terminal.result(report.as_json())
+    terminal.show(*_lines(report))
+
+
+def run_replace(
+    terminal: Terminal,
+    file: Path,
+    *,
+    exchange: str | None,
+    symbol: str | None,
+    format: str,  # noqa: A002 # the name of the option
+    reason: str | None,
+    skip_rejected: bool,
+    apply: bool,
+) -> None:
+    """Make a market equal to a file over the file's span, or say what would change.
+
+    Raises:
+        UsageError: the file has several markets, or the trades must not be touched.
+        BadFileError: the file cannot be read as a whole, or has rows that cannot be trades.
+        CommitConflictError: other writers won every attempt.
+    """
+    settings = terminal.settings
+    with terminal.progress("trades replace", total=None):
+        report = replace_trades(
+            Lake.open(settings),
+            file.absolute(),
+            exchange=exchange,
+            symbol=symbol,
+            format=format,
+            landing=settings.landing,
+            workspace=settings.home / "work",
+            reason=reason or REPLACED,
+            skip_rejected=skip_rejected,
+            apply=apply,
+        )
+    terminal.result(report.as_json())
+    terminal.show(*_lines(report))
+
+
+def _interval(start: str | None, end: str | None) -> Interval | None:
+    if start is None and end is None:
+        return None
+    first, after = _moment(start, _FIRST), _moment(end, _LAST)
+    if first >= after:
+        raise UsageError(f"--from {start} is not before --to {end}")
+    return Interval(first, after)
+
+
+def _moment(text: str | None, otherwise: datetime) -> datetime:
+    if text is None:
+        return otherwise
+    try:
+        if len(text) == len("2024-05-01"):
+            return midnight(date.fromisoformat(text))
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(
+            f"{text!r} is neither a date nor a time: write 2024-05-01 or 2024-05-01T12:30:00"
+        ) from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+
+
+def _lines(report: CorrectionReport) -> list[object]:
+    shown = table("exchange", "symbol", "day", "removed#", "added#")
+    days = sorted(report.removed_per_day | report.added_per_day)
+    for key in days[:_SHOWN_DAYS]:
+        counts = (report.removed_per_day[key], report.added_per_day[key])
+        shown.add_row(key[0], key[1], f"{key[2]}", *(f"{count:,}" for count in counts))
+    lines: list[object] = [shown] if days else []
+    if len(days) > _SHOWN_DAYS:
+        lines.append(f"... and {len(days) - _SHOWN_DAYS:,} more days of markets.")
+    for what, rows in (("removed", report.first_removed), ("added", report.first_added)):
+        if rows:
+            lines += [
+                f"First {what} (exchange symbol timestamp,price,quantity,id):",
+                *(f"  {escape(r)}" for r in rows),
+            ]
+    return [*lines, _said(report)]
+
+
+def _said(report: CorrectionReport) -> str:
+    rejected = (
+        f" {report.rejected:,} rows of the file are no trades and are left out." if report.rejected else ""
+    )
+    if not report.removed and not report.added:
+        return f"No trade differs: nothing to do, and nothing was committed.{rejected}"
+    what = (
+        f"{report.removed:,} trades go and {report.added:,} come; {report.files:,} data files are rewritten."
+    )
+    if not report.applied:
+        return (
+            f"{what}{rejected} The refresh after it recomputes the windows of those trades. This was a dry "
+            "run: --apply does it."
+        )
+    return f"Done: {what}{rejected} The next refresh recomputes the windows of those trades."

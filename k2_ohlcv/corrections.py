@@ -1,0 +1,192 @@
+"""Corrections of trades: removing bad ones. Making a market's span equal to a file is in `replacement`.
+
+Each is one snapshot of the trades table. The rows that go are recorded in rejected_trades before that commit,
+so that a crash in between loses no record; recording them twice adds nothing.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyiceberg.table import FileScanTask, Table
+
+from k2_ohlcv.correction_report import CorrectionReport, raw_text
+from k2_ohlcv.domain.errors import UsageError
+from k2_ohlcv.domain.window import Interval, from_micros, to_micros
+from k2_ohlcv.lake import rejected
+from k2_ohlcv.lake.candidates import Candidates, data_files_of, files_of_market, tasks_of
+from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.lake.corrections import Cut, commit_correction, read_rows, removed_rows, retried
+from k2_ohlcv.lake.dedupe import Int64s, Mask
+from k2_ohlcv.lake.files import TIME
+from k2_ohlcv.lake.foreign import never_written
+from k2_ohlcv.lake.lines import FROZEN, line_of
+from k2_ohlcv.sources.refusals import REFUSED
+
+#: Why a trade was removed, where nothing is said.
+DELETED = "deleted: removed by k2-ohlcv trades delete"
+#: In a snapshot's summary: which command made it.
+BY = "k2.correction"
+_RECORD_ROWS = 250_000
+
+Market = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which trades to remove: those to which everything that is said applies.
+
+    Attributes:
+        market: exchange and symbol; None is any.
+        interval: their times; None is any.
+        ids: their ids, which are a market's; empty is any.
+    """
+
+    market: Market | None = None
+    interval: Interval | None = None
+    ids: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.market is None and self.interval is None and not self.ids:
+            raise UsageError(
+                "nothing says which trades to delete: give --exchange and --symbol, --from and --to, or --id"
+            )
+        if self.ids and self.market is None:
+            raise UsageError("an id is unique in its market only: give --exchange and --symbol with --id")
+
+    def tasks(self, table: Table) -> list[FileScanTask]:
+        """The data files that may hold such trades."""
+        if self.ids and self.market:
+            size = len(self.ids)
+            rows = pa.table(
+                {
+                    "market": pa.array(np.zeros(size, np.int32)),
+                    "trade_id": pa.array(self.ids, pa.string()),
+                    TIME: pa.nulls(size, pa.timestamp("us", "UTC")),
+                }
+            )
+            return Candidates(rows, [self.market], np.zeros(size, bool)).tasks(table)
+        live = data_files_of(table)
+        if self.interval is not None:
+            live = [f for f in live if f.span.intersect(self.interval)]
+        paths = files_of_market(table, live, self.market) if self.market else {f.path for f in live}
+        return tasks_of(table, paths)
+
+    def positions(self, rows: pa.Table) -> Int64s:
+        """Which of some rows are such trades."""
+        chosen: Mask = np.ones(rows.num_rows, bool)
+        if self.market is not None:
+            chosen &= in_market(rows, self.market)
+        if self.interval is not None:
+            moments = rows[TIME].cast(pa.int64()).to_numpy()
+            chosen &= (moments >= to_micros(self.interval.start)) & (moments < to_micros(self.interval.end))
+        if self.ids:
+            chosen &= pc.is_in(rows["trade_id"], pa.array(self.ids, rows["trade_id"].type)).to_numpy()
+        return np.flatnonzero(chosen)
+
+
+def in_market(rows: pa.Table, market: Market) -> Mask:
+    """Which rows are of a market."""
+    same = pc.and_(pc.equal(rows["exchange"], market[0]), pc.equal(rows["symbol"], market[1]))
+    mask: Mask = same.to_numpy()
+    return mask
+
+
+def delete_trades(lake: Lake, chosen: Selection, *, reason: str = DELETED, apply: bool) -> CorrectionReport:
+    """Remove trades from the table, each recorded in rejected_trades with the reason.
+
+    Args:
+        lake: the lake.
+        chosen: which ones.
+        reason: why, as it is recorded.
+        apply: do it; else only say what would go.
+
+    Raises:
+        UsageError: the trades are someone else's, or behind the frozen line.
+        CommitConflictError: others committed first, each time.
+    """
+    refuse_external(lake)
+    now = datetime.now(UTC)
+
+    def work(table: Table) -> CorrectionReport:
+        report, cuts = CorrectionReport(apply), []
+        for task in chosen.tasks(table):
+            rows = read_rows(table, task)
+            positions = chosen.positions(rows)
+            if len(positions):
+                going = rows.take(pa.array(positions))
+                refuse_frozen(table, pc.min(going[TIME]).as_py())
+                report.count_removed(going)
+                cuts.append(Cut(task, positions))
+        report.files = len(cuts)
+        if apply and cuts:
+            record(lake, table, cuts, command="trades delete", reason=reason, now=now)
+            after = commit_correction(lake, table, cuts, iter(()), {BY: "trades delete"})
+            report.snapshot = after.metadata.current_snapshot_id
+        return report
+
+    return retried(lake.trades, work)
+
+
+def refuse_external(lake: Lake) -> None:
+    """Someone else's trades are never written to, and no dry run says that they would be.
+
+    Raises:
+        UsageError: the lake reads someone else's trades.
+    """
+    if lake.source is not None:
+        raise never_written(lake.source.identifier)
+
+
+def refuse_frozen(table: Table, first: datetime) -> None:
+    """Trades before the frozen line are not corrected.
+
+    Raises:
+        UsageError: the first trade to correct is before the line.
+    """
+    line = line_of(table, FROZEN)
+    if line is not None and first < line:
+        raise UsageError(
+            f"the trade of {first.isoformat()} is before {line.isoformat()} ({FROZEN} of "
+            f"{'.'.join(table.name())}): trades before that have expired, and candles are the only record. "
+            "Nothing was changed. Choose trades after that line"
+        )
+
+
+def record(
+    lake: Lake, table: Table, cuts: Sequence[Cut], *, command: str, reason: str, now: datetime
+) -> None:
+    """Keep trades that are about to go in rejected_trades, in bounded batches."""
+    for rows in removed_rows(table, cuts):
+        for first in range(0, rows.num_rows, _RECORD_ROWS):
+            refused = _as_refused(rows.slice(first, _RECORD_ROWS), command, reason)
+            rejected.append(lake, refused, now)
+
+
+def _as_refused(rows: pa.Table, command: str, reason: str) -> pa.Table:
+    # The market stands in the source too: two markets may have the same id, time, price and quantity.
+    lines: Counter[tuple[str, str]] = Counter()
+    refused = []
+    for row in rows.to_pylist():
+        source, raw = f"k2-ohlcv {command} {row['exchange']}/{row['symbol']}", raw_text(row)
+        lines[source, raw] += 1  # equal rows are told apart by their number
+        refused.append(
+            {
+                "source": source,
+                "line": lines[source, raw],
+                "reason": reason,
+                "raw": raw,
+                "exchange": row["exchange"],
+                "symbol": row["symbol"],
+            }
+        )
+    return pa.Table.from_pylist(refused, schema=REFUSED)
+
+
+def span_of(first: int, last: int) -> Interval:
+    """Whole microseconds from the first to the last, both included."""
+    return Interval(from_micros(first), from_micros(last + 1))

@@ -1,0 +1,113 @@
+"""Takes trades out of the table and puts others in, in one commit.
+
+A data file that holds a trade to remove is rewritten without that trade. The other rows of the
+file stay. Memory holds one data file at a time. Which trades go and come is decided in
+`k2_ohlcv.corrections`.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+from pyiceberg.expressions import AlwaysTrue
+from pyiceberg.io.pyarrow import ArrowScan
+from pyiceberg.manifest import DataFile
+from pyiceberg.table import FileScanTask, Table
+
+from k2_ohlcv.domain.errors import CommitConflictError
+from k2_ohlcv.lake.appends import write
+from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.lake.commit import CONFLICTS, Change, commit
+from k2_ohlcv.lake.dedupe import Int64s
+from k2_ohlcv.lake.files import TIME
+from k2_ohlcv.lake.trades import needed
+
+ATTEMPTS = 10
+_PAUSE = 0.1
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The rows of a data file that go: their positions in the file as `read_rows` gives it, ascending."""
+
+    task: FileScanTask
+    positions: Int64s
+
+
+def read_rows(table: Table, task: FileScanTask) -> pa.Table:
+    """All live rows of a data file, in the order of the file."""
+    return ArrowScan(table.metadata, table.io, table.schema(), AlwaysTrue()).to_table([task])
+
+
+def removed_rows(table: Table, cuts: Sequence[Cut]) -> Iterator[pa.Table]:
+    """The rows that go, data file by data file."""
+    for cut in cuts:
+        yield read_rows(table, cut.task).take(pa.array(cut.positions))
+
+
+def commit_correction(
+    lake: Lake, table: Table, cuts: Sequence[Cut], added: Iterator[pa.Table], summary: Mapping[str, str]
+) -> Table:
+    """Rewrite the files that are cut, write the trades that come, and commit both as one snapshot.
+
+    Args:
+        lake: the lake.
+        table: the trades table, as the cuts were made in it.
+        cuts: what goes.
+        added: what comes, in the table's columns, sorted by time.
+        summary: what the snapshot says of itself.
+
+    Raises:
+        CommitFailedException, ValidationException: the table moved since it was loaded (`CONFLICTS`). Nothing
+            is committed, and the new data files are removed.
+    """
+    files: list[DataFile] = []
+    try:
+        for cut in cuts:
+            files += _rewritten(table, cut)
+        for rows in added:
+            files += write(table, rows)
+    except BaseException:
+        for file in files:
+            table.io.delete(file.file_path)
+        raise
+    change = Change(
+        removed=tuple(cut.task.file for cut in cuts),
+        files=tuple(files),
+        summary=summary,
+        # Asked after the rewriting, which takes its time: tags may have come meanwhile.
+        protected=frozenset(needed(lake, lake.trades_to_write())),
+    )
+    return commit(table, change)
+
+
+def _rewritten(table: Table, cut: Cut) -> list[DataFile]:
+    rows = read_rows(table, cut.task)
+    stays = np.ones(rows.num_rows, bool)
+    stays[cut.positions] = False
+    if not stays.any():
+        return []
+    return list(write(table, rows.filter(pa.array(stays)).sort_by([(TIME, "ascending")])))
+
+
+def retried(load: Callable[[], Table], work: Callable[[Table], T]) -> T:
+    """Do work on the table as it is now, from the load on again where another commit came first.
+
+    Raises:
+        CommitConflictError: others committed first, each time.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            return work(load())
+        except CONFLICTS:
+            time.sleep(random.uniform(0, _PAUSE * (attempt + 1)))  # noqa: S311 - spreads writers, guards nothing
+    raise CommitConflictError(
+        f"other writers committed to the trades during each of {ATTEMPTS} attempts to correct them. The "
+        "trades are as the others left them. Run it again when fewer write at once"
+    )
