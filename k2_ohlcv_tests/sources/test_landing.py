@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from k2_ohlcv.domain.errors import BadFileError, UsageError
-from k2_ohlcv.sources import lines
+from k2_ohlcv.sources import blocks
 from k2_ohlcv.sources.landing import read
 
 Write = Callable[..., Path]
@@ -139,15 +139,18 @@ def test_lines_keep_their_numbers(
     text += ['"1723161255","3","1"', '1723161255,"4,1', "1723161255,5,1"]
     path = land("t.csv", mark + end.join(text) + (end if last else ""))
     for size in (30, 64, 1 << 20):
-        monkeypatch.setattr(lines.blocks, "__defaults__", (size,))
+        monkeypatch.setattr(blocks, "BLOCK_BYTES", size)
         trades, rejected = everything(path)
-        assert [(t["line"], int(t["price"])) for t in trades] == [(3, 1), (6, 2), (9, 3), (11, 5)]
+        lines = [(3, 1), (6, 2), (9, 3), (11, 5)]
+        assert [(t["line"], int(t["price"])) for t in trades] == (lines if last else lines[:-1])
         assert [(r["line"], r["raw"]) for r in rejected] == [
             (4, "1723161255,1"),
             (7, "1,2,3,4"),
             (8, "x,y,z"),
             (10, '1723161255,"4,1'),
+            *([] if last else [(11, "1723161255,5,1")]),
         ]
+        assert last or rejected[-1]["reason"] == "unterminated"
         assert rejected[0]["reason"] == "has 2 fields, not 3"
         assert rejected[2]["reason"] == (
             "timestamp is not a time; price is not a number; quantity is not a number"
