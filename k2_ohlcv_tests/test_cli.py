@@ -54,7 +54,7 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
 def trades_csv(folder: Path, *rows: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "trades.csv"
-    file.write_text("\n".join(["timestamp,price,quantity,trade_id", *rows]))
+    file.write_text("\n".join(["timestamp,price,quantity,trade_id", *rows, ""]))
     return file
 
 

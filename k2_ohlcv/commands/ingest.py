@@ -49,6 +49,11 @@ def _lines(report: IngestReport) -> list[object]:
         notes.append(
             f"{report.rejected:,} rows cannot be trades: see the table rejected_trades for the reasons."
         )
+    for source, line in report.unterminated.items():
+        notes.append(
+            f"{source}: line {line:,}, the last one, has no end of line and may be cut: it was left out. Add the "
+            "end of line if it is whole."
+        )
     rows, times = report.shared
     if rows:
         notes.append(

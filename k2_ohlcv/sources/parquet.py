@@ -81,8 +81,8 @@ def read(path: Path, layout: Layout) -> Iterator[Rows]:
                 first += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         raise BadFileError(
-            f"{printable_path(path)}: the Parquet file cannot be read to its end ({printable(error)}): fetch it "
-            "again"
+            f"{printable_path(path)}: the Parquet file cannot be read to its end ({printable(error)}): "
+            "fetch it again"
         ) from error
 
 
