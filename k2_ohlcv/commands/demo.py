@@ -142,7 +142,9 @@ def _daily_table(daily: Mapping[date, Mapping[str, Decimal]], days: Mapping[date
     fields = ("open", "high", "low", "close", "volume", "vwap")
     shown = table("day", *(f"{name}#" for name in fields), "Bitcoincharts", title=f"{EXCHANGE} {SYMBOL}")
     for day, candle in daily.items():
-        verdict = {True: "agrees", False: Text("differs", style="red"), None: "not a full day"}[days.get(day)]
+        verdict = Text("not a full day")
+        if day in days:
+            verdict = Text("agrees") if days[day] else Text("differs", style="red")
         shown.add_row(str(day), *(_plain(candle[name]) for name in fields), verdict)
     return shown
 

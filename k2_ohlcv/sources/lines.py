@@ -21,6 +21,9 @@ from k2_ohlcv.sources.layout import Layout
 from k2_ohlcv.sources.values import Int64s
 
 _GAP = re.compile(rb"\n\r?\n")
+# Cells without quotes, or in quotes, a doubled one standing for one within.
+_WHOLE_CELLS = re.compile(r"""("([^"]|"")*"|[^",]*)(,("([^"]|"")*"|[^",]*))*""")
+_UTF8_MARK = b"\xef\xbb\xbf"
 # Lines that are Python texts at one time: some 1 kB each.
 _GROUP_LINES = 20_000
 
@@ -32,12 +35,12 @@ def decoded_lines(data: bytes) -> Iterator[str]:
 
 
 def fields_of(line: str) -> list[str] | None:
-    """The fields of a line, or None where a quote is not closed."""
+    """The fields of a line, or None where quotes do not enclose whole cells."""
     if '"' not in line:
         return line.split(",")
     try:
-        return next(csv.reader([line], strict=True))
-    except csv.Error:
+        return next(csv.reader([line])) if _WHOLE_CELLS.fullmatch(line) else None
+    except csv.Error:  # a cell of more than 128 kB
         return None
 
 
@@ -72,9 +75,9 @@ def _is_simple(data: bytes) -> bool:
     """Whether Arrow and Python's csv see the same rows in the same lines.
 
     Arrow also ends a row at a lone carriage return, takes some empty lines for rows of empty cells, and reads
-    quotes within a cell, or around several lines, in its own way.
+    quotes within a cell, or around several lines, in its own way. It drops a byte order mark from any block.
     """
-    if not data or data.startswith((b"\n", b"\r\n")) or _GAP.search(data):
+    if not data or data.startswith((b"\n", b"\r\n", _UTF8_MARK)) or _GAP.search(data):
         return False
     if data.count(b"\r") != data.count(b"\r\n"):
         return False
@@ -134,7 +137,7 @@ class _Group:
             return
         fields = fields_of(text)
         if fields is None:
-            self.broken.append((number, "a quote is not closed", cut_raw(text)))
+            self.broken.append((number, "a quote is not closed, or within a cell", cut_raw(text)))
         elif len(fields) != layout.width:
             reason = f"has {len(fields)} fields, not {layout.width}"
             self.broken.append((number, reason, cut_raw(text)))
