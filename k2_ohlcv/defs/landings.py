@@ -86,6 +86,10 @@ class Memory:
         known = {path: seen for path, seen in self.files.items() if there.get(path) == seen.state}
         return replace(self, files={path: known.get(path, Seen(state)) for path, state in there.items()})
 
+    def readable(self, paths: Sequence[str]) -> list[str]:
+        """Those of some files that are not refused."""
+        return [path for path in paths if not self.files[path].refused]
+
     def settled(self) -> "Memory":
         """The last batch is through."""
         return replace(self, batch=None, pending=(), attempt=0)
@@ -157,7 +161,7 @@ def build(tick: int) -> list[dg.SensorDefinition]:
             said = waits or _said(fresh)
             return dg.SensorResult(skip_reason=said, cursor=memory.cursor())
         settled = sorted(set(due).intersection(ready))
-        open_ended = [p for p in ready if p not in settled and is_unterminated(landing / p)]
+        open_ended = [p for p in memory.readable(ready) if p not in settled and is_unterminated(landing / p)]
         memory = memory.asking(ready, dict.fromkeys(open_ended, now + SETTLE_SECONDS), settled)
         return dg.SensorResult(run_requests=[request(memory, settled)], cursor=memory.cursor())
 
@@ -174,7 +178,7 @@ def request(memory: Memory, settled: Sequence[str] = ()) -> dg.RunRequest:
     assert memory.batch is not None
     reasons = {path: memory.files[path].refused for path in memory.pending}
     config = {
-        "files": [path for path, reason in reasons.items() if not reason],
+        "files": memory.readable(memory.pending),
         "settled": list(settled),
         "refused": [f"{path}: {reason}" for path, reason in reasons.items() if reason],
     }

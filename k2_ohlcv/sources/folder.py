@@ -106,6 +106,8 @@ def named_file(landing: Path, name: str) -> Path | None:
 def is_unterminated(path: Path) -> bool:
     """Whether a file is plain text that does not end in an end of line. What cannot be opened is not."""
     try:
+        if not path.is_file():  # opening a pipe would wait for ever
+            return False
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
             if not head or kind_of(head) != TEXT or foreign_kind(head):
