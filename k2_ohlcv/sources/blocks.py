@@ -97,7 +97,7 @@ def _within_bounds(data: bytes, line: int) -> Iterator[tuple[Block, int]]:
             yield block, block.count_lines()
             line += block.count_lines()
         if start < end:
-            yield _too_long(data[start : start + _RAW_BYTES], line), 1
+            yield _too_long(data[start : min(end, start + _RAW_BYTES)], line), 1
             line += 1
         at = end
 

@@ -157,6 +157,44 @@ def test_lines_keep_their_numbers(
         )
 
 
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "t.zip"])
+@pytest.mark.parametrize(
+    ("text", "trades", "unterminated"),
+    [
+        ("timestamp,price,amount\n1723161255,1,1\n1723161256,1,12", [2, 3], 3),
+        ("timestamp,price,amount\n1723161255,1,12", [2], 2),
+        ("1723161255,1,1\n1723161256,1,12", [1, 2], 2),
+        ("1723161256,1,12", [1], 1),
+        ("1723161255,1,1\r\n1723161256,1,12\r", [1, 2], 2),
+        ("1723161255,1,1\n1723161256,1,12\n", [1, 2], None),
+        ("1723161255,1,1\n \t", [1], None),
+    ],
+)
+def test_a_last_line_without_an_end(
+    land: Write, name: str, text: str, trades: list[int], unterminated: int | None
+) -> None:
+    """In plain text it may be cut, also where it is the only one; behind a checksum it is whole."""
+    path = land(name, text)
+    if unterminated and path.suffix == ".csv":
+        trades = trades[:-1]
+    else:
+        unterminated = None
+    batches = list(read(path, exchange="E", symbol="S"))
+    assert [line for b in batches for line in b.trades["line"].to_pylist()] == trades
+    (*_, last) = batches
+    assert last.unterminated == unterminated
+    if unterminated:
+        raw = text.splitlines()[-1]
+        assert last.rejected.to_pylist()[-1]["reason"] == "unterminated"
+        assert last.rejected.to_pylist()[-1]["raw"] == raw
+
+
+def test_a_header_without_an_end_is_no_row(land: Write) -> None:
+    """Nothing is known of what may follow."""
+    with pytest.raises(BadFileError, match="a header and no rows"):
+        everything(land("t.csv", "timestamp,price,amount"))
+
+
 def test_a_broken_first_row_is_not_taken_for_a_header(land: Write) -> None:
     """A row with a number in it is data."""
     trades, rejected = everything(land("t.csv", f"x{SPOT}\n{SPOT}\n{SPOT}\n".replace("x7", "seven")))
