@@ -15,7 +15,8 @@ import pytest
 
 from k2_ohlcv import ingest as ingestion
 from k2_ohlcv.commands.instance import opened
-from k2_ohlcv.defs import ingest_files, landings, refreshes
+from k2_ohlcv.defs import ingest_files, jobs, landings, refreshes
+from k2_ohlcv.lake.schemas import TRADES_TABLE
 from k2_ohlcv.settings import Settings
 from k2_ohlcv_tests import lakes
 from k2_ohlcv_tests.defs.test_landings import HEADER, Landing, files, stored
@@ -175,6 +176,24 @@ def test_an_unterminated_file_that_stays_so_is_reported_once(
     clock[0] += 10 * landings.SETTLE_SECONDS
     assert [landing.look(), landing.look()] == [NOTHING] * 2
     assert [row["reason"] for row in rejected(landing)] == ["unterminated"]
+
+
+def test_the_trades_asset_takes_the_good_files(landing: Landing) -> None:
+    """A backfill of days beside a bad file: the day is in and materialized, the run fails and names the file."""
+    (landing.folder / "bad.csv").write_text("")
+    (landing.folder / "out.csv").symlink_to("/etc/passwd")
+    landing.put("good.csv", HEADER, "2024-02-27T01:00:00Z,1,1,a")
+    result = landing.graph.resolve_job_def(jobs.INGEST).execute_in_process(
+        instance=landing.instance, partition_key="2024-02-27", raise_on_error=False
+    )
+    said = failure_of(result)
+    assert said.startswith("2 of 3 files failed")
+    assert "bad.csv: the file is empty" in said
+    assert "out.csv: it lies outside" in said
+    assert stored(landing) == ["a"]
+    (record,) = landing.instance.fetch_materializations(dg.AssetKey(TRADES_TABLE), limit=5).records
+    assert record.partition_key == "2024-02-27"
+    assert record.asset_materialization.metadata["trades_added"].value == 1
 
 
 def test_an_odd_folder_does_not_stop_the_tick(landing: Landing, monkeypatch: pytest.MonkeyPatch) -> None:
