@@ -179,7 +179,7 @@ def test_an_unterminated_file_that_stays_so_is_reported_once(
 
 
 def test_the_trades_asset_takes_the_good_files(landing: Landing) -> None:
-    """A backfill of days beside a bad file: the day is in and materialized, the run fails and names the file."""
+    """A backfill of days beside a bad file: the day is in and materialized; the run fails, naming it."""
     (landing.folder / "bad.csv").write_text("")
     (landing.folder / "out.csv").symlink_to("/etc/passwd")
     landing.put("good.csv", HEADER, "2024-02-27T01:00:00Z,1,1,a")
