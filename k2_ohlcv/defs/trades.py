@@ -14,7 +14,7 @@ from pyiceberg.table.snapshots import Operation, Snapshot
 
 from k2_ohlcv import logs
 from k2_ohlcv.defs.failures import explained
-from k2_ohlcv.defs.file_failures import add_failure, ingest_each, report_unterminated
+from k2_ohlcv.defs.file_failures import Ingested, add_failure, ingest_each, report_unterminated
 from k2_ohlcv.defs.partitions import first_day, interval, partitions
 from k2_ohlcv.defs.resources import LakeResource
 from k2_ohlcv.defs.table import table_asset, tell
@@ -23,7 +23,7 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.inventory import rows_per_partition
 from k2_ohlcv.lake.schemas import TRADES
 from k2_ohlcv.settings import Settings
-from k2_ohlcv.sources.folder import list_files
+from k2_ohlcv.sources.folder import Listing, list_files
 
 if TYPE_CHECKING:
     from k2_ohlcv.ingest import IngestReport
@@ -45,33 +45,16 @@ def trades_asset(settings: Settings) -> dg.AssetsDefinition:
         "A run reads the files under landing/EXCHANGE/SYMBOL/ for the chosen days.",
     )
     def trades(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult[Any]:
-        from k2_ohlcv.ingest import ingest
-
         began = time.monotonic()
         with explained(context):
             landing = lake.settings.landing
             listing = list_files(landing)
-            days = interval(context.partition_time_window)
             if not listing.files and not listing.refused:
                 context.log.info(f"No files under {landing}: nothing to ingest.")
                 return dg.MaterializeResult(metadata={"files": 0, "trades_added": 0})
             lake.lake.trades_to_write()  # a table that is never written to is no failure of a file
             before = snapshots(lake.lake)
-            done = ingest_each(
-                context,
-                listing.files,
-                lambda some: ingest(
-                    lake.lake,
-                    some,
-                    days=[days],
-                    landing=landing,
-                    workspace=lake.settings.home / "work",
-                    progress=lambda what, rows: logs.progress(f"{rows:,} rows {what}"),
-                ),
-            )
-            for name, reason in listing.refused.items():
-                add_failure(context, done, name, f"{name}: {reason}")
-            report_unterminated(context, done)
+            done = _ingest(context, lake, listing)
         total = len(listing.files) + len(listing.refused)
         numbers = run_numbers(lake.lake, done.reports, before, total)
         counts = {name: numbers[f"run_{name}"] for name in COUNTS}
@@ -80,7 +63,7 @@ def trades_asset(settings: Settings) -> dg.AssetsDefinition:
         days_now = _day_numbers(lake.lake, done.reports, context.partition_keys)
         if done.failed:
             # A failed step's result is not kept: say here what came in with the other files.
-            for key, day in days_now.items():
+            for key, day in days_now.items() if done.reports else ():
                 context.log_event(
                     dg.AssetMaterialization(TRADES.name, partition=key, metadata={**numbers, **day})
                 )
@@ -90,6 +73,29 @@ def trades_asset(settings: Settings) -> dg.AssetsDefinition:
         return dg.MaterializeResult(metadata=numbers)
 
     return trades
+
+
+def _ingest(context: dg.AssetExecutionContext, lake: LakeResource, listing: Listing) -> Ingested:
+    """The files' rows of the run's days; each bad file is reported."""
+    from k2_ohlcv.ingest import ingest
+
+    days = interval(context.partition_time_window)
+    done = ingest_each(
+        context,
+        listing.files,
+        lambda some: ingest(
+            lake.lake,
+            some,
+            days=[days],
+            landing=lake.settings.landing,
+            workspace=lake.settings.home / "work",
+            progress=lambda what, rows: logs.progress(f"{rows:,} rows {what}"),
+        ),
+    )
+    for name, reason in listing.refused.items():
+        add_failure(context, done, name, f"{name}: {reason}")
+    report_unterminated(context, done)
+    return done
 
 
 def _day_numbers(
