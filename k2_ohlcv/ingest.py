@@ -51,6 +51,7 @@ class IngestReport:
         shared: rows whose ids were made and whose market and time were stored already, and how many such
             times: their ids depend on how the files were cut, so see that they are the same trades.
         per_day: trades added, by UTC day.
+        unterminated: file -> the number of its last line, where that has no end of line and so may be cut.
     """
 
     read: int
@@ -63,6 +64,7 @@ class IngestReport:
     snapshot: int | None
     shared: tuple[int, int] = (0, 0)
     per_day: Mapping[date, int] = field(default_factory=dict)
+    unterminated: Mapping[str, int] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, object]:
         """The report as one JSON object."""
@@ -141,6 +143,7 @@ class Intake:
         self.rejected = 0
         self.first: int | None = None
         self.last: int | None = None
+        self.unterminated: dict[str, int] = {}
         self._days = days
 
     @property
@@ -153,6 +156,8 @@ class Intake:
         rows, refused = self._chosen(batch.trades), self._chosen(batch.rejected)
         self.rejected += refused.num_rows
         self.refusals.add(refused, source)
+        if batch.unterminated is not None:
+            self.unterminated[source] = batch.unterminated
         if not rows.num_rows:
             return
         self.trades += rows.num_rows
@@ -218,6 +223,7 @@ def _store(
         snapshot=trades.current_snapshot(lake),
         shared=(totals["shared rows"], totals["shared times"]),
         per_day=dict(sorted(per_day.items())),
+        unterminated=intake.unterminated,
     )
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from k2_ohlcv import cli
+from k2_ohlcv.commands import terminal as terminals
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
+from k2_ohlcv.settings import Settings
 
 # Dagster 1.13 reads a pydantic attribute that pydantic 2.14 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
@@ -54,7 +56,7 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
 def trades_csv(folder: Path, *rows: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "trades.csv"
-    file.write_text("\n".join(["timestamp,price,quantity,trade_id", *rows]))
+    file.write_text("\n".join(["timestamp,price,quantity,trade_id", *rows, ""]))
     return file
 
 
@@ -234,6 +236,55 @@ def test_a_bad_file_is_failed_work(home: Path, capsys: pytest.CaptureFixture[str
     assert (code, out) == (1, "")
     assert "cut.zip" in " ".join(err.split())
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("[red]x", "[red]x"),
+        ("a\x1b[2Jb", "a\\x1b[2Jb"),
+        ("caf\udce9", "caf\\xe9"),
+        (":smile:[b]", ":smile:[b]"),
+    ],
+)
+def test_what_a_file_holds_or_is_called_is_shown_as_text(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, shown: str
+) -> None:
+    """Neither markup nor control characters of it reach the terminal."""
+    file = tmp_path / name
+    for content in (b"ARROW1\x00\x00\x1b[2J\x07", b"\x1b[31m[red]:smile:,b\n\x07,1\n", b""):
+        file.write_bytes(content)
+        code, out, err = call(capsys, "ingest", str(file), "--exchange", "X", "--symbol", "AB")
+        assert (code, out) == (1, "")
+        assert err.replace("\n", "").isprintable(), ascii(err)
+        assert f"/{shown}: " in err
+
+
+def test_a_last_line_without_an_end_is_said(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file is shown by name, the line by number."""
+    file = trades_csv(tmp_path / "in", "2024-02-27T01:00:00Z,10,1,a")
+    file = file.rename(file.with_name("[red]t.csv"))
+    file.write_text(file.read_text() + "2024-02-27T02:00:00Z,10,1")
+    code, out, _ = call(capsys, "ingest", str(file), "--exchange", "X", "--symbol", "AB")
+    assert code == 0
+    assert "[red]t.csv: line 3, the last one, has no end of line" in out
+
+
+def test_tables_and_texts_are_shown_as_they_are(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names of markets come from files: in cells, titles, notes and errors they are no markup."""
+    terminal = terminals.Terminal(Settings.read(), as_json=False)
+    shown = terminals.table("name", title="[bold]T\x1b[1m")
+    shown.add_row("[red]B\x1b[31mTC[/red]")
+    terminal.show(shown, "[green]:smile:\x9b1m")
+    terminal.note("[blue]n\x07")
+    terminals.report_error("[red]e\x1b[0m")
+    printed = capsys.readouterr()
+    for text in ("[red]B\\x1b[31mTC[/red]", "[bold]T\\x1b[1m", "[green]:smile:\\x9b1m"):
+        assert text in printed.out
+    assert "[blue]n\\x07" in printed.err
+    assert "error: [red]e\\x1b[0m" in printed.err
 
 
 @pytest.mark.system

@@ -267,6 +267,22 @@ def test_a_bad_file_leaves_the_tables_as_they_were(lake: Lake, run: Ingest, tmp_
         run()
 
 
+def test_a_file_that_grows_leaves_no_wrong_row(lake: Lake, run: Ingest) -> None:
+    """Cut at every byte and then whole, with ids and without: the table is that of the whole file."""
+    for header, end in ((HEADER, ",{}"), ("timestamp,price,amount\n", "")):
+        whole = header + "".join(f"{T + i // 2},1{i},12.5{end.format(i)}\n" for i in range(4))
+        symbol = f"S{end}"
+        for cut in [*range(len(header) + 1, len(whole), 17), len(whole) - 1]:
+            report = run(whole[:cut], symbol=symbol)
+            cut_line = whole[:cut].count("\n") + 1
+            want = {} if whole[:cut].endswith("\n") else {0: cut_line}
+            assert list(report.unterminated.values()) == list(want.values())
+        assert run(whole, symbol=symbol).unterminated == {}
+        quantities = [q for s, q in stored(lake, "symbol", "quantity") if s == symbol]
+        assert quantities == [Decimal("12.5")] * 4
+    assert {row["reason"] for row in refused(lake)} == {"unterminated"}
+
+
 def test_progress_and_small_batches(lake: Lake, run: Ingest) -> None:
     """A file of several days commits in contiguous batches, and says how far it is."""
     text = HEADER + "".join(f"{T + i * 3600},1,1,{i}\n" for i in range(100))

@@ -130,7 +130,7 @@ def test_a_bad_row_costs_only_itself(lines: list[str | int]) -> None:
     good = sum(isinstance(x, int) for x in lines)
     with tempfile.TemporaryDirectory() as folder, lake_in(folder) as lake:
         path = Path(folder, "t.csv")
-        path.write_text(HEADER + f"{T},1,1,first,A\n" + "\n".join(texts), encoding="utf-8", newline="")
+        path.write_text(HEADER + f"{T},1,1,first,A\n" + "\n".join(texts) + "\n", encoding="utf-8", newline="")
         report = ingest(lake, [path], exchange="E", workspace=Path(folder, "w"))
         assert report.added == good + 1
         blank = sum(isinstance(x, str) and not x.strip() for x in lines)

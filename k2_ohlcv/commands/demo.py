@@ -8,6 +8,8 @@ from datetime import UTC, date, datetime
 from decimal import Decimal, localcontext
 from pathlib import Path
 
+from rich.text import Text
+
 from k2_ohlcv.commands.rebuild import run, said
 from k2_ohlcv.commands.terminal import Terminal, table
 from k2_ohlcv.domain.candle import SCALE
@@ -140,7 +142,9 @@ def _daily_table(daily: Mapping[date, Mapping[str, Decimal]], days: Mapping[date
     fields = ("open", "high", "low", "close", "volume", "vwap")
     shown = table("day", *(f"{name}#" for name in fields), "Bitcoincharts", title=f"{EXCHANGE} {SYMBOL}")
     for day, candle in daily.items():
-        verdict = {True: "agrees", False: "[red]differs[/red]", None: "not a full day"}[days.get(day)]
+        verdict = Text("not a full day")
+        if day in days:
+            verdict = Text("agrees") if days[day] else Text("differs", style="red")
         shown.add_row(str(day), *(_plain(candle[name]) for name in fields), verdict)
     return shown
 

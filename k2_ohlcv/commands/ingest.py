@@ -1,11 +1,15 @@
 """`k2-ohlcv ingest`: files to trades."""
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from k2_ohlcv.commands.terminal import Terminal, table
 from k2_ohlcv.ingest import IngestReport, ingest
 from k2_ohlcv.lake.catalog import Lake
+
+# Files that are named one by one.
+_MAX_FILES = 10
 
 
 def ingest_files(
@@ -49,6 +53,13 @@ def _lines(report: IngestReport) -> list[object]:
         notes.append(
             f"{report.rejected:,} rows cannot be trades: see the table rejected_trades for the reasons."
         )
+    notes += [
+        f"{source}: line {line:,}, the last one, has no end of line and may be cut: it was left out. "
+        "Add the end of line if it is whole."
+        for source, line in islice(report.unterminated.items(), _MAX_FILES)
+    ]
+    if len(report.unterminated) > _MAX_FILES:
+        notes.append(f"And {len(report.unterminated) - _MAX_FILES:,} files more: see rejected_trades.")
     rows, times = report.shared
     if rows:
         notes.append(

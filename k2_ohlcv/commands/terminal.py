@@ -7,8 +7,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,12 +19,16 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from k2_ohlcv import logs
+from k2_ohlcv.domain.printable import printable
 from k2_ohlcv.settings import Settings
 
 #: The widest of our tables.
 _WIDTH = 130
+# Characters of one text: many a name, no whole file.
+_LONGEST = 20_000
 
 
 class Terminal:
@@ -59,14 +64,15 @@ class Terminal:
         """Without `--json`: text or a rich table for people, on stdout."""
         if not self.as_json:
             for one in what:
-                self._out.print(one, soft_wrap=isinstance(one, str))
+                is_text = isinstance(one, str)
+                self._out.print(_plain(one) if isinstance(one, str) else one, soft_wrap=is_text)
 
     def note(self, text: str, **fields: object) -> None:
         """Something worth knowing that is no part of the result: on stderr, or as a log line."""
         if self.settings.log_json:
             self._log.info(text, **fields)
         else:
-            self._err.print(text, markup=False, soft_wrap=True)
+            self._err.print(_plain(text), soft_wrap=True)
 
     @contextmanager
     def progress(self, title: str, total: int | None = None) -> Iterator["Steps"]:
@@ -114,9 +120,17 @@ class Steps:
             self._terminal.note(what)
 
 
+class _PlainTable(Table):
+    """A table whose texts are shown as they are: names of files and markets are not styles."""
+
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
+        super().add_row(*(_plain(cell) if isinstance(cell, str) else cell for cell in cells), **options)
+
+
 def table(*columns: str, title: str | None = None) -> Table:
     """An empty table in our style; columns that end in `#` hold numbers."""
-    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    shown = _plain(title) if title else None
+    made = _PlainTable(title=shown, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in columns:
         numeric = column.endswith("#")
         made.add_column(column.removesuffix("#"), justify="right" if numeric else "left", no_wrap=True)
@@ -129,10 +143,10 @@ def report_error(text: str) -> None:
         logs.configure(json_lines=True)
         logs.get_logger("k2_ohlcv.cli").error(text)
     else:
-        Console(stderr=True, highlight=False).print(f"[red]error:[/red] {_escaped(text)}", soft_wrap=True)
+        error = Text.assemble(("error:", "red"), " ", _plain(text))
+        Console(stderr=True, highlight=False).print(error, soft_wrap=True)
 
 
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+def _plain(text: str) -> Text:
+    """A text without markup, and with control characters as escapes: it may quote a file or a market."""
+    return Text(printable(text, _LONGEST, keep="\n"))

@@ -4,6 +4,8 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 
+from rich.text import Text
+
 from k2_ohlcv.commands.terminal import Terminal, table
 from k2_ohlcv.domain.checks import CHECKS, Finding
 from k2_ohlcv.domain.errors import CheckFailedError, UsageError
@@ -110,7 +112,7 @@ def _shown(found: Sequence[Finding], timeframes: Sequence[Timeframe]) -> object:
     return made
 
 
-def _cell(one: Finding) -> str:
+def _cell(one: Finding) -> str | Text:
     if one.ok:
         return f"{one.examined:,} ok"
-    return f"[red]{one.failures:,} of {one.examined:,}[/red]"
+    return Text(f"{one.failures:,} of {one.examined:,}", style="red")

@@ -4,22 +4,23 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import date
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
 
-from k2_ohlcv import logs
 from k2_ohlcv.defs.failures import explained
+from k2_ohlcv.defs.file_failures import Ingested, add_failure, ingest_each, report_unterminated
 from k2_ohlcv.defs.named import TABLE_TAG
 from k2_ohlcv.defs.resources import LakeResource
 from k2_ohlcv.defs.table import RETRIES, tell
 from k2_ohlcv.defs.trades import COUNTS, partition_numbers, run_numbers, snapshots
-from k2_ohlcv.domain.errors import BadFileError, K2Error, UsageError
+from k2_ohlcv.domain.errors import BadFileError
+from k2_ohlcv.domain.printable import printable
 from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.lake.inventory import rows_per_partition
 from k2_ohlcv.lake.schemas import TRADES_TABLE
+from k2_ohlcv.sources.folder import named_file
 
 if TYPE_CHECKING:
     from k2_ohlcv.ingest import IngestReport
@@ -28,12 +29,22 @@ INGEST_FILES = "ingest_files"
 OP = "read_files"
 #: On a run that has been through all of its files, be it that some of them failed.
 DONE_TAG = "k2/landing-done"
+# A path and a sentence.
+_LONGEST_REASON = 5_000
 
 
 class FilesConfig(dg.Config):
     """What the launchpad offers."""
 
     files: list[str] = Field(description="Files to ingest, as EXCHANGE/SYMBOL/file in the landing folder.")
+    settled: list[str] = Field(
+        default=[],
+        description="Those of the files that have not changed for ten minutes: where the last line has no "
+        "end of line, that is a failure.",
+    )
+    refused: list[str] = Field(
+        default=[], description="What cannot be ingested, each with the reason: the run fails and says it."
+    )
 
 
 def build(there: dg.PartitionsDefinition[Any]) -> dg.JobDefinition:
@@ -44,19 +55,15 @@ def build(there: dg.PartitionsDefinition[Any]) -> dg.JobDefinition:
         began = time.monotonic()
         with explained(context):
             before = snapshots(lake.lake)
-            reports, failed = _each(context, lake, config.files)
+            done = _ingest(context, lake, config)
+            reports = done.reports
             whole = run_numbers(lake.lake, reports, before, len(config.files))
             _materialize(context, lake, reports, whole, there)
         counts = {name: whole[f"run_{name}"] for name in COUNTS}
         snapshot = reports[-1].snapshot if reports else None
         tell(context, "trades ingested", counts, snapshot, time.monotonic() - began)
         context.instance.add_run_tags(context.run.run_id, {DONE_TAG: "true"})
-        if failed:
-            said = "; ".join(failed.values())
-            raise dg.Failure(
-                f"{len(failed)} of {len(config.files)} files failed, and wait to be changed: {said}",
-                allow_retries=False,
-            )
+        done.raise_failed(len(config.files) + len(config.refused))
 
     @dg.job(
         name=INGEST_FILES,
@@ -69,45 +76,31 @@ def build(there: dg.PartitionsDefinition[Any]) -> dg.JobDefinition:
     return ingest_files
 
 
-def _each(
-    context: dg.OpExecutionContext, lake: LakeResource, names: Sequence[str]
-) -> tuple[list["IngestReport"], dict[str, str]]:
-    """All files at once; where one of them is bad, one by one, so that it holds up no other.
-
-    Returns:
-        The reports, and what was wrong with each file that failed.
-    """
-    landing = lake.settings.landing
-    files = [landing / name for name in names if (landing / name).exists()]
-    if not files:
-        context.log.info("None of the files is there any more: nothing to ingest.")
-        return [], {}
-    try:
-        return [_ingest(lake, files)], {}
-    except (BadFileError, UsageError) as error:
-        if len(files) == 1:
-            _report(context, files[0], error)
-            return [], {str(files[0]): str(error)}
-    reports, failed = [], {}
-    for file in files:
-        try:
-            reports.append(_ingest(lake, [file]))
-        except (BadFileError, UsageError) as error:
-            _report(context, file, error)
-            failed[str(file)] = str(error)
-    return reports, failed
-
-
-def _report(context: dg.OpExecutionContext, file: Path, error: K2Error) -> None:
-    fields = {"event": "file failed", "file": str(file), "error": str(error), "table": TRADES_TABLE}
-    context.log.error(f"file failed: {error}", extra={logs.FIELDS: fields})
-
-
-def _ingest(lake: LakeResource, files: Sequence[Path]) -> "IngestReport":
+def _ingest(context: dg.OpExecutionContext, lake: LakeResource, config: FilesConfig) -> Ingested:
     from k2_ohlcv.ingest import ingest
 
     settings = lake.settings
-    return ingest(lake.lake, files, landing=settings.landing, workspace=settings.home / "work")
+    landing, odd = settings.landing, Ingested()
+    for said in config.refused:
+        add_failure(context, odd, printable(said), printable(said, _LONGEST_REASON))
+    files = []
+    for name in dict.fromkeys(config.files):
+        try:
+            if file := named_file(landing, name):
+                files.append(file)
+        except BadFileError as error:
+            add_failure(context, odd, printable(name), str(error))
+    if not files:
+        context.log.info("None of the files is there any more: nothing to ingest.")
+        return odd
+    lake.lake.trades_to_write()  # a table that is never written to is no failure of a file
+    done = ingest_each(
+        context,
+        files,
+        lambda some: ingest(lake.lake, some, landing=landing, workspace=settings.home / "work"),
+    )
+    report_unterminated(context, done, {landing / name for name in config.settled})
+    return Ingested(done.reports, odd.failed + done.failed)
 
 
 def _materialize(

@@ -5,22 +5,28 @@ What a landing file may hold is in `sources`; here is only which files, and when
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 import dagster as dg
 
 from k2_ohlcv.defs.ingest_files import DONE_TAG, INGEST_FILES, OP
 from k2_ohlcv.defs.refreshes import pause
 from k2_ohlcv.defs.runs import IN_FLIGHT
-from k2_ohlcv.defs.trades import landing_files
 from k2_ohlcv.settings import Settings
+from k2_ohlcv.sources.folder import is_unterminated, list_files
 
 BATCH_TAG = "k2/landing"
 #: So many files are one run; the others wait for the next look.
 _MOST = 200
+#: A file whose last line has no end of line may be being written for so long.
+SETTLE_SECONDS = 600
+# What the state of a file that is not to be read begins with.
+_REFUSED = "refused: "
 
 
 @dataclass(frozen=True)
@@ -30,10 +36,18 @@ class Seen:
     Attributes:
         state: its size and the time of its last change.
         asked: whether it was asked for in that state.
+        due: where its last line has no end: the moment (seconds since the epoch) from which that is reported,
+            unless the file has changed by then.
     """
 
     state: str
     asked: bool = False
+    due: float | None = None
+
+    @property
+    def refused(self) -> str | None:
+        """Why it is not to be read at all, where that is so."""
+        return self.state.removeprefix(_REFUSED) if self.state.startswith(_REFUSED) else None
 
 
 @dataclass(frozen=True)
@@ -58,23 +72,23 @@ class Memory:
         if not cursor:
             return cls()
         kept = json.loads(cursor)
-        files = {path: Seen(state, asked) for path, (state, asked) in kept["files"].items()}
+        files = {path: Seen(*seen) for path, seen in kept["files"].items()}
         return cls(files, kept["batch"], tuple(kept["pending"]), kept["attempt"])
 
     def cursor(self) -> str:
         """As a sensor's cursor."""
-        files = {path: (seen.state, seen.asked) for path, seen in self.files.items()}
+        files = {path: astuple(seen) for path, seen in self.files.items()}
         kept = {"files": files, "batch": self.batch, "pending": self.pending, "attempt": self.attempt}
         return json.dumps(kept)
 
     def at(self, there: Mapping[str, str]) -> "Memory":
         """After a look at the folder: what changed is not asked for any more."""
-        known = {path: self.files.get(path) for path in there}
-        files = {
-            path: Seen(state, bool((seen := known[path]) and seen.asked and seen.state == state))
-            for path, state in there.items()
-        }
-        return replace(self, files=files)
+        known = {path: seen for path, seen in self.files.items() if there.get(path) == seen.state}
+        return replace(self, files={path: known.get(path, Seen(state)) for path, state in there.items()})
+
+    def readable(self, paths: Sequence[str]) -> list[str]:
+        """Those of some files that are not refused."""
+        return [path for path in paths if not self.files[path].refused]
 
     def settled(self) -> "Memory":
         """The last batch is through."""
@@ -82,29 +96,44 @@ class Memory:
 
     def lost(self) -> "Memory":
         """The last batch is to be asked for again."""
-        files = {
-            p: replace(seen, asked=seen.asked and p not in self.pending) for p, seen in self.files.items()
-        }
+        files = {p: Seen(seen.state) if p in self.pending else seen for p, seen in self.files.items()}
         return replace(self, files=files, batch=None, pending=(), attempt=self.attempt + 1)
 
-    def asking(self, paths: Sequence[str]) -> "Memory":
-        """These files are asked for."""
-        states = [f"{path} {self.files[path].state}" for path in paths]
+    def asking(
+        self,
+        paths: Sequence[str],
+        due: Mapping[str, float] = MappingProxyType({}),
+        settled: Sequence[str] = (),
+    ) -> "Memory":
+        """These files are asked for.
+
+        Args:
+            paths: the files.
+            due: those whose last line has no end, and from when that is reported.
+            settled: those for which that is reported now.
+        """
+        states = [f"{path} {self.files[path].state}{' settled' * (path in settled)}" for path in paths]
         digest = hashlib.sha256("\n".join(states).encode()).hexdigest()[:16]
-        files = {**self.files, **{path: Seen(self.files[path].state, asked=True) for path in paths}}
-        return replace(self, files=files, batch=f"landing:{digest}:{self.attempt}", pending=tuple(paths))
+        asked = {path: Seen(self.files[path].state, asked=True, due=due.get(path)) for path in paths}
+        batch = f"landing:{digest}:{self.attempt}"
+        return replace(self, files={**self.files, **asked}, batch=batch, pending=tuple(paths))
 
 
 def states(landing: Path) -> dict[str, str]:
-    """Every landing file with its size and the time of its last change."""
+    """Every landing file with its size and the time of its last change; for one that is refused, why."""
+    listing = list_files(landing)
     found = {}
-    for path in landing_files(landing):
+    for path in listing.files:
+        name = path.relative_to(landing).as_posix()
         try:
             stat = path.stat()
         except FileNotFoundError:  # gone since it was listed
             continue
-        found[path.relative_to(landing).as_posix()] = f"{stat.st_size}-{stat.st_mtime_ns}"
-    return found
+        except OSError as error:
+            found[name] = f"{_REFUSED}it cannot be looked at: {error.strerror}"
+            continue
+        found[name] = f"{stat.st_size}-{stat.st_mtime_ns}"
+    return {**found, **{name: _REFUSED + reason for name, reason in listing.refused.items()}}
 
 
 def build(tick: int) -> list[dg.SensorDefinition]:
@@ -120,27 +149,42 @@ def build(tick: int) -> list[dg.SensorDefinition]:
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         landing = Settings.read().landing
-        there = states(landing) if landing.is_dir() else {}
+        there = states(landing)
         before = Memory.of(context.cursor)
         memory, waits = _after_batch(context.instance, before.at(there))
         still = [path for path, seen in before.files.items() if there.get(path) == seen.state]
         fresh = [path for path, seen in memory.files.items() if not seen.asked]
-        ready = sorted(set(fresh).intersection(still))[:_MOST]
+        now = time.time()
+        due = [path for path, seen in memory.files.items() if seen.due is not None and seen.due <= now]
+        ready = sorted({*fresh}.intersection(still).union(due))[:_MOST]
         if waits or not ready:
             said = waits or _said(fresh)
             return dg.SensorResult(skip_reason=said, cursor=memory.cursor())
-        memory = memory.asking(ready)
-        return dg.SensorResult(run_requests=[request(memory)], cursor=memory.cursor())
+        settled = sorted(set(due).intersection(ready))
+        open_ended = [p for p in memory.readable(ready) if p not in settled and is_unterminated(landing / p)]
+        memory = memory.asking(ready, dict.fromkeys(open_ended, now + SETTLE_SECONDS), settled)
+        return dg.SensorResult(run_requests=[request(memory, settled)], cursor=memory.cursor())
 
     return [sensor]
 
 
-def request(memory: Memory) -> dg.RunRequest:
-    """The run that ingests what is pending."""
+def request(memory: Memory, settled: Sequence[str] = ()) -> dg.RunRequest:
+    """The run that ingests what is pending, and reports what is refused.
+
+    Args:
+        memory: what is pending.
+        settled: those of the pending files whose missing end of line is to be reported.
+    """
     assert memory.batch is not None
+    reasons = {path: memory.files[path].refused for path in memory.pending}
+    config = {
+        "files": memory.readable(memory.pending),
+        "settled": list(settled),
+        "refused": [f"{path}: {reason}" for path, reason in reasons.items() if reason],
+    }
     return dg.RunRequest(
         run_key=memory.batch,
-        run_config={"ops": {OP: {"config": {"files": list(memory.pending)}}}},
+        run_config={"ops": {OP: {"config": config}}},
         # What trades are there decides what there is to refresh: before all of that.
         tags={BATCH_TAG: memory.batch, "dagster/priority": "10"},
     )

@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import date
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -15,6 +14,7 @@ from pyiceberg.table.snapshots import Operation, Snapshot
 
 from k2_ohlcv import logs
 from k2_ohlcv.defs.failures import explained
+from k2_ohlcv.defs.file_failures import Ingested, add_failure, ingest_each, report_unterminated
 from k2_ohlcv.defs.partitions import first_day, interval, partitions
 from k2_ohlcv.defs.resources import LakeResource
 from k2_ohlcv.defs.table import table_asset, tell
@@ -23,6 +23,7 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.inventory import rows_per_partition
 from k2_ohlcv.lake.schemas import TRADES
 from k2_ohlcv.settings import Settings
+from k2_ohlcv.sources.folder import Listing, list_files
 
 if TYPE_CHECKING:
     from k2_ohlcv.ingest import IngestReport
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 #: The metadata that lists the trades snapshots which a run of ours made.
 MADE = "snapshots_made"
 COUNTS = ("trades_read", "trades_added", "trades_known", "conflicts", "rejected")
-
-#: Files that a copying program has not finished carry such names.
-_UNFINISHED = {".tmp", ".part", ".partial"}
 
 
 def trades_asset(settings: Settings) -> dg.AssetsDefinition:
@@ -47,44 +45,67 @@ def trades_asset(settings: Settings) -> dg.AssetsDefinition:
         "A run reads the files under landing/EXCHANGE/SYMBOL/ for the chosen days.",
     )
     def trades(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult[Any]:
-        from k2_ohlcv.ingest import ingest
-
         began = time.monotonic()
         with explained(context):
             landing = lake.settings.landing
-            files = landing_files(landing)
-            days = interval(context.partition_time_window)
-            if not files:
+            listing = list_files(landing)
+            if not listing.files and not listing.refused:
                 context.log.info(f"No files under {landing}: nothing to ingest.")
                 return dg.MaterializeResult(metadata={"files": 0, "trades_added": 0})
+            lake.lake.trades_to_write()  # a table that is never written to is no failure of a file
             before = snapshots(lake.lake)
-            report = ingest(
-                lake.lake,
-                files,
-                days=[days],
-                landing=landing,
-                workspace=lake.settings.home / "work",
-                progress=lambda what, rows: logs.progress(f"{rows:,} rows {what}"),
-            )
-        tell(context, "trades ingested", ingested(report), report.snapshot, time.monotonic() - began)
-        rows = rows_per_partition(lake.lake.trades(), "timestamp", Grain.DAY)
-        for key in context.partition_keys:
-            numbers = partition_numbers(report.per_day.get(date.fromisoformat(key), 0), rows.get(key, 0))
-            context.add_asset_metadata(numbers, partition_key=key)
-        return dg.MaterializeResult(metadata=run_numbers(lake.lake, [report], before, len(files)))
+            done = _ingest(context, lake, listing)
+        total = len(listing.files) + len(listing.refused)
+        numbers = run_numbers(lake.lake, done.reports, before, total)
+        counts = {name: numbers[f"run_{name}"] for name in COUNTS}
+        snapshot = done.reports[-1].snapshot if done.reports else None
+        tell(context, "trades ingested", counts, snapshot, time.monotonic() - began)
+        days_now = _day_numbers(lake.lake, done.reports, context.partition_keys)
+        if done.failed:
+            # A failed step's result is not kept: say here what came in with the other files.
+            for key, day in days_now.items() if done.reports else ():
+                context.log_event(
+                    dg.AssetMaterialization(TRADES.name, partition=key, metadata={**numbers, **day})
+                )
+            done.raise_failed(total)
+        for key, day in days_now.items():
+            context.add_asset_metadata(day, partition_key=key)
+        return dg.MaterializeResult(metadata=numbers)
 
     return trades
 
 
-def landing_files(landing: Path) -> list[Path]:
-    """The files that wait to be ingested, in a steady order, without hidden and unfinished ones."""
-    return sorted(
-        path
-        for path in landing.rglob("*")
-        if path.is_file()
-        and path.suffix not in _UNFINISHED
-        and not any(part.startswith(".") for part in path.relative_to(landing).parts)
+def _ingest(context: dg.AssetExecutionContext, lake: LakeResource, listing: Listing) -> Ingested:
+    """The files' rows of the run's days; each bad file is reported."""
+    from k2_ohlcv.ingest import ingest
+
+    days = interval(context.partition_time_window)
+    done = ingest_each(
+        context,
+        listing.files,
+        lambda some: ingest(
+            lake.lake,
+            some,
+            days=[days],
+            landing=lake.settings.landing,
+            workspace=lake.settings.home / "work",
+            progress=lambda what, rows: logs.progress(f"{rows:,} rows {what}"),
+        ),
     )
+    for name, reason in listing.refused.items():
+        add_failure(context, done, name, f"{name}: {reason}")
+    report_unterminated(context, done)
+    return done
+
+
+def _day_numbers(
+    lake: Lake, reports: "Sequence[IngestReport]", keys: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    rows = rows_per_partition(lake.trades(), "timestamp", Grain.DAY)
+    added = Counter[date]()
+    for report in reports:
+        added.update(report.per_day)
+    return {key: partition_numbers(added[date.fromisoformat(key)], rows.get(key, 0)) for key in keys}
 
 
 def snapshots(lake: Lake) -> dict[int, int]:

@@ -1,7 +1,7 @@
 """What every format gives: bounded batches of trades, and of rows that cannot be one."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import numpy as np
@@ -9,10 +9,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from k2_ohlcv.sources.market import Market
-from k2_ohlcv.sources.values import PRICE, QUANTITY, Column, Int64s, decimals, text_bytes, times
+from k2_ohlcv.sources.names import parse_names
+from k2_ohlcv.sources.timestamps import times
+from k2_ohlcv.sources.values import PRICE, QUANTITY, Column, Int64s, decimals
 
 MICROS = pa.timestamp("us", "UTC")
 NAME = pa.dictionary(pa.int32(), pa.string())
+
+#: Characters of a refused row's text that are kept; "..." stands for the others.
+MAX_RAW = 1_000
+#: The reason of a last line that has no end of line: it may have been cut within a number.
+UNTERMINATED = "unterminated"
 
 TRADES = pa.schema(
     [
@@ -35,6 +42,8 @@ REJECTED = pa.schema(
         ("timestamp", MICROS),
     ]
 )
+#: What is not even a row of a table.
+BROKEN = pa.schema([REJECTED.field(name) for name in ("line", "reason", "raw")])
 
 
 @dataclass(frozen=True)
@@ -46,13 +55,13 @@ class Rows:
             `symbol`) to column.
         lines: the 1-based physical line, or row of a Parquet file, of each row.
         raw: the text of a row, given its number in these rows.
-        broken: line, reason and text of what is not even a row.
+        broken: what is not even a row, of schema `BROKEN`.
     """
 
     columns: Mapping[str, pa.Array]
     lines: Int64s
     raw: Callable[[int], str]
-    broken: tuple[tuple[int, str, str], ...] = ()
+    broken: pa.Table = field(default_factory=BROKEN.empty_table)
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,13 @@ class Batch:
     trades: pa.Table
     rejected: pa.Table
     daily_ids: bool = False
+
+    @property
+    def unterminated(self) -> int | None:
+        """The line of the file that may be cut, where this batch has that."""
+        reasons = self.rejected["reason"]
+        last = reasons[-1].as_py() if len(reasons) else None
+        return int(self.rejected["line"][-1].as_py()) if last == UNTERMINATED else None
 
 
 def judge(rows: Rows, market: Market, now: datetime) -> Batch:
@@ -95,43 +111,45 @@ def judge(rows: Rows, market: Market, now: datetime) -> Batch:
 
 def _rejected(rows: Rows, trades: pa.Table, bad: Int64s, parts: tuple[Column, ...]) -> pa.Table:
     reasons = ["; ".join(p.faults[i] for p in parts if i in p.faults) for i in bad.tolist()]
-    dated = pa.array([i not in parts[0].faults for i in bad.tolist()], pa.bool_())
-    blank = pa.scalar(None, pa.string())
-
-    def name(column: str) -> pa.Array:
-        texts = pc.cast(trades[column].combine_chunks(), pa.string())
-        return pc.if_else(pc.equal(texts, ""), blank, texts)
-
+    moments, *_, exchanges, symbols = parts
     return pa.Table.from_arrays(
         [
             trades["line"],
             pa.array(reasons, pa.string()),
-            pa.array([rows.raw(i) for i in bad.tolist()], pa.string()),
-            name("exchange"),
-            name("symbol"),
-            pc.if_else(dated, trades["timestamp"], pa.scalar(None, MICROS)),
+            pa.array((cut_raw(rows.raw(i)) for i in bad.tolist()), pa.string()),
+            _where_right(pc.cast(trades["exchange"].combine_chunks(), pa.string()), bad, exchanges),
+            _where_right(pc.cast(trades["symbol"].combine_chunks(), pa.string()), bad, symbols),
+            _where_right(trades["timestamp"].combine_chunks(), bad, moments),
         ],
         schema=REJECTED,
     )
 
 
-def _with_broken(rejected: pa.Table, broken: tuple[tuple[int, str, str], ...], market: Market) -> pa.Table:
-    if not broken:
+def _where_right(values: pa.Array, rows: Int64s, part: Column) -> pa.Array:
+    """The values of rows, null where a value itself is what is wrong."""
+    right = pa.array([row not in part.faults for row in rows.tolist()], pa.bool_())
+    return pc.if_else(right, values, pa.scalar(None, values.type))
+
+
+def _with_broken(rejected: pa.Table, broken: pa.Table, market: Market) -> pa.Table:
+    size = broken.num_rows
+    if not size:
         return rejected
-    lines, reasons, raws = zip(*broken, strict=True)
-    size = len(broken)
     more = pa.Table.from_arrays(
         [
-            pa.array(lines, pa.int64()),
-            pa.array(reasons, pa.string()),
-            pa.array(raws, pa.string()),
-            pa.array([market.exchange] * size, pa.string()),
-            pa.array([market.symbol] * size, pa.string()),
+            *broken.columns,
+            pa.repeat(pa.scalar(market.exchange, pa.string()), size),
+            pa.repeat(pa.scalar(market.symbol, pa.string()), size),
             pa.nulls(size, MICROS),
         ],
         schema=REJECTED,
     )
-    return pa.concat_tables([rejected, more]).sort_by("line")
+    return pa.concat_tables([rejected, more]).sort_by("line") if rejected.num_rows else more
+
+
+def cut_raw(text: str) -> str:
+    """As much of a refused row's text as is kept."""
+    return text if len(text) <= MAX_RAW else f"{text[:MAX_RAW]}..."
 
 
 def _texts(column: pa.Array) -> pa.Array:
@@ -140,27 +158,15 @@ def _texts(column: pa.Array) -> pa.Array:
     return column if pa.types.is_string(column.type) else pc.cast(column, pa.string())
 
 
-def trimmed(texts: pa.Array) -> pa.Array:
-    """The texts without spaces around them; null is the empty text."""
-    texts = pc.fill_null(texts, "") if texts.null_count else texts
-    return pc.utf8_trim_whitespace(texts) if (text_bytes(texts) <= ord(" ")).any() else texts
-
-
 def _ids(column: pa.Array | None, size: int) -> Column:
     if column is None:
         return Column(pa.nulls(size, pa.string()), {})
-    texts = trimmed(pc.cast(column, pa.string()))
-    return Column(texts, _empties(texts, "trade_id is empty"))
+    return parse_names("trade_id", column)
 
 
 def _names(role: str, given: str | None, columns: Mapping[str, pa.Array], size: int) -> Column:
     if given is not None:
         indices = pa.array(np.zeros(size, np.int32))
         return Column(pa.DictionaryArray.from_arrays(indices, pa.array([given])), {})
-    texts = trimmed(pc.cast(columns[role], pa.string()))
-    return Column(texts.dictionary_encode(), _empties(texts, f"{role} is empty"))
-
-
-def _empties(texts: pa.Array, reason: str) -> dict[int, str]:
-    empty = pc.equal(pc.binary_length(texts), 0).to_numpy(zero_copy_only=False)
-    return {int(row): reason for row in np.flatnonzero(empty)}
+    parsed = parse_names(role, columns[role])
+    return Column(parsed.values.dictionary_encode(), parsed.faults)

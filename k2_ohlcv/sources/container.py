@@ -4,6 +4,8 @@ A zip holds exactly one file (folders, `__MACOSX` and `.CHECKSUM` files apart): 
 numbers and made ids ambiguous. What is inside has to be text: wrapped archives are not unwrapped twice.
 """
 
+import errno
+import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -14,9 +16,11 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from k2_ohlcv.domain.errors import BadFileError
+from k2_ohlcv.domain.printable import printable, printable_path
+from k2_ohlcv.sources.magic import GZIP, HEAD_BYTES, ZIP, foreign_kind, kind_of
 
-ZIP, GZIP, PARQUET, TEXT = "zip", "gzip", "parquet", "text"
-_MAGIC = ((b"PK\x03\x04", ZIP), (b"PK\x05\x06", ZIP), (b"\x1f\x8b", GZIP), (b"PAR1", PARQUET))
+#: What this machine lacks while it reads: no fault of the file, and perhaps gone in a minute.
+_MACHINE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT}
 
 
 class Stream(Protocol):
@@ -26,25 +30,42 @@ class Stream(Protocol):
         """At most so many bytes, none at the end."""
 
 
-def kind_of(head: bytes) -> str:
-    """What a file is, from its first bytes."""
-    return next((kind for magic, kind in _MAGIC if head.startswith(magic)), TEXT)
+def is_of_machine(error: BaseException) -> bool:
+    """Whether an error of reading says something of this machine, and nothing of the file."""
+    return isinstance(error, OSError) and error.errno in _MACHINE
 
 
 def sniff(path: Path) -> str:
-    """What the file is, from its first bytes.
+    """What the file is to be read as, from its first bytes.
 
     Raises:
-        BadFileError: it is not there, not a file, not readable, or empty.
+        BadFileError: it is not there, not a regular file, not readable, empty, or of a kind that is not read.
     """
+    shown = printable_path(path)
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
+            raise BadFileError(f"{shown}: cannot be opened: it is no regular file")
         with path.open("rb") as file:
-            head = file.read(8)
+            head = file.read(HEAD_BYTES)
     except OSError as error:
-        raise BadFileError(f"{path}: cannot be opened: {error.strerror}") from error
+        if is_of_machine(error):
+            raise
+        raise BadFileError(f"{shown}: cannot be opened: {error.strerror}") from error
     if not head:
-        raise BadFileError(f"{path}: the file is empty (0 bytes): fetch it again")
+        raise BadFileError(f"{shown}: the file is empty (0 bytes): fetch it again")
+    refuse_foreign(path, head)
     return kind_of(head)
+
+
+def refuse_foreign(path: Path, head: bytes) -> None:
+    """Refuse what is known to be neither a table of text nor one of the wrappings that are read.
+
+    Raises:
+        BadFileError: it is of such a kind.
+    """
+    if found := foreign_kind(head):
+        what, remedy = found
+        raise BadFileError(f"{printable_path(path)}: is {what}, which is not read: {remedy}")
 
 
 class _Guarded:
@@ -65,7 +86,11 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        raise BadFileError(f"{path}: cannot be read to its end ({error}): fetch it again") from error
+        if is_of_machine(error):
+            raise
+        raise BadFileError(
+            f"{printable_path(path)}: cannot be read to its end ({printable(error)}): fetch it again"
+        ) from error
 
 
 @contextmanager
@@ -110,11 +135,12 @@ def _member(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
         and not info.filename.startswith("__MACOSX/")
         and not info.filename.endswith(".CHECKSUM")
     ]
+    shown = printable_path(path)
     if len(members) != 1:
-        names = ", ".join(info.filename for info in members[:5]) or "nothing"
+        names = ", ".join(printable(info.filename) for info in members[:5]) or "nothing"
         raise BadFileError(
-            f"{path}: a zip has to hold exactly one file, this one holds {names}: unpack it first"
+            f"{shown}: a zip has to hold exactly one file, this one holds {names}: unpack it first"
         )
     if members[0].flag_bits & 1:
-        raise BadFileError(f"{path}: {members[0].filename} is encrypted: unpack it first")
+        raise BadFileError(f"{shown}: {printable(members[0].filename)} is encrypted: unpack it first")
     return members[0]

@@ -12,11 +12,14 @@ from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
-from k2_ohlcv.domain.errors import BadFileError
+from k2_ohlcv.domain.errors import BadFileError, K2Error
+from k2_ohlcv.domain.printable import is_utf8, printable, printable_path
 from k2_ohlcv.sources import kraken, lines, parquet
-from k2_ohlcv.sources.batch import Batch, judge
-from k2_ohlcv.sources.container import PARQUET, opened, sniff
+from k2_ohlcv.sources.batch import UNTERMINATED, Batch, judge
+from k2_ohlcv.sources.blocks import Block, cut_blocks
+from k2_ohlcv.sources.container import is_of_machine, opened, sniff
 from k2_ohlcv.sources.layout import Layout
+from k2_ohlcv.sources.magic import PARQUET, TEXT
 from k2_ohlcv.sources.market import Market, resolve
 from k2_ohlcv.sources.recognise import check_format, recognise
 
@@ -48,35 +51,63 @@ def read(
     Raises:
         BadFileError: the file cannot be read as a whole; batches may have come before that shows.
         UsageError: the format is unknown, or nothing says what market the file is of.
+        OSError: this machine has no memory, space or open files left: not the file's failure.
     """
     check_format(format)
-    now = now or datetime.now(UTC)
-    options = Market(exchange, symbol)
-    if sniff(path) == PARQUET:
-        if format not in ("auto", "table"):
-            raise BadFileError(f"{path}: a Parquet file is not of the format {format}: it is a plain table")
+    if not is_utf8(path):
+        raise BadFileError(f"{printable_path(path)}: the file's name is not UTF-8: rename it")
+    try:
+        yield from _read(path, Market(exchange, symbol), format, landing, now or datetime.now(UTC))
+    except K2Error:
+        raise
+    except Exception as error:
+        # Whatever reading a file raises is that file's failure, and no reason to try again. Nothing else
+        # happens in here: what becomes of the batches is outside.
+        if is_of_machine(error):
+            raise
+        raise BadFileError(
+            f"{printable_path(path)}: cannot be read ({type(error).__name__}: {printable(error)}): fetch it "
+            "again, or write it anew"
+        ) from error
+
+
+def _read(path: Path, options: Market, name: str, landing: Path | None, now: datetime) -> Iterator[Batch]:
+    kind = sniff(path)
+    if kind == PARQUET:
+        if name not in ("auto", "table"):
+            raise BadFileError(
+                f"{printable_path(path)}: a Parquet file is not of the format {name}: it is a plain table"
+            )
         layout = parquet.layout_of(path)
         market = resolve(path, options, layout.roles, landing, Market(None, None))
         yield from _side_by_side(lambda rows: judge(rows, market, now), parquet.read(path, layout))
         return
     with opened(path) as stream:
-        pieces = lines.blocks(stream, path)
-        first = next(pieces, None)
-        if first is None:
-            raise BadFileError(f"{path}: the file holds no rows: fetch it again")
-        layout, first = recognise(first, path, format)
-        known = kraken.known(path, said=format == "kraken") if layout is kraken.LAYOUT else Market(None, None)
+        # The checksum of a wrapping tells that it is whole; plain text may end anywhere.
+        pieces = cut_blocks(stream, path, is_complete=kind != TEXT)
+        first = _first_of(pieces, path)
+        layout, first = recognise(first, path, name)
+        known = kraken.known(path, said=name == "kraken") if layout is kraken.LAYOUT else Market(None, None)
         market = resolve(path, options, layout.roles, landing, known)
         empty = True
         for batch in _side_by_side(_reader(layout, market, now), chain([first], pieces)):
             empty = empty and not batch.trades.num_rows and not batch.rejected.num_rows
             yield batch
         if empty:
-            raise BadFileError(f"{path}: the file holds a header and no rows: fetch it again")
+            raise BadFileError(f"{printable_path(path)}: the file holds a header and no rows: fetch it again")
 
 
-def _reader(layout: Layout, market: Market, now: datetime) -> Callable[[lines.Block], Batch]:
-    def work(block: lines.Block) -> Batch:
+def _first_of(pieces: Iterator[Block], path: Path) -> Block:
+    first = next(pieces, None)
+    if first is None:
+        raise BadFileError(f"{printable_path(path)}: the file holds no rows: fetch it again")
+    if first.fault and first.fault != UNTERMINATED:
+        raise BadFileError(f"{printable_path(path)}: line 1 {first.fault}: this is not a table of trades")
+    return first
+
+
+def _reader(layout: Layout, market: Market, now: datetime) -> Callable[[Block], Batch]:
+    def work(block: Block) -> Batch:
         return replace(judge(lines.parse(block, layout), market, now), daily_ids=layout.daily_ids)
 
     return work

@@ -1,108 +1,102 @@
 """Text to rows, block by block, with the physical line of every row.
 
 A block whose every line has the right number of fields is parsed at once; any other is taken line by line, so
-that a malformed row costs itself and nothing after it.
+that a malformed row costs itself and nothing after it. Both ways give the same rows with the same lines.
 """
 
 import csv
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from io import BytesIO
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pcsv
 
-from k2_ohlcv.domain.errors import BadFileError
-from k2_ohlcv.sources.batch import Rows
-from k2_ohlcv.sources.container import Stream, kind_of, read_all
+from k2_ohlcv.sources.batch import BROKEN, Rows, cut_raw
+from k2_ohlcv.sources.blocks import Block
 from k2_ohlcv.sources.layout import Layout
+from k2_ohlcv.sources.values import Int64s
 
-#: Some 200,000 rows of a Binance dump: big enough for vector speed, small enough to have several in flight.
-BLOCK_BYTES = 16 << 20
 _GAP = re.compile(rb"\n\r?\n")
+# Cells without quotes, or in quotes, a doubled one standing for one within.
+_WHOLE_CELLS = re.compile(r"""("([^"]|"")*"|[^",]*)(,("([^"]|"")*"|[^",]*))*""")
 _UTF8_MARK = b"\xef\xbb\xbf"
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+# Lines that are Python texts at one time: some 1 kB each.
+_GROUP_LINES = 20_000
 
 
-@dataclass(frozen=True)
-class Block:
-    """Whole lines of a file, and the 1-based number of the first."""
-
-    data: bytes
-    first_line: int
-
-
-def blocks(stream: Stream, path: Path, size: int = BLOCK_BYTES) -> Iterator[Block]:
-    """A stream cut into blocks of whole lines.
-
-    Raises:
-        BadFileError: it is not text, or has a line longer than a block.
-    """
-    line, rest = 1, b""
-    while chunk := read_all(stream, size):
-        if line == 1 and not rest:
-            chunk = _checked_start(chunk, path)
-        chunk = rest + chunk
-        cut = chunk.rfind(b"\n") + 1
-        if cut == 0 and len(chunk) > 2 * size:
-            raise BadFileError(
-                f"{path}: line {line} is longer than {size:,} bytes: this is not a table of trades"
-            )
-        rest = chunk[cut:]
-        if cut:
-            block = Block(chunk[:cut] if rest else chunk, line)
-            line += block.data.count(b"\n")
-            yield block
-    if rest:
-        yield Block(rest, line)
-
-
-def _checked_start(chunk: bytes, path: Path) -> bytes:
-    if kind_of(chunk) != "text":
-        raise BadFileError(f"{path}: holds another {kind_of(chunk)} file inside: unpack it first")
-    if chunk.startswith(_UTF16_MARKS):
-        raise BadFileError(f"{path}: is UTF-16 text: save it as UTF-8")
-    return chunk.removeprefix(_UTF8_MARK)
-
-
-def decoded_lines(block: Block) -> list[str]:
+def decoded_lines(data: bytes) -> Iterator[str]:
     """The lines of a block as text, without their ends; what is not UTF-8 is replaced."""
-    lines = block.data.decode("utf-8", "replace").split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    return [line.removesuffix("\r") for line in lines]
+    for line in BytesIO(data):  # parts at the newline only, as the numbers of lines are counted
+        yield line.decode("utf-8", "replace").removesuffix("\n").removesuffix("\r")
 
 
 def fields_of(line: str) -> list[str] | None:
-    """The fields of a line, or None where a quote is not closed."""
+    """The fields of a line, or None where quotes do not enclose whole cells."""
     if '"' not in line:
         return line.split(",")
     try:
-        return next(csv.reader([line], strict=True))
-    except csv.Error:
+        return next(csv.reader([line])) if _WHOLE_CELLS.fullmatch(line) else None
+    except csv.Error:  # a cell of more than 128 kB
         return None
 
 
 def parse(block: Block, layout: Layout) -> Rows:
     """The rows of a block. Lines of blanks are not rows."""
-    count = block.data.count(b"\n") + (not block.data.endswith(b"\n"))
-    # Arrow takes some empty lines for rows of empty cells.
-    gaps = not block.data or block.data.startswith((b"\n", b"\r\n")) or _GAP.search(block.data)
-    table = None if gaps else _parse_at_once(block, layout)
+    if block.fault:
+        return _no_row(block, layout, block.fault)
+    count = block.count_lines() if block.data else 0
+    table = _parse_at_once(block, layout) if _is_simple(block.data) else None
     if table is None or table.num_rows != count:
         return _parse_by_line(block, layout)
     columns = {role: _one(table[f"c{at}"]) for role, at in layout.roles.items()}
     lines = np.arange(block.first_line, block.first_line + count, dtype=np.int64)
-    cache: list[list[str]] = []
+    return Rows(columns, lines, _Raw(block, lines))
 
-    def raw(row: int) -> str:
-        if not cache:  # only a block with a bad row pays for its lines as text
-            cache.append(decoded_lines(block))
-        return cache[0][row]
 
-    return Rows(columns, lines, raw)
+class _Raw:
+    """The text of a row; only a block with a bad row pays for its lines as text."""
+
+    def __init__(self, block: Block, lines: Int64s) -> None:
+        self._block = block
+        self._lines = lines
+        self._texts: list[str] = []
+
+    def __call__(self, row: int) -> str:
+        if not self._texts:
+            self._texts = [cut_raw(text) for text in decoded_lines(self._block.data)]
+        return self._texts[int(self._lines[row]) - self._block.first_line]
+
+
+def _is_simple(data: bytes) -> bool:
+    """Whether Arrow and Python's csv see the same rows in the same lines.
+
+    Arrow also ends a row at a lone carriage return, takes some empty lines for rows of empty cells, and reads
+    quotes within a cell, or around several lines, in its own way. It drops a byte order mark from any block.
+    """
+    if not data or data.startswith((b"\n", b"\r\n", _UTF8_MARK)) or _GAP.search(data):
+        return False
+    if data.count(b"\r") != data.count(b"\r\n"):
+        return False
+    return b'"' not in data or _quotes_enclose_cells(data)
+
+
+def _quotes_enclose_cells(data: bytes) -> bool:
+    """Whether quotes come in pairs, each around one whole cell of one line."""
+    characters = np.frombuffer(b"\n" + data + b"\n", np.uint8)
+    quotes = np.flatnonzero(characters == ord('"'))
+    if len(quotes) % 2:
+        return False
+    opening, closing = quotes[0::2], quotes[1::2]
+    newlines = np.flatnonzero(characters == ord("\n"))
+    same_line = np.searchsorted(newlines, opening) == np.searchsorted(newlines, closing)
+    before, after = characters[opening - 1], characters[closing + 1]
+    starts = (before == ord(",")) | (before == ord("\n"))
+    ends = (after == ord(",")) | (after == ord("\n")) | (after == ord("\r"))
+    return bool((same_line & starts & ends).all())
 
 
 def _one(column: pa.ChunkedArray) -> pa.Array:
@@ -130,22 +124,61 @@ def _parse_at_once(block: Block, layout: Layout) -> pa.Table | None:
         return None
 
 
-def _parse_by_line(block: Block, layout: Layout) -> Rows:
-    rows: list[list[str]] = []
-    lines: list[int] = []
-    raws: list[str] = []
-    broken: list[tuple[int, str, str]] = []
-    for number, text in enumerate(decoded_lines(block), start=block.first_line):
+@dataclass
+class _Group:
+    """Parsed lines: cells of the wanted columns, and what is no row."""
+
+    cells: list[list[str]] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+    broken: list[tuple[int, str, str]] = field(default_factory=list)
+
+    def add(self, number: int, text: str, layout: Layout) -> None:
         if not text.strip():
-            continue
+            return
         fields = fields_of(text)
         if fields is None:
-            broken.append((number, "a quote is not closed", text))
+            self.broken.append((number, "a quote is not closed, or within a cell", cut_raw(text)))
         elif len(fields) != layout.width:
-            broken.append((number, f"has {len(fields)} fields, not {layout.width}", text))
+            reason = f"has {len(fields)} fields, not {layout.width}"
+            self.broken.append((number, reason, cut_raw(text)))
         else:
-            rows.append(fields)
-            lines.append(number)
-            raws.append(text)
-    columns = {role: pa.array([row[at] for row in rows], pa.string()) for role, at in layout.roles.items()}
-    return Rows(columns, np.array(lines, np.int64), raws.__getitem__, tuple(broken))
+            self.cells.append([fields[at] for at in layout.roles.values()])
+            self.lines.append(number)
+
+    def columns(self, layout: Layout) -> list[pa.Array]:
+        return [
+            pa.array([row[i] for row in self.cells], pa.string()) for i, _ in enumerate(layout.roles.values())
+        ]
+
+
+def _parse_by_line(block: Block, layout: Layout) -> Rows:
+    texts = enumerate(decoded_lines(block.data), start=block.first_line)
+    columns, broken, lines = [_Group().columns(layout)], [BROKEN.empty_table()], [np.empty(0, np.int64)]
+    while some := list(islice(texts, _GROUP_LINES)):
+        group = _Group()
+        for number, text in some:
+            group.add(number, text, layout)
+        columns.append(group.columns(layout))
+        lines.append(np.array(group.lines, np.int64))
+        broken.append(_broken(group.broken))
+    merged = [pa.concat_arrays(parts) for parts in zip(*columns, strict=True)]
+    numbers = np.concatenate(lines)
+    return Rows(
+        dict(zip(layout.roles, merged, strict=True)),
+        numbers,
+        _Raw(block, numbers),
+        pa.concat_tables(broken).combine_chunks(),
+    )
+
+
+def _no_row(block: Block, layout: Layout, reason: str) -> Rows:
+    """A block whose one line is no row."""
+    (raw,) = decoded_lines(block.data)
+    none = np.empty(0, np.int64)
+    columns = dict(zip(layout.roles, _Group().columns(layout), strict=True))
+    return Rows(columns, none, _Raw(block, none), _broken([(block.first_line, reason, cut_raw(raw))]))
+
+
+def _broken(rows: list[tuple[int, str, str]]) -> pa.Table:
+    columns = zip(*rows, strict=True) if rows else ([], [], [])
+    return pa.table([pa.array(c, f.type) for c, f in zip(columns, BROKEN, strict=True)], schema=BROKEN)

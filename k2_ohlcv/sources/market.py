@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from k2_ohlcv.domain.errors import UsageError
+from k2_ohlcv.domain.printable import printable, printable_path
+from k2_ohlcv.sources.names import name_fault
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def resolve(
         known: what the format itself knows.
 
     Raises:
-        UsageError: nothing says the exchange or the symbol.
+        UsageError: nothing says the exchange or the symbol, or it is said with a name that cannot be one.
     """
     found = from_path(path, landing)
     names: dict[str, str | None] = {}
@@ -60,10 +62,12 @@ def resolve(
         elif role in columns:
             names[role] = None
         else:
-            names[role] = getattr(found, role) or getattr(known, role)
-            if names[role] is None:
+            names[role] = (getattr(found, role) or getattr(known, role) or "").strip()
+            if not names[role]:
                 raise UsageError(
-                    f"{path}: nothing says the {role}: give --{role}, a column {role}, "
+                    f"{printable_path(path)}: nothing says the {role}: give --{role}, a column {role}, "
                     "or put the file at landing/<EXCHANGE>/<SYMBOL>/"
                 )
+        if (name := names[role]) and (fault := name_fault(role, name)):
+            raise UsageError(f"{printable_path(path)}: the {fault} ('{printable(name)}'): give another")
     return Market(names["exchange"], names["symbol"])

@@ -1,6 +1,6 @@
 """A plain table in Parquet: the same names as in CSV, in whatever types it has."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +9,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from k2_ohlcv.domain.errors import BadFileError
+from k2_ohlcv.domain.printable import printable, printable_path
 from k2_ohlcv.sources import table
 from k2_ohlcv.sources.batch import Rows
 from k2_ohlcv.sources.layout import Layout
+from k2_ohlcv.sources.values import LONGEST_NUMBER
 
 _BATCH_ROWS = 250_000
+#: Bytes of a batch, as far as the file's own metadata tells.
+_BATCH_BYTES = 64 << 20
 
 
 def layout_of(path: Path) -> Layout:
@@ -26,18 +30,20 @@ def layout_of(path: Path) -> Layout:
         with pq.ParquetFile(path) as file:
             names, rows, schema = file.schema_arrow.names, file.metadata.num_rows, file.schema_arrow
     except (pa.ArrowException, OSError) as error:
-        raise BadFileError(f"{path}: the Parquet file cannot be read ({error}): fetch it again") from error
+        raise BadFileError(
+            f"{printable_path(path)}: the Parquet file cannot be read ({printable(error)}): fetch it again"
+        ) from error
     try:
         layout = table.layout(names)
     except BadFileError as error:
-        raise BadFileError(f"{path}: {error}") from None
+        raise BadFileError(f"{printable_path(path)}: {error}") from None
     if layout is None:
         raise BadFileError(
-            f"{path}: has the columns {', '.join(names)[:200]}: needed are timestamp, price and quantity "
-            "(or amount, qty, size)"
+            f"{printable_path(path)}: has the columns {printable(', '.join(names))}: needed are timestamp, "
+            "price and quantity (or amount, qty, size)"
         )
     if not rows:
-        raise BadFileError(f"{path}: the file holds no rows: fetch it again")
+        raise BadFileError(f"{printable_path(path)}: the file holds no rows: fetch it again")
     for role, at in layout.roles.items():
         _check_type(path, role, names[at], schema.field(at).type)
     return layout
@@ -52,7 +58,8 @@ def _check_type(path: Path, role: str, name: str, kind: pa.DataType) -> None:
     fits = {"timestamp": text or number or time, "price": text or number, "quantity": text or number}
     if not fits.get(role, text or whole):
         raise BadFileError(
-            f"{path}: the column {name} is of type {kind}, which is no {role}: convert it first"
+            f"{printable_path(path)}: the column {printable(name)} is of type {printable(kind)}, which is no "
+            f"{role}: convert it first"
         )
 
 
@@ -67,26 +74,70 @@ def read(path: Path, layout: Layout) -> Iterator[Rows]:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
             wanted = {role: names[at] for role, at in layout.roles.items()}
-            for batch in file.iter_batches(_BATCH_ROWS, columns=list(wanted.values())):
+            rows = _batch_rows(file.metadata)
+        with pq.ParquetFile(path, read_dictionary=_texts(path, wanted.values())) as file:
+            for batch in file.iter_batches(rows, columns=list(wanted.values())):
                 yield _rows(batch, wanted, first)
                 first += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         raise BadFileError(
-            f"{path}: the Parquet file cannot be read to its end ({error}): fetch it again"
+            f"{printable_path(path)}: the Parquet file cannot be read to its end ({printable(error)}): "
+            "fetch it again"
         ) from error
+
+
+def _batch_rows(metadata: pq.FileMetaData) -> int:
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    widest = max((group.total_byte_size // max(group.num_rows, 1) for group in groups), default=0)
+    return max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(widest, 1)))
+
+
+def _texts(path: Path, names: Iterable[str]) -> list[str]:
+    """Columns of text. They are read as dictionaries: a long text that is in every row is there once."""
+    schema = pq.read_schema(path)
+    kinds = ((name, schema.field(name).type) for name in names)
+    return [name for name, kind in kinds if pa.types.is_string(kind) or pa.types.is_large_string(kind)]
 
 
 def _rows(batch: pa.RecordBatch, wanted: dict[str, str], first: int) -> Rows:
     columns = {role: _plain(batch.column(name)) for role, name in wanted.items()}
 
     def raw(row: int) -> str:
-        cells = (column[row].as_py() for column in columns.values())
-        return ",".join("" if cell is None else str(cell) for cell in cells)
+        return ",".join(_cell(column, row) for column in columns.values())
 
     return Rows(columns, np.arange(first, first + batch.num_rows, dtype=np.int64), raw)
 
 
+def _cell(column: pa.Array, row: int) -> str:
+    try:
+        value = column[row].as_py()
+    except (ValueError, OverflowError):  # a time that Python has no name for: its number
+        value = column.slice(row, 1).view(pa.int64())[0]
+    return "" if value is None else str(value)
+
+
 def _plain(column: pa.Array) -> pa.Array:
+    """A column without dictionary; texts that are too long for any use are cut, and rejected later."""
     if pa.types.is_dictionary(column.type):
-        column = pc.cast(column, column.type.value_type)
-    return pc.cast(column, pa.string()) if pa.types.is_large_string(column.type) else column
+        values = _text(column.dictionary)
+        return values.take(column.indices) if pa.types.is_string(values.type) else column.dictionary_decode()
+    return _text(column)
+
+
+def _text(column: pa.Array) -> pa.Array:
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return column
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:  # bytes that are not UTF-8 cost only their row
+        column = pa.array([_decoded(value) for value in pc.cast(column, pa.large_binary())], pa.string())
+    if (pc.max(pc.binary_length(column)).as_py() or 0) > LONGEST_NUMBER:
+        column = pc.utf8_slice_codeunits(
+            column, 0, LONGEST_NUMBER + 1
+        )  # still too long, and rejected as such
+    return pc.cast(column, pa.string())
+
+
+def _decoded(value: pa.Scalar) -> str | None:
+    data: bytes | None = value.as_py()
+    return None if data is None else data.decode("utf-8", "replace")

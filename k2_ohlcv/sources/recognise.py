@@ -1,11 +1,15 @@
 """Which layout a text has: by its header, else by what its first rows hold. Never by its name."""
 
+from dataclasses import replace
+from itertools import dropwhile, islice
 from pathlib import Path
 
 from k2_ohlcv.domain.errors import BadFileError, UsageError
+from k2_ohlcv.domain.printable import printable, printable_path
 from k2_ohlcv.sources import binance, kraken, table
+from k2_ohlcv.sources.blocks import Block
 from k2_ohlcv.sources.layout import Layout, is_number
-from k2_ohlcv.sources.lines import Block, decoded_lines, fields_of
+from k2_ohlcv.sources.lines import decoded_lines, fields_of
 
 FORMATS = ("auto", "binance", "kraken", "table")
 _DUMPS = (*binance.LAYOUTS, kraken.LAYOUT)
@@ -33,18 +37,17 @@ def recognise(first: Block, path: Path, name: str) -> tuple[Layout, Block]:
     Raises:
         BadFileError: it is empty, or no layout fits.
     """
-    lines = decoded_lines(first)
-    start = next((i for i, line in enumerate(lines) if line.strip()), None)
-    if start is None:
-        raise BadFileError(f"{path}: the file holds no rows: fetch it again")
-    head = fields_of(lines[start]) or [lines[start]]
+    numbered = enumerate(decoded_lines(first.data))
+    lines = list(islice(dropwhile(lambda numbered: not numbered[1].strip(), numbered), _SAMPLE))
+    if not lines:
+        raise BadFileError(f"{printable_path(path)}: the file holds no rows: fetch it again")
+    start, line = lines[0]
+    head = fields_of(line) or [line]
     # A row with a number in it is data, be its first cell ever so broken.
     if not is_number(head[0]) and not any(is_number(cell) for cell in head[1:]):
         layout = _by_header(head, path, name)
         return layout, _after(first, start + 1)
-    sample = [
-        fields for line in lines[start : start + _SAMPLE] if line.strip() and (fields := fields_of(line))
-    ]
+    sample = [fields for _, text in lines if text.strip() and (fields := fields_of(text))]
     scores = [
         (sum(layout.fits(row) for row in sample), layout)
         for layout in _DUMPS
@@ -53,7 +56,7 @@ def recognise(first: Block, path: Path, name: str) -> tuple[Layout, Block]:
     best, layout = max(scores, key=lambda scored: scored[0], default=(0, _DUMPS[0]))
     if 2 * best < len(sample) or not best:
         raise BadFileError(
-            _unknown(path, name, f"without a header, whose first row is {lines[start][:120]!r}")
+            _unknown(path, name, f"without a header, whose first row is '{printable(line, 120)}'")
         )
     return layout, first
 
@@ -66,9 +69,9 @@ def _by_header(head: list[str], path: Path, name: str) -> Layout:
     try:
         found = table.layout(head) if name in ("auto", "table") else None
     except BadFileError as error:
-        raise BadFileError(f"{path}: {error}") from None
+        raise BadFileError(f"{printable_path(path)}: {error}") from None
     if found is None:
-        raise BadFileError(_unknown(path, name, f"with the columns {', '.join(head)[:200]}"))
+        raise BadFileError(_unknown(path, name, f"with the columns {printable(', '.join(head))}"))
     return found
 
 
@@ -76,13 +79,14 @@ def _after(block: Block, count: int) -> Block:
     at = 0
     for _ in range(count):
         at = block.data.find(b"\n", at) + 1 or len(block.data)
-    return Block(block.data[at:], block.first_line + count)
+    fault = block.fault if at < len(block.data) else None
+    return replace(block, data=block.data[at:], first_line=block.first_line + count, fault=fault)
 
 
 def _unknown(path: Path, name: str, what: str) -> str:
     wanted = "any known format" if name == "auto" else f"the format {name}"
     return (
-        f"{path}: a table {what} is not of {wanted}. Known are Binance's trades and aggTrades dumps, "
-        "Kraken's (unixtime,price,volume), and a table with a header: timestamp, price, quantity (or amount, "
-        "qty, size), optionally trade_id (or id), symbol, exchange"
+        f"{printable_path(path)}: a table {what} is not of {wanted}. Known are Binance's trades and "
+        "aggTrades dumps, Kraken's (unixtime,price,volume), and a table with a header: timestamp, price, "
+        "quantity (or amount, qty, size), optionally trade_id (or id), symbol, exchange"
     )

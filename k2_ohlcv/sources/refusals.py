@@ -21,6 +21,9 @@ REFUSED = pa.schema(
     ]
 )
 _BATCH_ROWS = 250_000
+_BATCH_BYTES = 64 << 20
+# What is written at once: of a row's raw text there are up to `MAX_RAW` characters.
+_CHUNK_ROWS = 16_384
 
 
 class Refusals:
@@ -49,7 +52,7 @@ class Refusals:
             self._writer = pa.ipc.new_stream(
                 self._sink, REFUSED, options=pa.ipc.IpcWriteOptions(compression="lz4")
             )
-        self._writer.write_table(rows)
+        self._writer.write_table(rows, max_chunksize=_CHUNK_ROWS)
 
     def batches(self) -> Iterator[pa.Table]:
         """All rows in bounded batches; nothing can be put in afterwards."""
@@ -58,12 +61,14 @@ class Refusals:
         self._writer.close()
         self._sink.close()
         held: list[pa.RecordBatch] = []
+        rows = size = 0
         with pa.OSFile(str(self._path)) as source, pa.ipc.open_stream(source) as reader:
             for batch in reader:
                 held.append(batch)
-                if sum(b.num_rows for b in held) >= _BATCH_ROWS:
+                rows, size = rows + batch.num_rows, size + batch.nbytes
+                if rows >= _BATCH_ROWS or size >= _BATCH_BYTES:
                     yield pa.Table.from_batches(held)
-                    held = []
+                    held, rows, size = [], 0, 0
         if held:
             yield pa.Table.from_batches(held)
 

@@ -35,7 +35,7 @@ class Landing:
     def put(self, name: str, *lines: str) -> None:
         """Write a file, a second later than the one before."""
         path = self.folder / name
-        path.write_text("\n".join(lines))
+        path.write_text("".join(f"{line}\n" for line in lines))
         self.clock += 1
         os.utime(path, (self.clock, self.clock))
 

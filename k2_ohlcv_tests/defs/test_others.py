@@ -73,11 +73,11 @@ def test_our_own_commits_are_not_reported_again(lake: Lake, instance: dg.Dagster
     folder = Settings.read().landing / "X" / "AB"
     folder.mkdir(parents=True)
     graph = build(Settings.read())
-    (folder / "a.csv").write_text("timestamp,price,quantity,trade_id\n2024-02-27T01:00:00Z,1,1,a")
+    (folder / "a.csv").write_text("timestamp,price,quantity,trade_id\n2024-02-27T01:00:00Z,1,1,a\n")
     job = graph.resolve_job_def(jobs.INGEST)
     assert job.execute_in_process(instance=instance, partition_key="2024-02-27").success
     theirs = add(lake, 5)
-    (folder / "b.csv").write_text("timestamp,price,quantity,trade_id\n2024-02-28T01:00:00Z,1,1,b")
+    (folder / "b.csv").write_text("timestamp,price,quantity,trade_id\n2024-02-28T01:00:00Z,1,1,b\n")
     config = {"ops": {ingest_files.OP: {"config": {"files": ["X/AB/b.csv"]}}}}
     job = graph.resolve_job_def(ingest_files.INGEST_FILES)
     assert job.execute_in_process(config, instance=instance).success
@@ -92,7 +92,7 @@ def test_a_commit_of_ours_that_merges_small_files_is_ours(lake: Lake, instance: 
     folder.mkdir(parents=True)
     job = build(Settings.read()).resolve_job_def(ingest_files.INGEST_FILES)
     for number in range(MANY_FILES):
-        rows = f"timestamp,price,quantity,trade_id\n2024-02-28T01:00:0{number}Z,1,1,{number}"
+        rows = f"timestamp,price,quantity,trade_id\n2024-02-28T01:00:0{number}Z,1,1,{number}\n"
         (folder / f"{number}.csv").write_text(rows)
         config = {"ops": {ingest_files.OP: {"config": {"files": [f"X/AB/{number}.csv"]}}}}
         assert job.execute_in_process(config, instance=instance).success

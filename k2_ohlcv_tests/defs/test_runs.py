@@ -119,7 +119,7 @@ def test_landing_files_are_read_for_the_chosen_days(
     folder = home / "landing" / "X" / "AB"
     folder.mkdir(parents=True)
     lines = ["timestamp,price,quantity,trade_id", "2024-02-27T01:00:00Z,1,1,a", "2024-02-28T01:00:00Z,2,1,b"]
-    (folder / "t.csv").write_text("\n".join(lines))
+    (folder / "t.csv").write_text("\n".join([*lines, ""]))
     (folder / "t2.csv.part").write_text("not finished")
     assert execute(instance, jobs.INGEST, "2024-02-28").success
     assert lake.trades().scan().to_arrow()["trade_id"].to_pylist() == ["b"]

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from k2_ohlcv.domain.errors import BadFileError, UsageError
-from k2_ohlcv.sources import lines
+from k2_ohlcv.sources import blocks
 from k2_ohlcv.sources.landing import read
 
 Write = Callable[..., Path]
@@ -139,19 +139,60 @@ def test_lines_keep_their_numbers(
     text += ['"1723161255","3","1"', '1723161255,"4,1', "1723161255,5,1"]
     path = land("t.csv", mark + end.join(text) + (end if last else ""))
     for size in (30, 64, 1 << 20):
-        monkeypatch.setattr(lines.blocks, "__defaults__", (size,))
+        monkeypatch.setattr(blocks, "BLOCK_BYTES", size)
         trades, rejected = everything(path)
-        assert [(t["line"], int(t["price"])) for t in trades] == [(3, 1), (6, 2), (9, 3), (11, 5)]
+        lines = [(3, 1), (6, 2), (9, 3), (11, 5)]
+        assert [(t["line"], int(t["price"])) for t in trades] == (lines if last else lines[:-1])
         assert [(r["line"], r["raw"]) for r in rejected] == [
             (4, "1723161255,1"),
             (7, "1,2,3,4"),
             (8, "x,y,z"),
             (10, '1723161255,"4,1'),
+            *([] if last else [(11, "1723161255,5,1")]),
         ]
+        assert last or rejected[-1]["reason"] == "unterminated"
         assert rejected[0]["reason"] == "has 2 fields, not 3"
         assert rejected[2]["reason"] == (
             "timestamp is not a time; price is not a number; quantity is not a number"
         )
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "t.zip"])
+@pytest.mark.parametrize(
+    ("text", "trades", "unterminated"),
+    [
+        ("timestamp,price,amount\n1723161255,1,1\n1723161256,1,12", [2, 3], 3),
+        ("timestamp,price,amount\n1723161255,1,12", [2], 2),
+        ("1723161255,1,1\n1723161256,1,12", [1, 2], 2),
+        ("1723161256,1,12", [1], 1),
+        ("1723161255,1,1\r\n1723161256,1,12\r", [1, 2], 2),
+        ("1723161255,1,1\n1723161256,1,12\n", [1, 2], None),
+        ("1723161255,1,1\n \t", [1], None),
+    ],
+)
+def test_a_last_line_without_an_end(
+    land: Write, name: str, text: str, trades: list[int], unterminated: int | None
+) -> None:
+    """In plain text it may be cut, also where it is the only one; behind a checksum it is whole."""
+    path = land(name, text)
+    if unterminated and path.suffix == ".csv":
+        trades = trades[:-1]
+    else:
+        unterminated = None
+    batches = list(read(path, exchange="E", symbol="S"))
+    assert [line for b in batches for line in b.trades["line"].to_pylist()] == trades
+    (*_, last) = batches
+    assert last.unterminated == unterminated
+    if unterminated:
+        raw = text.splitlines()[-1]
+        assert last.rejected.to_pylist()[-1]["reason"] == "unterminated"
+        assert last.rejected.to_pylist()[-1]["raw"] == raw
+
+
+def test_a_header_without_an_end_is_no_row(land: Write) -> None:
+    """Nothing is known of what may follow."""
+    with pytest.raises(BadFileError, match="a header and no rows"):
+        everything(land("t.csv", "timestamp,price,amount"))
 
 
 def test_a_broken_first_row_is_not_taken_for_a_header(land: Write) -> None:

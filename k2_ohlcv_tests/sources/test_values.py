@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from k2_ohlcv.domain.window import DAY, to_micros
-from k2_ohlcv.sources.values import PRICE, QUANTITY, Kind, decimals, micros_of, times
+from k2_ohlcv.sources.timestamps import micros_of, times
+from k2_ohlcv.sources.values import PRICE, QUANTITY, Kind, decimals
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 KINDS = pytest.mark.parametrize("kind", [PRICE, QUANTITY], ids=lambda k: k.name)

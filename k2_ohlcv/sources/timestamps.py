@@ -1,0 +1,181 @@
+"""Columns of times to UTC microseconds, each with the rows whose time no trade has.
+
+Whole columns are converted at once where their text is plain; a row that is written in some other way is read
+alone. Both ways give the same moment, and no value passes a float or overflows.
+"""
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import ROUND_DOWN, Context, Decimal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from k2_ohlcv.domain import trading_times
+from k2_ohlcv.domain.window import DAY, to_micros
+from k2_ohlcv.sources.values import LONGEST_NUMBER, NUMBER, Column, Int64s, is_plain, text_bytes, text_offsets
+
+#: Bitcoin's first block is of January 2009: what claims to be older is not a trade of it.
+OLDEST = to_micros(trading_times.OLDEST)
+
+# Ahead of every clock, and far from the end of 64 bits: what lies beyond is taken for this.
+_AHEAD = 2**62
+_ISO_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ].*)?", re.ASCII)
+_FRACTION = re.compile(r"(\.[0-9]{6})[0-9]+")
+#: Microseconds in a unit, or units in a microsecond.
+_MULTIPLIERS = {"s": 1_000_000, "ms": 1_000, "us": 1}
+_NANOSECONDS = 1_000
+# Digits finer than a microsecond are cut, so all of a number has to be there until then.
+_EXACT = Context(prec=2 * LONGEST_NUMBER, rounding=ROUND_DOWN)
+
+
+def times(column: pa.Array, now: datetime) -> Column:
+    """A column of times to timestamp[us, UTC]; faults where one is no time, or none that a trade has.
+
+    Args:
+        column: text (ISO 8601, or a number since the epoch), integers, floats, dates or timestamps.
+        now: the moment of reading; more than a day ahead of it is a fault.
+    """
+    faults: dict[int, str] = {}
+    micros = _micros(column, faults)
+    for row in np.flatnonzero(micros < OLDEST).tolist():
+        faults.setdefault(row, "timestamp is before 2009-01-01")
+    for row in np.flatnonzero(micros > to_micros(now + DAY)).tolist():
+        faults.setdefault(row, "timestamp is more than a day ahead")
+    return Column(pa.array(micros).view(pa.timestamp("us", "UTC")), faults)
+
+
+def _micros(column: pa.Array, faults: dict[int, str]) -> Int64s:
+    kind = column.type
+    if pa.types.is_timestamp(kind):
+        return _to_micros(_filled(column.view(pa.int64()), faults), kind.unit)
+    if pa.types.is_date64(kind):
+        return _to_micros(_filled(column.view(pa.int64()), faults), "ms")
+    if pa.types.is_date32(kind):
+        days = _filled(pc.cast(column.view(pa.int32()), pa.int64()), faults)
+        return _to_micros(days * 86_400, "s")  # of 32 bits, so that seconds fit
+    if pa.types.is_integer(kind):
+        return _scaled(_filled(_int64s(column), faults))
+    texts = pc.cast(column, pa.string())
+    for convert in (_whole_numbers, _fractions, _iso_texts):
+        micros = convert(texts)
+        if micros is not None:
+            return micros
+    texts = pc.fill_null(texts, "").to_pylist()
+    return np.array([_or_fault(row, text, faults) for row, text in enumerate(texts)], np.int64)
+
+
+def _to_micros(values: Int64s, unit: str) -> Int64s:
+    """Values of a unit in microseconds; what would overflow is cut to a moment that no trade has.
+
+    Finer than a microsecond is cut, as it is where the text has more digits.
+    """
+    if unit == "ns":
+        return values // _NANOSECONDS
+    multiplier = _MULTIPLIERS[unit]
+    return np.clip(values, 0, _AHEAD // multiplier) * multiplier
+
+
+def _int64s(column: pa.Array) -> pa.Array:
+    if pa.types.is_uint64(column.type):
+        column = pc.min_element_wise(column, pa.scalar(_AHEAD, pa.uint64()), skip_nulls=False)
+    return pc.cast(column, pa.int64())
+
+
+def _filled(values: pa.Array, faults: dict[int, str]) -> Int64s:
+    for row in np.flatnonzero(pc.is_null(values).to_numpy(zero_copy_only=False)).tolist():
+        faults[row] = "timestamp is not a time"
+    filled: Int64s = pc.fill_null(values, OLDEST).to_numpy(zero_copy_only=False)
+    return filled
+
+
+def _scaled(numbers: Int64s) -> Int64s:
+    """Seconds, milliseconds, microseconds or nanoseconds, told apart by magnitude, to microseconds."""
+    factors: tuple[tuple[int, Callable[[Int64s], Int64s]], ...] = (
+        (10**11, lambda n: n * 1_000_000),
+        (10**14, lambda n: n * 1_000),
+        (10**17, lambda n: n),
+    )
+    if not len(numbers):
+        return numbers
+    for limit, convert in factors:  # nearly always the whole column is in one unit
+        if numbers.max() < limit and (numbers.min() >= limit // 1000 or limit == factors[0][0]):
+            return convert(np.maximum(numbers, 0))
+    scaled = numbers // 1_000
+    for limit, convert in reversed(factors):
+        scaled = np.where(numbers < limit, convert(np.clip(numbers, 0, limit)), scaled)
+    return scaled
+
+
+def _whole_numbers(texts: pa.Array) -> Int64s | None:
+    if not is_plain(texts, point=False) and not _nanoseconds(texts):
+        return None
+    return _scaled(pc.cast(texts, pa.int64()).to_numpy())
+
+
+def _nanoseconds(texts: pa.Array) -> bool:
+    """Whether all are of 19 digits and within 64 bits: nanoseconds until the year 2262."""
+    if texts.null_count or not len(texts):
+        return False
+    characters, lengths = text_bytes(texts), np.diff(text_offsets(texts))
+    if lengths.min() != 19 or lengths.max() != 19:
+        return False
+    first = characters[:: lengths[0]]
+    return bool(((characters - np.uint8(ord("0"))) < 10).all() and (first <= ord("8")).all())
+
+
+def _fractions(texts: pa.Array) -> Int64s | None:
+    """Fractional seconds, all of them at most nine digits after the point."""
+    if not is_plain(texts, point=True):
+        return None
+    try:
+        values = pc.cast(texts, pa.decimal128(38, 9))
+    except pa.ArrowInvalid:
+        return None
+    words = np.frombuffer(values.buffers()[1], np.int64).reshape(-1, 2)[
+        values.offset : values.offset + len(values)
+    ]
+    # Seconds times 10^9 fill the low word until the year 2262; other units are read row by row.
+    return words[:, 0] // 1_000 if not words[:, 1].any() and (words[:, 0] >= 0).all() else None
+
+
+def _iso_texts(texts: pa.Array) -> Int64s | None:
+    if texts.null_count or not len(texts) or text_bytes(texts)[4:5].tobytes() != b"-":
+        return None
+    for kind in (pa.timestamp("us", "UTC"), pa.timestamp("us")):  # with a zone, or without: UTC
+        try:
+            micros: Int64s = pc.cast(pc.cast(texts, kind), pa.int64()).to_numpy()
+        except pa.ArrowInvalid:
+            continue
+        return micros
+    return None
+
+
+def _or_fault(row: int, text: str, faults: dict[int, str]) -> int:
+    micros = micros_of(text)
+    if micros is None:
+        faults[row] = "timestamp is not a time"
+        return OLDEST
+    return micros
+
+
+def micros_of(text: str) -> int | None:
+    """The microseconds since the epoch that a text says, finer digits cut, or None where it is no time."""
+    text = text.strip()
+    if len(text) > LONGEST_NUMBER:
+        return None
+    if NUMBER.fullmatch(text):
+        number = Decimal(text)
+        if number <= 0 or number.adjusted() > 18:
+            return 0 if number <= 0 else _AHEAD
+        shift = next((s for limit, s in ((11, 6), (14, 3), (17, 0)) if number.adjusted() < limit), -3)
+        return int(number.scaleb(shift, _EXACT))
+    if not _ISO_DATE.fullmatch(text):
+        return None
+    try:
+        moment = datetime.fromisoformat(_FRACTION.sub(r"\1", text))
+        return to_micros(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+    except (ValueError, OverflowError):
+        return None
