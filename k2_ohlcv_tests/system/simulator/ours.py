@@ -101,17 +101,21 @@ def refresh_one(world: World, timeframe: Timeframe) -> None:
 
 
 def rebuild(world: World) -> None:
-    """Some partitions of one table, or all; those behind a line are refused."""
+    """Every partition of one table."""
+    timeframe = world.rng.choice(TIMEFRAMES)
+    rebuild_table(world.lake, world.engine, timeframe)
+    world.check_honest(timeframe)
+
+
+def rebuild_some(world: World) -> None:
+    """Some partitions of one table; those behind a line are refused."""
     timeframe, rng = world.rng.choice(TIMEFRAMES), world.rng
-    chosen = None
-    if rng.random() < 0.6:
-        chosen = [timeframe.grain.partition(world.today - rng.randrange(DAYS + 1) * DAY) for _ in range(2)]
+    chosen = [timeframe.grain.partition(world.today - rng.randrange(DAYS + 1) * DAY) for _ in range(2)]
     lines = [line for line in (world.model.frozen, world.model.expired.get(timeframe.name)) if line]
-    behind = chosen and lines and any(p.end <= max(lines) for p in chosen)
     try:
         rebuild_table(world.lake, world.engine, timeframe, chosen)
     except UsageError:
-        if not behind:
+        if not lines or not any(p.end <= max(lines) for p in chosen):
             raise
     world.check_honest(timeframe)
 
