@@ -88,11 +88,17 @@ class Hooks:
             case "down":
                 raise ConnectionError("the catalog is down")
             case "other":
-                fault, self.armed = self.armed, None
-                try:
+                with self.asleep():
                     self.other()
-                finally:
-                    self.armed = fault
+
+    @contextmanager
+    def asleep(self) -> Iterator[None]:
+        """No fault meanwhile: the simulator looks for itself."""
+        fault, self.armed = self.armed, None
+        try:
+            yield
+        finally:
+            self.armed = fault
 
     @contextmanager
     def installed(self) -> Iterator[None]:
