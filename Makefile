@@ -10,6 +10,8 @@ STAMP := $(VENV)/.ready
 # The port of `make dev`, and further arguments of `make test`, `make bench` and `make soak`.
 PORT ?= 3000
 ARGS ?=
+# Arguments of the simulator in `make soak`: 10,000 steps, 200 a life.
+LIVES ?= --lives 50 --steps 200 --processes 2
 # Test processes: each has an engine of its own, which uses the other cores while it computes.
 WORKERS ?= 2
 
@@ -66,8 +68,9 @@ format: $(STAMP) ## Put the code in its form
 bench: $(STAMP) ## Measure against DuckDB and Polars on generated trades
 	$(PYTHON) -m bench $(ARGS)
 
-soak: $(STAMP) ## Let in a day of trades in fast time, and see that what must hold does
+soak: $(STAMP) ## Let in a day of trades in fast time, then play lives with faults (LIVES="--seed 7")
 	$(PYTHON) -m bench.soak $(ARGS)
+	$(PYTHON) -m k2_ohlcv_tests.system.simulator $(LIVES)
 
 lock: ## Pin requirements.txt anew from pyproject.toml (needs uv and a network)
 	uv pip compile --quiet --universal --extra dev --python-version 3.11 --no-header --no-annotate --upgrade \

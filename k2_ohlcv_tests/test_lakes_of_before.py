@@ -1,0 +1,146 @@
+"""Lakes that earlier versions made open in this one, and end with the right candles.
+
+`lake-of-2026-11-25` was made by the code of commit 5352bb5, whose watermarks say a snapshot id and no more.
+The script lies in the archive as `made_by.py`: check that commit out and run it to make the lake again, then
+pack /tmp/k2-lake-of-2026-11-25. What it did, in this order:
+
+1. ingest three days of three markets (2024-01-29 to 31), refresh all tables;
+2. ingest two more days, over the end of the month, with rows known already, two rows that are no trades and
+   an id that came back with another price (all three are in `rejected_trades`), refresh all tables;
+3. retention: 1m candles before 01-30 dropped (`k2.expired-before`), trades before 01-31 dropped
+   (`k2.frozen-before` on trades); the candles of all other windows before 01-31 are the only record left;
+4. ingest a late trade, refresh 1m and 5m only; ingest another late trade, which no table has yet; ingest one
+   that is too late, and rejected.
+
+The CSV beside it has what `domain.candle.aggregate` made of all those trades, those expired since included.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from k2_ohlcv.domain.candle import KEY
+from k2_ohlcv.domain.retention import Kept
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, timeframe
+from k2_ohlcv.domain.window import DAY, Interval
+from k2_ohlcv.ingest import ingest
+from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.lake.lines import EXPIRED, FROZEN, line_of
+from k2_ohlcv.reconcile import rebuild
+from k2_ohlcv.refresh import plan, refresh
+from k2_ohlcv.retention import retention
+from k2_ohlcv.validate import validate
+from k2_ohlcv_tests import lakes, lakes_of_before
+from k2_ohlcv_tests.conftest import Bench, clear
+
+NAME = "lake-of-2026-11-25"
+EXPIRED_BEFORE = datetime(2024, 1, 30, tzinfo=UTC)
+FROZEN_BEFORE = datetime(2024, 1, 31, tzinfo=UTC)
+#: The windows that the last late trades fall into.
+LATE = [datetime(2024, 2, 1, 5, tzinfo=UTC), datetime(2024, 1, 31, 0, 3, tzinfo=UTC)]
+#: A week's trades of 2024 are old, and have hours without trades.
+NOT_ABOUT_CANDLES = {"freshness", "gaps"}
+KEPT_FOR_GOOD = {each.name: None for each in TIMEFRAMES}
+
+
+@pytest.fixture
+def old(sail: Bench) -> Iterator[Bench]:
+    """The lake as it was left, and an engine."""
+    clear(sail)
+    with lakes_of_before.unpacked(NAME) as home:
+        yield Bench(lakes.open_lake(home), sail.engine, home)
+    clear(sail)
+
+
+def refresh_all(old: Bench) -> None:
+    for each in TIMEFRAMES:
+        refresh(old.lake, old.engine, each)
+
+
+def assert_right(lake: Lake) -> None:
+    """Every table holds exactly the candles that belong there, those of expired trades included."""
+    wanted = lakes_of_before.candles(NAME)
+    for each in TIMEFRAMES:
+        assert lakes.stored(lake, each) == wanted[each.name], each.name
+
+
+def test_the_lake_is_what_its_description_says(old: Bench) -> None:
+    """A fixture that lacked a line, or had nothing left to do, would show nothing."""
+    tables = {each.name: old.lake.candles(each) for each in TIMEFRAMES}
+    trades = old.lake.trades()
+    assert line_of(trades, FROZEN) == FROZEN_BEFORE
+    assert line_of(tables["1m"], EXPIRED) == EXPIRED_BEFORE
+    oldest = pl.DataFrame(trades.scan().to_arrow())["timestamp"].min()
+    assert oldest == FROZEN_BEFORE
+    marks = {name: table.properties["k2.trades-snapshot-id"] for name, table in tables.items()}
+    assert marks["1m"] != marks["1h"] != str(trades.metadata.current_snapshot_id) != marks["1m"]
+    reasons = [row["reason"] for row in old.lake.rejected().scan().to_arrow().to_pylist()]
+    assert sorted(reason[:8] for reason in reasons) == ["conflict", "price is", "timestam", "too late"]
+    wanted = lakes_of_before.candles(NAME)
+    for each in TIMEFRAMES:
+        assert lakes.stored(old.lake, each) != wanted[each.name], each.name
+
+
+def test_a_refresh_makes_every_table_right(old: Bench) -> None:
+    """Frozen candles stay as they are, clocks included; expired ones do not come back; then it is done."""
+    before = {each: lakes.frame(old.lake, each) for each in TIMEFRAMES}
+    refresh_all(old)
+    assert_right(old.lake)
+    for each in TIMEFRAMES:
+        touched = pl.col("window_start").is_in([each.floor(moment) for moment in LATE])
+        same = [frame.filter(~touched).sort(*KEY) for frame in (before[each], lakes.frame(old.lake, each))]
+        assert same[0].equals(same[1]), each.name
+    places = [old.lake.candles(each).metadata_location for each in TIMEFRAMES]
+    refresh_all(old)
+    assert [old.lake.candles(each).metadata_location for each in TIMEFRAMES] == places
+    assert all(plan(old.lake, each).is_current for each in TIMEFRAMES)
+
+
+def test_a_rebuild_of_everything_makes_every_table_right(old: Bench) -> None:
+    for each in TIMEFRAMES:
+        rebuild(old.lake, old.engine, each)
+    assert_right(old.lake)
+    refresh_all(old)
+    assert_right(old.lake)
+
+
+def test_trades_come_in_once_and_late_ones_count(old: Bench, tmp_path: Path) -> None:
+    """Every stored id is known, a trade of the frozen days is too late, a new one changes its windows."""
+    rows = pl.DataFrame(old.lake.trades().scan().to_arrow()).drop("ingested_at")
+    path = tmp_path / "again.csv"
+    rows.write_csv(path)
+    report = ingest(old.lake, [path], workspace=tmp_path / "work")
+    assert (report.known, report.read) == (rows.height, rows.height)
+    last = rows.sort("timestamp").tail(1)
+    late = last.with_columns(trade_id=pl.lit("31000"), timestamp=pl.lit(EXPIRED_BEFORE))
+    new = last.with_columns(trade_id=pl.lit("31001"))
+    pl.concat([late, new]).write_csv(path)
+    report = ingest(old.lake, [path], workspace=tmp_path / "work")
+    assert (report.added, report.rejected) == (1, 1)
+    refresh_all(old)
+    daily = timeframe("1d")
+    wanted = [c.trade_count for c in lakes_of_before.candles(NAME)["1d"]]
+    assert sum(c.trade_count for c in lakes.stored(old.lake, daily)) == sum(wanted) + 1
+
+
+def test_retention_says_what_would_go_next(old: Bench) -> None:
+    """A day further: one more day of 1m candles, one more day of trades, and nothing holds them back."""
+    refresh_all(old)
+    kept = Kept({**KEPT_FOR_GOOD, "1m": 2 * DAY}, DAY, 5 * DAY)
+    files = sorted(path for path in old.home.rglob("*") if path.is_file())
+    report = retention(old.lake, kept)
+    going = {table.table: table.partitions for table in report.tables if table.partitions}
+    assert going == {"gold_crypto_trades": ("2024-01-31",), "gold_ohlcv_1m": ("2024-01-30",)}
+    assert not any(table.blocked for table in report.tables)
+    assert sorted(path for path in old.home.rglob("*") if path.is_file()) == files
+
+
+def test_checks_of_the_upgraded_lake_pass(old: Bench) -> None:
+    refresh_all(old)
+    month = [Interval(datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 3, 1, tzinfo=UTC))]
+    for each in TIMEFRAMES:
+        findings = validate(old.lake, old.engine, each, month)
+        assert [found for found in findings if found.failures and found.check not in NOT_ABOUT_CANDLES] == []
