@@ -141,10 +141,10 @@ def _alike(stored: pa.Table, incoming: Incoming) -> pa.ChunkedArray:
 
 
 def _pieces(table: Table, tasks: Sequence[FileScanTask], near: BooleanExpression) -> Iterator[pa.Table]:
-    """The rows of data files, and more where that is cheaper: memory stays as it is.
+    """The rows of data files, in bounded pieces, and more rows where that is cheaper.
 
-    Small files are read together and whole, as filters cost more than the rows that they spare; large ones
-    each alone, filtered, by slices of time.
+    Small files are read together and whole: filters cost more than the rows that they spare. Large ones are
+    read each alone, filtered, by slices of time.
     """
     small: list[FileScanTask] = []
     for task in tasks:
@@ -164,8 +164,7 @@ def _pieces(table: Table, tasks: Sequence[FileScanTask], near: BooleanExpression
 
 
 def _read(table: Table, near: BooleanExpression, tasks: Sequence[FileScanTask]) -> pa.Table:
-    columns = table.schema().select(*_COLUMNS)
-    return ArrowScan(table.metadata, table.io, columns, near).to_table(tasks)
+    return ArrowScan(table.metadata, table.io, table.schema().select(*_COLUMNS), near).to_table(tasks)
 
 
 def _judged(incoming: Incoming, same: Mask, other: Mask, met: Mask, frozen: Mask) -> Verdict:
