@@ -46,11 +46,11 @@ def open_lake(home: Path) -> Lake:
 
 def empty_candles(lake: Lake, timeframe: Timeframe) -> None:
     """Leave a new candle table, without rows or history."""
-    table = lake.candles(timeframe)
+    table = lake.candles_to_write(timeframe)
     folder = Path(url2pathname(urlsplit(table.location()).path))
     lake.catalog.drop_table(CANDLES[timeframe.name].identifier)
     shutil.rmtree(folder, ignore_errors=True)
-    lake.candles(timeframe)
+    lake.candles_to_write(timeframe)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def append_trades(lake: Lake, rows: pa.Table) -> None:
     """Add trades that are not there, in one snapshot that drops old ones as ingestion does."""
     clock = pa.repeat(pa.scalar(datetime.now(UTC), pa.timestamp("us", "UTC")), rows.num_rows)
     table = rows.append_column("ingested_at", clock)
-    append_new(lake.trades, lambda _: table, lambda trades: expired(lake, trades))
+    append_new(lake.trades_to_write, lambda _: table, lambda trades: expired(lake, trades))
 
 
 def _write_csv(part: trades.Trades, path: Path) -> None:

@@ -18,6 +18,7 @@ from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv.domain.window import DAY, midnight, to_micros
 from k2_ohlcv.engine.session import open_engine
 from k2_ohlcv.lake.schemas import CANDLES
+from k2_ohlcv.lake.watermark import STATE
 from k2_ohlcv.refresh import refresh
 
 #: A day that no data set reaches: its trades are those that come new, moved into the last day.
@@ -43,7 +44,8 @@ def refreshable(data: Dataset) -> Iterator[None]:
 
 def _kept(data: Dataset) -> Path:
     """The catalog of the lake when it was made, named by what the candle tables were then."""
-    how = repr([(c.name, c.schema, c.spec, sorted(c.properties.items())) for c in CANDLES.values()])
+    tables = [(c.name, c.schema, c.spec, sorted(c.properties.items())) for c in CANDLES.values()]
+    how = repr((tables, STATE))
     return data.home / f"catalog-{hashlib.sha256(how.encode()).hexdigest()[:8]}.db"
 
 

@@ -175,6 +175,44 @@ def retention(
         run_retention(terminal, apply=apply, as_of=as_of, timeframe=timeframe.value)
 
 
+@app.command(
+    epilog=_examples(
+        "k2-ohlcv history",
+        "k2-ohlcv history --frozen-before 2024-01-01",
+        "k2-ohlcv history --expired-before 2024-01-01 --timeframe 1m --apply",
+    )
+)
+def history(
+    frozen_before: Annotated[
+        str | None,
+        typer.Option(metavar="DATE", help="Move the line before which candles are frozen back to this day."),
+    ] = None,
+    expired_before: Annotated[
+        str | None,
+        typer.Option(metavar="DATE", help="Move the line before which candles are gone back to this day."),
+    ] = None,
+    timeframe: Timeframes = TimeframeChoice.all,  # type: ignore[attr-defined]
+    apply: Annotated[bool, typer.Option("--apply", help="Move it; else only say what would move.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show where each table's history begins, or move a line of retention back. A dry run by default.
+
+    Before the frozen line trades are gone and candles are the only record left. Candles between the new and
+    the old line are made equal to the trades by the next refresh, so those without trades are removed. The
+    frozen line moves in all tables. 1970-01-01 means no line at all.
+    """
+    from k2_ohlcv.commands.history import run_history
+
+    with _terminal(as_json) as terminal:
+        run_history(
+            terminal,
+            frozen_before=frozen_before,
+            expired_before=expired_before,
+            timeframe=timeframe.value,
+            apply=apply,
+        )
+
+
 @app.command(epilog=_examples("k2-ohlcv status", "k2-ohlcv status --json"))
 def status(as_json: AsJson = False) -> None:
     """Show what each table holds, and how far it is behind the trades."""

@@ -1,18 +1,19 @@
-"""What a rebuild or a refresh has to do: which windows, and whether the watermark moves. Does nothing.
+"""What a rebuild or a refresh has to do: which windows, and what the watermark says then. Does nothing.
 
 Made from the two tables as they were loaded, so that a plan and the commits that carry it out share one base.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pyiceberg.table import Table
 
 from k2_ohlcv.domain.timeframe import Grain, Timeframe
-from k2_ohlcv.domain.window import Interval, bound, coalesce, covers
-from k2_ohlcv.lake.changes import changes, dirty_windows, trades_spans
+from k2_ohlcv.domain.window import Interval, bound, coalesce, subtract
+from k2_ohlcv.lake.changes import dirty_windows, trades_spans
 from k2_ohlcv.lake.files import live_files
-from k2_ohlcv.lake.lines import Lines, head_of
+from k2_ohlcv.lake.lines import Lines, head_of, remembered
+from k2_ohlcv.lake.open_work import OpenWork, reject_missing_trades
 from k2_ohlcv.lake.watermark import Watermark
 
 #: Scattered windows are read as so many intervals at the most, by filling the narrowest gaps between them.
@@ -29,12 +30,15 @@ class Plan:
         trades_to: the trades snapshot to make it equal to; None where trades have none.
         intervals: whole windows to reconcile, in order, disjoint.
         days: the days with trades that the intervals lie in: elsewhere there is nothing to read.
-        watermark: what to set with the last commit; None leaves it.
+        start: the watermark at `trades_to` with everything open that may differ there. Each commit closes the
+            intervals that it reconciles. None where trades have no snapshot.
+        is_current: whether the table is equal to the current trades already.
         reason: why everything is dirty, where it is; None where what changed is known.
         files_changed: trades files in which the two snapshots differ.
         files_read: trades files that are read, to find the windows and to compute them.
         behind: windows that would have been reconciled too, but lie behind the line of frozen trades or of
             expired candles, and stay as they are.
+        properties: table properties that the first commit sets.
     """
 
     timeframe: Timeframe
@@ -42,16 +46,13 @@ class Plan:
     trades_to: int | None
     intervals: tuple[Interval, ...]
     days: tuple[Interval, ...]
-    watermark: Watermark | None
+    start: Watermark | None
+    is_current: bool = False
     reason: str | None = None
     files_changed: int = 0
     files_read: int = 0
     behind: int = 0
-
-    @property
-    def is_current(self) -> bool:
-        """Whether the table's watermark is at the current trades already."""
-        return self.trades_from == self.trades_to
+    properties: tuple[tuple[str, str], ...] = ()
 
     @property
     def partitions(self) -> list[Interval]:
@@ -78,10 +79,7 @@ class Plan:
         table = self.timeframe.table
         if self.is_current:
             return [f"{table}: up to date with trades snapshot {self.trades_to}: nothing to do."]
-        why = (
-            self.reason
-            or f"{self.files_changed} trades files differ from those of snapshot {self.trades_from}"
-        )
+        why = self.reason or self._changed()
         return [
             f"{table}: {why}.",
             f"  {len(self.intervals)} intervals in {len(self.partitions)} partitions are made equal to "
@@ -91,41 +89,46 @@ class Plan:
             *([f"  {self.behind:,} windows are past retention and stay as they are."] if self.behind else []),
         ]
 
+    def _changed(self) -> str:
+        """What changed, in words."""
+        if self.trades_from == self.trades_to:
+            return "windows are open since an earlier run, or another writer touched them"
+        return f"{self.files_changed} trades files differ from those of snapshot {self.trades_from}"
+
 
 def plan_rebuild(
     candles: Table, trades: Table, timeframe: Timeframe, intervals: Sequence[Interval] | None
 ) -> Plan:
     """Whole partitions, those that the intervals touch or all that have trades or candles.
 
-    What lies behind the lines of retention stays as it is. The watermark moves where the partitions cover all
-    that is dirty.
+    What lies behind the lines of retention stays as it is.
 
     Raises:
+        MissingTradesError: the candles were made from trades, and there are none any more.
         UsageError: partitions were asked for that lie behind a line.
     """
+    reject_missing_trades(candles, trades)
     spans, occupied = _occupied(candles, trades, timeframe)
     lines = Lines.of(candles, trades, timeframe)
     chosen = occupied if intervals is None else timeframe.grain.partitions(intervals)
     if intervals is not None:
         lines.refuse(chosen)
-    since, current = Watermark.of(candles), trades.metadata.current_snapshot_id
-    moved = None
-    if current is not None:
-        found = changes(trades, since.snapshot_id if since else None, current)
-        dirty = timeframe.align(found.bounds) if found.reason is None else occupied
-        if covers(chosen, lines.ahead(dirty)):
-            moved = Watermark(current, head_of(candles, trades))
+    todo = OpenWork.of(candles, trades)
+    dirty = occupied if todo.reason else timeframe.align(todo.bounds)
     there = set(occupied)
-    work = lines.ahead(p for p in chosen if p in there)
+    whole = [p for p in chosen if p in there]
+    work = lines.ahead(whole)
+    empty = [p for p in chosen if p not in there]  # neither trades nor candles: nothing differs there
     return Plan(
         timeframe=timeframe,
-        trades_from=since.snapshot_id if since else None,
-        trades_to=current,
+        trades_from=todo.mark.snapshot_id if todo.mark else None,
+        trades_to=todo.current,
         intervals=tuple(work),
         days=tuple(coalesce(Grain.DAY.partitions(spans))),
-        watermark=moved,
-        files_read=len(_spans(trades, current, work)),
-        behind=lines.windows_behind(p for p in chosen if p in there),
+        start=_start(todo, candles, trades, subtract(lines.ahead(dirty), empty)),
+        files_read=len(_spans(trades, todo.current, work)),
+        behind=lines.windows_behind(whole),
+        properties=tuple(remembered(candles, trades).items()),
     )
 
 
@@ -134,30 +137,41 @@ def plan_refresh(candles: Table, trades: Table, timeframe: Timeframe) -> Plan:
 
     Not those behind the lines of retention: a late trade does not bring back what has been dropped, nor does
     what has been expired count as deleted.
+
+    Raises:
+        MissingTradesError: the candles were made from trades, and there are none any more.
     """
-    since, current = Watermark.of(candles), trades.metadata.current_snapshot_id
-    before = since.snapshot_id if since else None
-    found = changes(trades, before, current) if current is not None else None
-    reason = (found.reason or "") if found else "there are no trades"
-    dirty = dirty_windows(trades, found, timeframe) if found and not reason else None
-    windows = dirty.intervals if dirty else _occupied(candles, trades, timeframe)[1]
-    opened = dirty.files_read if dirty else 0
-    lines = Lines.of(candles, trades, timeframe)
+    reject_missing_trades(candles, trades)
+    todo, lines = OpenWork.of(candles, trades), Lines.of(candles, trades, timeframe)
+    dirty = None if todo.reason else dirty_windows(trades, todo.changes, timeframe)
+    windows = [*dirty.intervals, *todo.open] if dirty else _occupied(candles, trades, timeframe)[1]
     ahead = lines.ahead(windows)
-    intervals = bound(ahead, MOST_INTERVALS) if not reason else ahead
-    spans = _spans(trades, current, intervals)
+    intervals = bound(ahead, MOST_INTERVALS) if dirty else ahead
+    spans = _spans(trades, todo.current, intervals)
     return Plan(
         timeframe=timeframe,
-        trades_from=before,
-        trades_to=current,
+        trades_from=todo.mark.snapshot_id if todo.mark else None,
+        trades_to=todo.current,
         intervals=tuple(intervals),
         days=tuple(coalesce(Grain.DAY.partitions(spans))),
-        watermark=Watermark(current, head_of(candles, trades)) if current is not None else None,
-        reason=reason or None,
-        files_changed=len(found.gone) + len(found.come) if found else 0,
-        files_read=opened + len(spans),
+        start=_start(todo, candles, trades, intervals),
+        is_current=todo.is_done or not (candles.current_snapshot() or intervals),
+        reason=todo.reason,
+        files_changed=len(todo.changes.gone) + len(todo.changes.come),
+        files_read=(dirty.files_read if dirty else 0) + len(spans),
         behind=lines.windows_behind(windows),
+        properties=tuple(remembered(candles, trades).items()),
     )
+
+
+def _start(todo: OpenWork, candles: Table, trades: Table, may_differ: Sequence[Interval]) -> Watermark | None:
+    """The watermark at the current trades before anything is reconciled."""
+    if todo.current is None:
+        return None
+    head, may = head_of(candles, trades), tuple(may_differ)
+    if todo.mark is None:
+        return Watermark(todo.current, head, todo.fingerprint, open=may)
+    return replace(todo.mark, snapshot_id=todo.current, head=head, open=may)
 
 
 def _occupied(candles: Table, trades: Table, timeframe: Timeframe) -> tuple[list[Interval], list[Interval]]:

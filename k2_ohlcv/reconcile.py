@@ -6,16 +6,18 @@ partitions; what changed since the watermark is brought in by `refresh`.
 
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import polars as pl
 import structlog
+from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.table import Table
 
 from k2_ohlcv.domain.errors import CommitConflictError
-from k2_ohlcv.domain.frame import finish
+from k2_ohlcv.domain.frame import SHOWN, finish
 from k2_ohlcv.domain.timeframe import Grain, Timeframe
 from k2_ohlcv.domain.window import Interval, coalesce, intersect_all
 from k2_ohlcv.engine import rollup
@@ -24,9 +26,11 @@ from k2_ohlcv.lake.candles import CandleChange, Stored
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.commit import CONFLICTS, Change, commit
 from k2_ohlcv.lake.files import LiveFile, live_files
-from k2_ohlcv.lake.watermark import Watermark
+from k2_ohlcv.lake.foreign import ForeignTrades
+from k2_ohlcv.lake.missing import MissingTable
+from k2_ohlcv.lake.watermark import RefusedWindow, Watermark
 from k2_ohlcv.plan import Plan, plan_rebuild
-from k2_ohlcv.report import PartitionReport, Report
+from k2_ohlcv.report import PartitionReport, RefusedWindowsError, Report
 
 #: How often a commit that lost a race is tried anew. Another writer holds the table for well under a second.
 ATTEMPTS = 8
@@ -56,7 +60,8 @@ def rebuild(
         progress: told in words what is being done.
 
     Raises:
-        GateError: the candles break an invariant. Nothing of that commit is visible.
+        RefusedWindowsError: some windows break an invariant. All others are committed.
+        MissingTradesError: the candles were made from trades, and there are none any more.
         CommitConflictError: other writers won every attempt.
     """
 
@@ -80,17 +85,19 @@ def reconcile(
         # and whoever committed before it pinned no newer trades than we do.
         candles = lake.candles(timeframe)
         base, trades = candles.metadata_location, lake.trades()
+        work = _Work(lake, engine, trades, choose(candles, trades), progress or (lambda _: None))
         try:
-            report = _carry_out(
-                engine, candles, trades, choose(candles, trades), progress or (lambda _: None)
-            )
+            report = work.carry_out(candles)
         except (*CONFLICTS, FileNotFoundError) as conflict:
             if isinstance(conflict, FileNotFoundError) and not _moved(lake, timeframe, base):
                 raise
             _log.warning("conflict", table=timeframe.table, attempt=attempt + 1, error=str(conflict))
             time.sleep(random.uniform(0.05, 0.2) * 2**attempt)  # noqa: S311 - a pause, not a secret
         else:
-            return replace(report, seconds=time.monotonic() - started)
+            report = replace(report, seconds=time.monotonic() - started)
+            if report.refused:
+                raise work.refusal(report)
+            return report
     raise CommitConflictError(
         f"other writers committed to {timeframe.table} during each of {ATTEMPTS} attempts; nothing is lost, "
         "run it again when fewer write at once"
@@ -102,40 +109,94 @@ def _moved(lake: Lake, timeframe: Timeframe, base: str) -> bool:
     return lake.candles(timeframe).metadata_location != base
 
 
-def _carry_out(
-    engine: Engine, candles: Table, trades: Table, plan: Plan, progress: Callable[[str], None]
-) -> Report:
-    chunks = list(_chunks(plan, trades))
-    partitions: list[PartitionReport] = []
-    committed = False
-    for done, chunk in enumerate(chunks or [[]], start=1):
-        progress(f"{plan.timeframe.table}: {len(partitions)} of {len(plan.partitions)} partitions")
-        change, computed = _change(engine, candles, trades, plan, chunk) if chunk else (None, None)
-        step = _to_commit(candles, change, plan.watermark if done >= len(chunks) else None)
-        if step is not None:
-            candles = commit(candles, step)
-            committed = True
-        if change is not None and computed is not None:
-            partitions.extend(_reports(plan.timeframe, change, computed, chunk))
-    snapshot = candles.metadata.current_snapshot_id
-    return Report(plan, snapshot, committed, 0.0, tuple(partitions))
+@dataclass(frozen=True)
+class _Work:
+    """One attempt to carry out a plan."""
+
+    lake: Lake
+    engine: Engine
+    trades: Table
+    plan: Plan
+    progress: Callable[[str], None]
+
+    def carry_out(self, candles: Table) -> Report:
+        """Compute and commit the plan in chunks. Each commit closes the intervals that it reconciled."""
+        plan = self.plan
+        chunks = list(_chunks(plan, self.trades))
+        partitions: list[PartitionReport] = []
+        refused: list[RefusedWindow] = []
+        mark, committed = plan.start, False
+        for chunk in chunks or [[]]:
+            self.progress(f"{plan.timeframe.table}: {len(partitions)} of {len(plan.partitions)} partitions")
+            change, computed = self._change(candles, chunk) if chunk else (None, None)
+            bad = _refused_windows(change, plan.timeframe)
+            mark = mark.after(chunk, bad) if mark else None
+            step = _to_commit(candles, change, mark, dict(plan.properties))
+            if step is not None:
+                candles = commit(self._created(candles), step)
+                committed = True
+            if change is not None and computed is not None:
+                partitions.extend(_reports(plan.timeframe, change, computed, chunk))
+            refused += bad
+        snapshot = candles.metadata.current_snapshot_id
+        return Report(plan, snapshot, committed, 0.0, tuple(partitions), tuple(refused), mark)
+
+    def _change(self, candles: Table, chunk: Sequence[Interval]) -> tuple[CandleChange, pl.DataFrame]:
+        """Compute some windows at the pinned snapshot, and compare them with the table as it was loaded.
+
+        Only days that have trades are asked for, so that a month asks for what a scan for the shorter
+        timeframes of the same run has found already.
+        """
+        plan, windows = self.plan, rollup.WINDOWS.empty_table()
+        if plan.trades_to is not None:
+            wanted = intersect_all(chunk, plan.days)
+            windows = rollup.windows(self.engine, self.trades, plan.trades_to, plan.timeframe, wanted)
+        computed, refused = finish(windows, plan.timeframe)
+        stored = Stored.load(candles, plan.timeframe, chunk)
+        return stored.change(computed, refused, chunk, datetime.now(UTC)), computed
+
+    def _created(self, candles: Table) -> Table:
+        """The table to commit to, created where there is none yet.
+
+        Raises:
+            CommitFailedException: somebody else has created it and committed to it meanwhile.
+        """
+        if not isinstance(candles, MissingTable):
+            return candles
+        created = self.lake.candles_to_write(self.plan.timeframe)
+        if created.current_snapshot() is not None:
+            raise CommitFailedException("the table was created meanwhile")
+        return created
+
+    def refusal(self, report: Report) -> RefusedWindowsError:
+        """The error that names the refused windows, and what to do."""
+        shown = [str(window) for window in report.refused[:SHOWN]]
+        more = f" and {len(report.refused) - SHOWN:,} more" if len(report.refused) > SHOWN else ""
+        counts = Counter(window.check for window in report.refused)
+        named = f"{len(report.refused):,} windows of {self.plan.timeframe.table} break {', '.join(counts)}: "
+        told = (
+            f"{named}{'; '.join(shown)}{more}. They stay as they were; all others are committed. Correct or "
+            "delete their trades (k2-ohlcv trades delete), then refresh"
+        )
+        return RefusedWindowsError(f"{told}{self._misfits(report)}", counts, report)
+
+    def _misfits(self, report: Report) -> str:
+        """The trades of another writer that cannot be read exactly, where some windows have such."""
+        if not isinstance(self.trades, ForeignTrades) or self.plan.trades_to is None:
+            return ""
+        spans = [r.window for r in report.refused if r.check == "positive_metrics"]
+        if not spans:
+            return ""
+        return f". {rollup.describe_misfits(self.engine, self.trades, self.plan.trades_to, spans)}"
 
 
-def _change(
-    engine: Engine, candles: Table, trades: Table, plan: Plan, chunk: Sequence[Interval]
-) -> tuple[CandleChange, pl.DataFrame]:
-    """Compute some windows at the pinned snapshot, and compare them with the table as it was loaded.
-
-    Only days that have trades are asked for, so that a month asks for what a scan for the shorter timeframes
-    of the same run has found already.
-    """
-    windows = rollup.WINDOWS.empty_table()
-    if plan.trades_to is not None:
-        wanted = intersect_all(chunk, plan.days)
-        windows = rollup.windows(engine, trades, plan.trades_to, plan.timeframe, wanted)
-    computed = finish(windows, plan.timeframe)
-    stored = Stored.load(candles, plan.timeframe, chunk)
-    return stored.change(computed, chunk, datetime.now(UTC)), computed
+def _refused_windows(change: CandleChange | None, timeframe: Timeframe) -> list[RefusedWindow]:
+    if change is None:
+        return []
+    return [
+        RefusedWindow(row["check"], row["exchange"], row["symbol"], timeframe.window(row["window_start"]))
+        for row in change.refused.to_dicts()
+    ]
 
 
 def _reports(
@@ -152,12 +213,23 @@ def _reports(
         yield PartitionReport(partition, **found, trades=trades.get(partition.start, 0))
 
 
-def _to_commit(candles: Table, change: CandleChange | None, watermark: Watermark | None) -> Change | None:
-    """The commit that is due, or None: a watermark that is already current and candles that are right."""
-    properties = watermark.properties() if watermark and watermark != Watermark.of(candles) else {}
-    if change is not None and not change.is_empty:
-        return change.to_commit(properties, {})
-    return Change(properties=properties) if properties else None
+def _to_commit(
+    candles: Table, change: CandleChange | None, mark: Watermark | None, properties: dict[str, str]
+) -> Change | None:
+    """The commit that is due, or None: candles that are right under a watermark that says so already."""
+    is_empty = change is None or change.is_empty
+    if isinstance(candles, MissingTable) and is_empty:
+        return None  # a table is created with its first candles
+    is_said = mark is None or (mark == Watermark.of(candles) and mark.is_mirrored(candles))
+    missing = {key: value for key, value in properties.items() if candles.properties.get(key) != value}
+    if is_empty and is_said and not missing:
+        return None
+    return Change(
+        removed=() if change is None else tuple(task.file for task in change.removed),
+        rows=None if change is None else change.rows,
+        properties={**missing, **(mark.properties() if mark else {})},
+        summary=mark.summary() if mark else {},
+    )
 
 
 def _chunks(plan: Plan, trades: Table) -> Iterator[list[Interval]]:

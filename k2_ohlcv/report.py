@@ -1,9 +1,12 @@
 """What a reconciliation did, in numbers. Made by `reconcile`, shown by the graph and the command line."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from k2_ohlcv.domain.errors import GateError
 from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.domain.window import Interval
+from k2_ohlcv.lake.watermark import RefusedWindow, Watermark
 from k2_ohlcv.plan import Plan
 
 
@@ -34,6 +37,8 @@ class Report:
         committed: whether any commit was made, be it of the watermark alone.
         seconds: wall time, retries included.
         partitions: a report for each partition that was looked at and has or had windows.
+        refused: windows that break an invariant, and stay as they were.
+        mark: the watermark of the table afterwards; None where trades have no snapshot.
     """
 
     plan: Plan
@@ -41,6 +46,8 @@ class Report:
     committed: bool
     seconds: float
     partitions: tuple[PartitionReport, ...]
+    refused: tuple[RefusedWindow, ...] = ()
+    mark: Watermark | None = None
 
     @property
     def timeframe(self) -> Timeframe:
@@ -55,7 +62,7 @@ class Report:
     @property
     def watermark_moved(self) -> bool:
         """Whether the watermark now says `trades_snapshot`."""
-        return self.plan.watermark is not None
+        return self.mark is not None and self.mark.is_complete
 
     @property
     def added(self) -> int:
@@ -90,7 +97,20 @@ class Report:
             "changed": self.changed,
             "removed": self.removed,
             "unchanged": self.unchanged,
+            "refused": len(self.refused),
             "trades_read": self.trades_read,
             "committed": self.committed,
             "seconds": round(self.seconds, 3),
         }
+
+
+class RefusedWindowsError(GateError):
+    """Some windows break an invariant and stay as they were; all others are committed.
+
+    Attributes:
+        report: what was done.
+    """
+
+    def __init__(self, message: str, checks: Mapping[str, int], report: Report) -> None:
+        super().__init__(message, checks)
+        self.report = report

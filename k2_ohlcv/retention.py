@@ -23,11 +23,12 @@ from k2_ohlcv.domain.retention import (
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
 from k2_ohlcv.lake import trades as trades_table
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.changes import changes
 from k2_ohlcv.lake.compaction import Compacted, compact
 from k2_ohlcv.lake.expiry import Going, drop, expire
 from k2_ohlcv.lake.files import TIME, file_sizes
 from k2_ohlcv.lake.lines import EXPIRED, FROZEN, Lines, newest_trade, present
+from k2_ohlcv.lake.missing import MissingTable
+from k2_ohlcv.lake.open_work import OpenWork
 from k2_ohlcv.lake.schemas import REJECTED, TRADES
 from k2_ohlcv.lake.sweep import finish_lists, remove_orphans
 from k2_ohlcv.lake.watermark import Watermark
@@ -122,9 +123,15 @@ class _Room(ABC):
         return Compacted()
 
     def planned(self) -> TableReport:
-        return self._report(self.look(self.load()))
+        return TableReport(self.name) if self.is_missing() else self._report(self.look(self.load()))
+
+    def is_missing(self) -> bool:
+        """Whether the catalog does not have the table: nothing of it is looked after then."""
+        return isinstance(self.load(), MissingTable)
 
     def apply(self, snapshots_before: datetime, now: datetime) -> TableReport:
+        if self.is_missing():
+            return TableReport(self.name)
         going, written = Going(), 0
         if self.line is not None:
             going, written = drop(self.load, self.look, self.line, self.protected)
@@ -228,15 +235,11 @@ class _Rejected(_Room):
 
 def _coverage(candles: Table, trades: Table, timeframe: Timeframe) -> Coverage:
     """Up to where a candle table has taken in the trades as they are."""
-    mark, current = Watermark.of(candles), trades.metadata.current_snapshot_id
-    if mark is None or current is None:
+    work = OpenWork.of(candles, trades)
+    if work.reason is not None:
         nothing = datetime.min.replace(tzinfo=UTC)
-        return Coverage(timeframe.table, nothing, f"{timeframe.table} has no watermark yet: refresh it first")
-    found = changes(trades, mark.snapshot_id, current)
-    if found.reason is not None:
-        nothing = datetime.min.replace(tzinfo=UTC)
-        return Coverage(timeframe.table, nothing, f"{timeframe.table}: {found.reason}: refresh it first")
-    dirty = Lines.of(candles, trades, timeframe).ahead(found.bounds)
+        return Coverage(timeframe.table, nothing, f"{timeframe.table}: {work.reason}: refresh it first")
+    dirty = Lines.of(candles, trades, timeframe).ahead(work.bounds)
     if not dirty:
         return Coverage(timeframe.table)
     reason = (

@@ -23,10 +23,11 @@ from k2_ohlcv.engine.outside import rows_outside
 from k2_ohlcv.engine.session import Engine
 from k2_ohlcv.engine.totals import totals
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.changes import changes, trades_spans
+from k2_ohlcv.lake.changes import trades_spans
 from k2_ohlcv.lake.delete_files import plan
 from k2_ohlcv.lake.files import data_files, live_files, partition_of
 from k2_ohlcv.lake.lines import Lines
+from k2_ohlcv.lake.open_work import OpenWork
 from k2_ohlcv.lake.staleness import behind_since
 from k2_ohlcv.lake.watermark import Watermark
 
@@ -80,16 +81,18 @@ class _Side:
 
 
 def _dirty(table: Table, trades: Table, timeframe: Timeframe) -> Sequence[Interval]:
-    mark, current = Watermark.of(table), trades.metadata.current_snapshot_id
-    if current is None:
+    work = OpenWork.of(table, trades)
+    if work.current is None:
         return []
-    if mark is None:
+    if work.mark is None:
         # Never complete: partitions without any candle are still to be made, the others were made.
         files = live_files(table, "window_start", timeframe.grain, table.metadata.current_snapshot_id)
         made = timeframe.grain.partitions(f.span for f in files)
-        return subtract(timeframe.grain.partitions(trades_spans(trades, current)), made)
-    found = changes(trades, mark.snapshot_id, current)
-    return found.bounds if found.reason is None else trades_spans(trades, current)
+        return subtract(timeframe.grain.partitions(trades_spans(trades, work.current)), made)
+    if work.reason is not None:
+        return trades_spans(trades, work.current)
+    # What another writer did to the candles is no reason to look away.
+    return [*work.changes.bounds, *subtract(work.mark.open, work.mark.touched)]
 
 
 def validate(
@@ -153,10 +156,30 @@ def validate(
         gaps.look(stored, chunk)
     found["reconciles_with_trades"].append(with_trades.left_out("reconciles_with_trades", timeframe))
     found["timeframes_agree"].append(unlike or with_minutes.left_out("timeframes_agree", timeframe))
+    for refused in _refused(side, whole):
+        found[refused.check].append(refused)
     found["gaps"] = [gaps.finding()]
     found["freshness"] = [_freshness(side, trades, now or datetime.now(UTC))]
     found["trade_times"] = [_trade_times(engine, trades, snapshot, timeframe)]
     return [merged(parts) for parts in found.values()]
+
+
+def _refused(side: _Side, whole: Sequence[Interval]) -> list[Finding]:
+    """A finding for each check that windows break which were therefore not stored."""
+    mark, grain = Watermark.of(side.table), side.timeframe.grain
+    windows = [r for r in (mark.refused if mark else ()) if intersect_all([r.window], whole)]
+    return [
+        Finding(
+            check,
+            side.timeframe.name,
+            0,
+            failures=len(broken),
+            partitions=tuple(grain.key(p) for p in grain.partitions(r.window for r in broken)),
+            note=f"refused before the commit, and not stored: {'; '.join(map(str, broken[:SHOWN]))}",
+        )
+        for check in dict.fromkeys(r.check for r in windows)
+        if (broken := [r for r in windows if r.check == check])
+    ]
 
 
 def _chunks(whole: Sequence[Interval], timeframe: Timeframe) -> list[list[Interval]]:
@@ -223,8 +246,9 @@ def _only(rows: pl.DataFrame, windows: Sequence[Interval]) -> pl.DataFrame:
 
 def _freshness(side: _Side, trades: Table, now: datetime) -> Finding:
     """Behind since the first trades snapshot that the watermark has not reached."""
-    mark = Watermark.of(side.table)
-    since = behind_since(trades, mark.snapshot_id if mark else None)
+    work = OpenWork.of(side.table, trades)
+    complete = work.mark.complete if work.mark else None
+    since = None if work.is_done else behind_since(trades, complete)
     lag = now - since if since else timedelta(0)
     late = lag > side.timeframe.warn
     note = f"behind the trades for {lag}" if since else "up to date"

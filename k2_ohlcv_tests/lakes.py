@@ -9,10 +9,16 @@ import pyarrow as pa
 from pyiceberg.io.pyarrow import schema_to_pyarrow
 from pyiceberg.table import Table
 
-from k2_ohlcv.domain.candle import KEY, Candle, Trade, aggregate
+from k2_ohlcv.domain.candle import KEY, VALUES, Candle, Trade, aggregate
+from k2_ohlcv.domain.frame import CANDLE_TYPES, REFUSED_TYPES
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
+from k2_ohlcv.domain.window import MICROSECOND, Interval
+from k2_ohlcv.lake.candles import Stored
 from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.lake.commit import Change, commit
+from k2_ohlcv.lake.fingerprint import fingerprint
 from k2_ohlcv.lake.schemas import NAMESPACE
+from k2_ohlcv.lake.watermark import Watermark
 from k2_ohlcv.settings import Settings
 
 INGESTED = datetime(2024, 6, 1, tzinfo=UTC)
@@ -37,7 +43,7 @@ def empty(lake: Lake) -> None:
 
 def add_trades(lake: Lake, trades: Iterable[Trade]) -> Table:
     """Append trades as they are, in one snapshot, without looking for known ones."""
-    table = lake.trades()
+    table = lake.trades_to_write()
     table.append(trades_table(table, trades))
     return table
 
@@ -46,6 +52,31 @@ def trades_table(table: Table, trades: Iterable[Trade]) -> pa.Table:
     """Trades as Arrow rows of the trades table."""
     rows = [{**vars(trade), "ingested_at": INGESTED} for trade in trades]
     return pa.Table.from_pylist(rows, schema=schema_to_pyarrow(table.schema(), include_field_ids=False))
+
+
+def commit_candles(
+    table: Table,
+    timeframe: Timeframe,
+    trades: Iterable[Trade],
+    now: datetime,
+    properties: dict[str, str] | None = None,
+    summary: dict[str, str] | None = None,
+) -> Table:
+    """Commit the candles of some trades, as a refresh of just their windows would."""
+    trades = list(trades)
+    intervals = timeframe.align(Interval(t.timestamp, t.timestamp + MICROSECOND) for t in trades)
+    rows = [{**vars(c), "created_at": now, "updated_at": now} for c in aggregate(trades, timeframe)]
+    computed = pl.DataFrame(rows, schema=CANDLE_TYPES).select(*KEY, *VALUES)
+    refused = pl.DataFrame(schema=REFUSED_TYPES)
+    change = Stored.load(table, timeframe, intervals).change(computed, refused, intervals, now)
+    removed = tuple(task.file for task in change.removed)
+    return commit(table, Change(removed, change.rows, properties or {}, summary or {}))
+
+
+def set_watermark(lake: Lake, timeframe: Timeframe, snapshot: int) -> None:
+    """Say that a candle table is equal to a trades snapshot, as a refresh with nothing to do says it."""
+    mark = Watermark(snapshot, None, fingerprint(lake.trades())).after([], ())
+    commit(lake.candles_to_write(timeframe), Change(properties=mark.properties(), summary=mark.summary()))
 
 
 def stored(lake: Lake, timeframe: Timeframe) -> list[Candle]:

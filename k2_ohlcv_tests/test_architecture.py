@@ -25,10 +25,11 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "ingest": ({"lake", "sources"}, {"pyiceberg"}),
     "plan": ({"lake"}, {"pyiceberg"}),
-    "report": ({"plan"}, set()),
+    "report": ({"lake", "plan"}, set()),
     "retention_report": ({"lake"}, set()),
     "retention": ({"lake", "retention_report"}, {"pyiceberg"}),
     "reconcile": ({"lake", "engine", "plan", "report"}, {"pyiceberg"}),
+    "history": ({"lake"}, {"pyiceberg"}),
     "validate": ({"lake", "engine"}, {"pyiceberg"}),
     "refresh": ({"lake", "engine", "plan", "report", "reconcile"}, {"pyiceberg"}),
 }

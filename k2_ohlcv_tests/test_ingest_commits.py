@@ -17,10 +17,11 @@ from k2_ohlcv.domain.window import MICROSECOND, Interval
 from k2_ohlcv.ingest import ingest
 from k2_ohlcv.lake import appends, commit, compaction, trades
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.changes import dirty_spans
+from k2_ohlcv.lake.changes import changes
 from k2_ohlcv.lake.files import LiveFile
 from k2_ohlcv.lake.schemas import SNAPSHOTS_KEPT
 from k2_ohlcv.settings import Settings
+from k2_ohlcv_tests import lakes
 
 T = 1723161255
 Add = Callable[..., int]
@@ -60,7 +61,7 @@ def test_pyiceberg_refuses_an_append_on_a_moved_head(lake: Lake, add: Add) -> No
     add(2)
     with pytest.raises(CommitFailedException):
         stale.append(rows)
-    empty_base = lake.rejected()
+    empty_base = lake.rejected_to_write()
     refused = empty_base.schema().as_arrow().empty_table()
     lake.rejected().append(refused)
     with pytest.raises(CommitFailedException):
@@ -151,9 +152,7 @@ def many(lake: Lake, add: Add, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def watermark(lake: Lake, which: int, snapshot: int) -> None:
-    lake.candles(TIMEFRAMES[which]).transaction().set_properties(
-        {"k2.trades-snapshot-id": str(snapshot)}
-    ).commit_transaction()
+    lakes.set_watermark(lake, TIMEFRAMES[which], snapshot)
 
 
 def test_old_snapshots_go_with_the_commit_that_makes_them_old(lake: Lake, add: Add, many: list[int]) -> None:
@@ -210,7 +209,7 @@ def test_small_files_of_a_day_become_few_and_no_window_is_dirty_by_it(lake: Lake
         merged += snapshot.summary.operation == Operation.REPLACE
         if known is not None:
             at = datetime.fromtimestamp(T + number, UTC)
-            assert dirty_spans(table, known, snapshot.snapshot_id) == [Interval(at, at + MICROSECOND)]
+            assert changes(table, known, snapshot.snapshot_id).bounds == [Interval(at, at + MICROSECOND)]
         known = snapshot.snapshot_id
     assert most < MANY_FILES
     assert merged == 2

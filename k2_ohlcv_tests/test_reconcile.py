@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 
@@ -18,7 +19,7 @@ from k2_ohlcv.engine import rollup
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.commit import Change, commit
 from k2_ohlcv.lake.files import live_files
-from k2_ohlcv.lake.watermark import Watermark
+from k2_ohlcv.lake.watermark import SNAPSHOT, Watermark
 from k2_ohlcv.reconcile import Report, rebuild
 from k2_ohlcv_tests import histories, lakes
 from k2_ohlcv_tests.conftest import Bench, clear
@@ -122,7 +123,10 @@ def test_new_trades_that_change_no_window_move_only_the_watermark(sail: Bench) -
     assert report.committed
     assert report.added + report.changed + report.removed == 0
     assert lakes.data_files(candles) == files
-    assert Watermark.of(candles) == Watermark(report.trades_snapshot or 0, some[-1].timestamp)
+    mark = Watermark.of(candles)
+    assert mark is not None
+    assert (mark.complete, mark.complete_head) == (report.trades_snapshot, some[-1].timestamp)
+    assert mark.is_complete
 
 
 def test_trades_that_went_take_their_candles_along(sail: Bench) -> None:
@@ -174,13 +178,17 @@ def test_a_row_in_a_partition_that_it_does_not_belong_to_goes(sail: Bench) -> No
 
 
 def test_only_the_chosen_partitions_are_rebuilt(sail: Bench) -> None:
-    """And the watermark stays where it was, as other dirty windows remain."""
+    """And the table has no complete watermark: the other days stay open."""
     clear(sail)
     some = week()
     lakes.add_trades(sail.lake, some)
     report = rebuild(sail.lake, sail.engine, MINUTE, [day(AT)])
     assert not report.watermark_moved
-    assert Watermark.of(sail.lake.candles(MINUTE)) is None
+    mark = Watermark.of(sail.lake.candles(MINUTE))
+    assert mark is not None
+    assert mark.complete is None
+    assert mark.open == (Interval(day(AT + DAY).start, day(some[-1].timestamp).end),)
+    assert SNAPSHOT not in sail.lake.candles(MINUTE).properties
     wanted = [c for c in aggregate(some, MINUTE) if c.window_start in day(AT)]
     assert lakes.stored(sail.lake, MINUTE) == wanted
 
@@ -222,11 +230,11 @@ def test_a_long_rebuild_commits_in_parts_and_moves_the_watermark_last(
     with pytest.raises(TypeError):
         rebuild(sail.lake, sail.engine, MINUTE)
     assert len(lakes.stored(sail.lake, MINUTE)) > 0
-    assert Watermark.of(sail.lake.candles(MINUTE)) is None
+    assert SNAPSHOT not in sail.lake.candles(MINUTE).properties
     monkeypatch.setattr(reconcile, "commit", real)
     rebuild(sail.lake, sail.engine, MINUTE)
     lakes.assert_equal_to_trades(sail.lake, some, [MINUTE])
-    assert Watermark.of(sail.lake.candles(MINUTE)) is not None
+    assert SNAPSHOT in sail.lake.candles(MINUTE).properties
 
 
 def test_candles_that_break_an_invariant_are_never_committed(
@@ -236,8 +244,9 @@ def test_candles_that_break_an_invariant_are_never_committed(
     lakes.add_trades(sail.lake, week())
     real = reconcile.finish
 
-    def broken(windows: object, each: Timeframe) -> pl.DataFrame:
-        return real(windows, each).with_columns(vwap=pl.col("high_price") + 1)
+    def broken(windows: pa.Table, each: Timeframe) -> tuple[pl.DataFrame, pl.DataFrame]:
+        computed, refused = real(windows, each)
+        return computed.with_columns(vwap=pl.col("high_price") + 1), refused
 
     monkeypatch.setattr(reconcile, "finish", broken)
     with pytest.raises(GateError, match="vwap_bounds"):

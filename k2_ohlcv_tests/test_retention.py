@@ -235,7 +235,7 @@ def test_without_a_watermark_no_trades_go(filled: Bench) -> None:
         transaction.remove_properties("k2.trades-snapshot-id")
     report = of(retention(filled.lake, asked(K2_RETENTION_TRADES="20d"), apply=True), "trades")
     assert report.partitions == ()
-    assert "gold_ohlcv_1d has no watermark yet" in report.blocked[0]
+    assert report.blocked[0] == "gold_ohlcv_1d: the watermark was removed: refresh it first"
     assert len(filled.lake.trades().scan().to_arrow()) == len(history())
 
 

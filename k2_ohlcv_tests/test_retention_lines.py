@@ -11,7 +11,7 @@ from k2_ohlcv.domain.window import DAY, Interval, midnight
 from k2_ohlcv.lake.commit import DROPS, Change, commit
 from k2_ohlcv.lake.files import live_files
 from k2_ohlcv.lake.lines import EXPIRED, FROZEN, Lines
-from k2_ohlcv.lake.watermark import Watermark
+from k2_ohlcv.lake.watermark import Watermark, carried
 from k2_ohlcv.plan import plan_refresh
 from k2_ohlcv.reconcile import rebuild
 from k2_ohlcv.refresh import plan, refresh
@@ -39,7 +39,7 @@ def drop_candles(bench: Bench, each: Timeframe) -> None:
     table = bench.lake.candles(each)
     files = live_files(table, "window_start", each.grain, histories.current(table))
     gone = tuple(f.file for f in files if f.span.end <= LINE)
-    commit(table, Change(removed=gone, properties={EXPIRED: LINE.isoformat()}))
+    commit(table, Change(removed=gone, properties={EXPIRED: LINE.isoformat()}, summary=carried(table)))
 
 
 def daily_trades(bench: Bench) -> list[Trade]:

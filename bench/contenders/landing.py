@@ -16,7 +16,7 @@ class Ingestion:
         """Leave an empty lake."""
         if not job.again:
             shutil.rmtree(job.home, ignore_errors=True)
-        open_lake(Path(job.home)).trades()
+        open_lake(Path(job.home)).trades_to_write()
 
     def run(self, job: Job) -> None:
         """Ingest the files."""

@@ -23,6 +23,7 @@ from k2_ohlcv.lake import trades
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.commit import Change, commit
 from k2_ohlcv.lake.files import within
+from k2_ohlcv.lake.watermark import carried
 from k2_ohlcv.refresh import refresh
 
 #: Told in words what is under way.
@@ -128,7 +129,7 @@ def _same_again(table: Table, number: int) -> Change:
     day = within("window_start", [Grain.DAY.partition(START)])
     task = min(table.scan(row_filter=day).plan_files(), key=lambda t: t.file.file_path)
     rows = ArrowScan(table.metadata, table.io, table.schema(), AlwaysTrue()).to_table([task])
-    return Change((task.file,), rows, {"k2.soak": str(number)})
+    return Change((task.file,), rows, {"k2.soak": str(number)}, carried(table))
 
 
 def _pace(seen: Seen) -> str:

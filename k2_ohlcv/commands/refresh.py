@@ -23,7 +23,7 @@ def refresh_tables(terminal: Terminal, name: str, *, explain: bool) -> None:
         explain: do nothing; say what would be done, and why.
 
     Raises:
-        RunFailedError: a run failed; tables before it are refreshed.
+        RunFailedError: runs failed; all other tables are refreshed.
     """
     timeframes = TIMEFRAMES if name == "all" else (timeframe(name),)
     if explain:
@@ -69,12 +69,12 @@ def _launched(
     terminal: Terminal, lake: "Lake", found: Sequence["Staleness"], steps: Steps
 ) -> list[dict[str, Any]]:
     from k2_ohlcv.commands.instance import opened
-    from k2_ohlcv.commands.launch import launch
+    from k2_ohlcv.commands.launch import RunFailedError, launch
     from k2_ohlcv.definitions import build
     from k2_ohlcv.defs import jobs, named
 
     definitions = build(terminal.settings)
-    tables = []
+    tables, failures = [], []
     with opened(terminal.settings) as instance:
         for one in found:
             each = one.timeframe
@@ -86,15 +86,20 @@ def _launched(
             there = definitions.resolve_assets_def(each.table).partitions_def
             assert there is not None
             key = named.newest(there, each.grain, one.dirty())
-            ended = launch(
-                definitions.resolve_job_def(jobs.refresh_of(each)),
-                instance,
-                each.grain,
-                each.grain.partition(midnight(date.fromisoformat(key))),
-                [each.table],
-                config={"mode": "refresh"},
-                tags=named.tags_of(one),
-            )
+            try:
+                ended = launch(
+                    definitions.resolve_job_def(jobs.refresh_of(each)),
+                    instance,
+                    each.grain,
+                    each.grain.partition(midnight(date.fromisoformat(key))),
+                    [each.table],
+                    config={"mode": "refresh"},
+                    tags=named.tags_of(one),
+                )
+            except RunFailedError as error:
+                failures.append(str(error))  # what is wrong in one table holds up no other
+                steps.done(f"{each.table}: failed")
+                continue
             whole = next(part for part in ended.materialized[each.table] if "refresh" in part)["refresh"]
             tables.append(_ended(whole, ended.run_id))
             steps.done(f"{each.table}: {_said(tables[-1])}")
@@ -103,6 +108,8 @@ def _launched(
                     f"{each.table}: check {', '.join(failed)} failed. k2-ohlcv validate shows what fails, "
                     f"and so does run {ended.run_id} in the UI."
                 )
+    if failures:
+        raise RunFailedError("\n".join(failures))
     return tables
 
 

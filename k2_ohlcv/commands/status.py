@@ -31,6 +31,12 @@ def show_status(terminal: Terminal) -> None:
             *(_text(value) for value in (status.first, status.last, status.trades_head, status.watermark)),
             "-" if status.lag is None else str(timedelta(seconds=round(status.lag.total_seconds()))),
         )
+    notes = [
+        f"{one.table}: {len(status.open)} intervals are open, {status.refused} windows are refused"
+        for one, status in tables
+        if status.open
+    ]
+    terminal.show(*notes)
     terminal.show(f"trades: {trades.rows:,}, {_text(trades.first)} to {_text(trades.last)}", shown)
 
 
@@ -41,6 +47,7 @@ def _numbers(status: TableStatus) -> dict[str, object]:
         for name, value in asdict(status).items()
     }
     lag = numbers.pop("lag")
+    numbers["open"] = [str(interval) for interval in status.open]
     return {**numbers, "lag_seconds": lag.total_seconds() if isinstance(lag, timedelta) else None}
 
 

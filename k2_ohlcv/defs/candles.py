@@ -11,7 +11,7 @@ import dagster as dg
 from pydantic import Field
 
 from k2_ohlcv import logs
-from k2_ohlcv.defs import checks
+from k2_ohlcv.defs import checks, named
 from k2_ohlcv.defs.failures import explained
 from k2_ohlcv.defs.partitions import first_day, mapping, partitions, selected
 from k2_ohlcv.defs.patience import policy
@@ -25,6 +25,7 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.inventory import rows_per_partition
 from k2_ohlcv.lake.lines import Lines
 from k2_ohlcv.lake.schemas import CANDLES, TRADES_TABLE
+from k2_ohlcv.report import RefusedWindowsError
 from k2_ohlcv.settings import Settings
 
 if TYPE_CHECKING:
@@ -80,16 +81,44 @@ def candles_asset(timeframe: Timeframe, settings: Settings) -> dg.AssetsDefiniti
             logs.pin(context.run.run_id, lake.lake.trades().metadata.current_snapshot_id)
             engine = spark.engine
             engine.share = _timeframes(context)
-            report = _reconciled(context, config, lake.lake, engine, timeframe)
+            try:
+                report = _reconciled(context, config, lake.lake, engine, timeframe)
+            except RefusedWindowsError as refused:
+                _log_summary(context, config.mode, refused.report)
+                _materialize_changed(context, lake.lake, refused.report, there, config.mode)
+                context.instance.add_run_tags(context.run.run_id, {named.REFUSED_TAG: "true"})
+                raise
             engine.done[timeframe.name] = (report.trades_snapshot, report.plan.intervals)
-        counts = {**changed(report), "trades_read": report.trades_read}
-        event = "candles refreshed" if config.mode is Mode.refresh else "candles rebuilt"
-        tell(context, event, counts, report.trades_snapshot, report.seconds)
+        _log_summary(context, config.mode, report)
         whole = _run_numbers(config.mode, report)
         _add_partitions(context, lake.lake, report, there, whole, besides=config.mode is Mode.rebuild)
         return dg.MaterializeResult(metadata=whole)
 
     return candles
+
+
+def _log_summary(context: dg.AssetExecutionContext, mode: Mode, report: "Report") -> None:
+    """One line of what the run did."""
+    counts = {**changed(report), "trades_read": report.trades_read, "windows_refused": len(report.refused)}
+    event = "candles refreshed" if mode is Mode.refresh else "candles rebuilt"
+    tell(context, event, counts, report.trades_snapshot, report.seconds)
+
+
+def _materialize_changed(
+    context: dg.AssetExecutionContext,
+    lake: Lake,
+    report: "Report",
+    there: dg.PartitionsDefinition[Any],
+    mode: Mode,
+) -> None:
+    """A materialization for each partition that changed, in a run that fails for windows it refused."""
+    timeframe, whole = report.timeframe, _run_numbers(mode, report)
+    rows = rows_per_partition(lake.candles(timeframe), "window_start", timeframe.grain)
+    for part in report.partitions:
+        key = timeframe.grain.key(part.partition)
+        if there.has_partition_key(key) and (part.added or part.changed or part.removed):
+            metadata = {**whole, **_numbers(part, rows.get(key, 0))}
+            context.log_event(dg.AssetMaterialization(timeframe.table, partition=key, metadata=metadata))
 
 
 def changed(report: "Report | PartitionReport") -> dict[str, int]:
@@ -176,10 +205,10 @@ def _add_partitions(
     timeframe = report.timeframe
     rows = rows_per_partition(lake.candles(timeframe), "window_start", timeframe.grain)
     done = {timeframe.grain.key(part.partition): part for part in report.partitions}
-    named = context.partition_keys
-    for key in named:
+    chosen = context.partition_keys
+    for key in chosen:
         context.add_asset_metadata(_numbers(done.get(key), rows.get(key, 0)), partition_key=key)
-    for key in done.keys() - set(named):
+    for key in done.keys() - set(chosen):
         part = done[key]
         if there.has_partition_key(key) and (besides or part.added or part.changed or part.removed):
             context.log_event(

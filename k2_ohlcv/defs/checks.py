@@ -22,6 +22,7 @@ from k2_ohlcv.domain.window import DAY, Interval, midnight
 from k2_ohlcv.engine.resource import SparkResource
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.inventory import data_spans
+from k2_ohlcv.report import RefusedWindowsError
 
 if TYPE_CHECKING:
     from k2_ohlcv.engine.session import Engine
@@ -167,11 +168,20 @@ def recorded(context: dg.AssetExecutionContext, timeframe: Timeframe) -> Iterato
     except GateError as error:
         for check in CHECKS:
             if check.name in error.checks:
-                note = "refused before the commit: nothing of it is stored"
-                named = tuple(_named(context.instance, timeframe, check))
+                note = f"refused before the commit: nothing of it is stored. {error}"
+                keys = {*_named(context.instance, timeframe, check), *_refused_keys(error, timeframe, check)}
+                named = tuple(sorted(keys))
                 refused = Finding(check.name, timeframe.name, 0, error.checks[check.name], named, note=note)
                 context.instance.report_runless_asset_event(evaluation(check, timeframe, refused))
         raise
+
+
+def _refused_keys(error: GateError, timeframe: Timeframe, check: Check) -> list[str]:
+    """The partitions of the windows that were refused by a check."""
+    if not isinstance(error, RefusedWindowsError):
+        return []
+    windows = [r.window for r in error.report.refused if r.check == check.name]
+    return [timeframe.grain.key(partition) for partition in timeframe.grain.partitions(windows)]
 
 
 def _markdown(rows: Sequence[Mapping[str, object]]) -> str:

@@ -12,7 +12,10 @@ from k2_ohlcv.lake.staleness import Staleness
 TABLE_TAG = "k2/table"
 WATERMARK_TAG = "k2/watermark"
 SNAPSHOT_TAG = "k2/snapshot"
+CANDLES_TAG = "k2/candles-snapshot"
 ATTEMPT_TAG = "k2/attempt"
+#: On a run that failed for named windows only: it is asked for again at the table's own pace.
+REFUSED_TAG = "k2/refused-windows"
 
 
 def newest(there: dg.PartitionsDefinition[Any], grain: Grain, dirty: Sequence[Interval]) -> str:
@@ -28,5 +31,6 @@ def tags_of(found: Staleness) -> dict[str, str]:
     return {
         TABLE_TAG: found.timeframe.table,
         WATERMARK_TAG: str(found.watermark or "none"),
+        CANDLES_TAG: str(found.candles_snapshot or "none"),
         SNAPSHOT_TAG: str(found.snapshot or "none"),
     }

@@ -18,8 +18,12 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.staleness import Staleness
 from k2_ohlcv.settings import Settings
 
-#: A refresh of what gathered within the longest window takes seconds; what takes minutes is stuck.
-MOST_SECONDS = 300
+#: A refresh of what gathered within the longest window takes seconds; what takes minutes is stuck. Where much
+#: is to be done the limit grows: an engine reads and commits a multiple of so many trades and days a second.
+LEAST_SECONDS = 300
+_TRADES_PER_SECOND, _PARTITIONS_PER_SECOND = 20_000, 2
+#: So many partitions are within the least limit.
+_FEW_PARTITIONS = 31
 #: The pause after runs that left the watermark where it was: so long after one, twice as long after two.
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(minutes=1), timedelta(hours=1)
 _ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
@@ -31,14 +35,16 @@ class Runs:
 
     Attributes:
         in_flight: the id of one that is queued or at work, and its status; None if there is none.
-        ended: how many were asked for at the present watermark and have ended. They failed, else the
-            watermark would have moved.
+        ended: how many were asked for at the present state of the table and have ended. They failed without
+            any progress, else the state would have changed.
         last_end: when the last of those ended.
+        refused_end: when the last run of the table ended, where windows of the table are refused.
     """
 
     in_flight: tuple[str, str] | None = None
     ended: int = 0
     last_end: datetime | None = None
+    refused_end: datetime | None = None
 
 
 def build(assets: Sequence[dg.AssetsDefinition], tick: int) -> list[dg.SensorDefinition]:
@@ -95,6 +101,16 @@ def why_not(found: Staleness, window: timedelta, tick: timedelta, runs: Runs, no
     behind = f"{table} is behind since {since:{clock}}"
     if now + tick < since + window:
         return f"{behind}, for {_said(now - since)}: it is refreshed before it is so for {_said(window)}."
+    return _pause_reason(found, behind, window - tick, runs, now)
+
+
+def _pause_reason(found: Staleness, behind: str, cadence: timedelta, runs: Runs, now: datetime) -> str | None:
+    """Why the next run of a table waits for a moment, in words; None if it need not."""
+    clock = "%H:%M:%S UTC"
+    if found.refused and runs.refused_end:
+        again = runs.refused_end + cadence
+        broken = f"{len(found.refused)} of its windows break an invariant, the first is {found.refused[0]}"
+        return f"{behind}, as {broken}: looked at again at {again:{clock}}." if now < again else None
     if runs.ended and runs.last_end and now < (again := runs.last_end + pause(runs.ended)):
         return f"{behind}, and {runs.ended} runs left it so: the next is asked for at {again:{clock}}."
     return None
@@ -120,11 +136,18 @@ def request(found: Staleness, asset: dg.AssetsDefinition, attempt: int) -> dg.Ru
         run_config=jobs.refresh_config(found.timeframe),
         tags={
             **tags,
-            "dagster/max_runtime": str(MOST_SECONDS),
+            "dagster/max_runtime": str(most_seconds(found)),
             # The shorter the windows, the sooner somebody looks at them.
             "dagster/priority": str(len(TIMEFRAMES) - TIMEFRAMES.index(found.timeframe)),
         },
     )
+
+
+def most_seconds(found: Staleness) -> int:
+    """How long a refresh may take."""
+    trades, partitions = found.workload()
+    many = max(0, partitions - _FEW_PARTITIONS)
+    return LEAST_SECONDS + int(trades / _TRADES_PER_SECOND + many / _PARTITIONS_PER_SECOND)
 
 
 def runs_of(instance: dg.DagsterInstance, found: Staleness) -> Runs:
@@ -136,12 +159,19 @@ def runs_of(instance: dg.DagsterInstance, found: Staleness) -> Runs:
     tags = named.tags_of(found)
     del tags[named.SNAPSHOT_TAG]  # trades go on growing while their refresh fails
     ended = dg.RunsFilter(tags=tags, statuses=_ENDED)
-    latest = instance.get_run_records(filters=ended, limit=1)
-    end = latest[0].end_time if latest else None
+    any_refused = {named.TABLE_TAG: table, named.REFUSED_TAG: "true"}
     return Runs(
         ended=instance.get_runs_count(filters=ended),
-        last_end=datetime.fromtimestamp(end, UTC) if end else None,
+        last_end=_last_end(instance, ended),
+        refused_end=_last_end(instance, dg.RunsFilter(tags=any_refused)) if found.refused else None,
     )
+
+
+def _last_end(instance: dg.DagsterInstance, runs: dg.RunsFilter) -> datetime | None:
+    """When the newest of some runs ended."""
+    latest = instance.get_run_records(filters=runs, limit=1)
+    end = latest[0].end_time if latest else None
+    return datetime.fromtimestamp(end, UTC) if end else None
 
 
 def writes(run: dg.DagsterRun, table: str) -> bool:

@@ -26,6 +26,14 @@ class ContractError(K2Error):
     """A table is not what its contract says: other columns, types or partitions."""
 
 
+class MissingTableError(K2Error):
+    """A table that is to be written is not in the catalog."""
+
+
+class MissingTradesError(K2Error):
+    """Candles were made from trades, and now there is no trades table or it has never had any."""
+
+
 class GateError(K2Error):
     """A frame of candles breaks an invariant and was not committed.
 

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from k2_ohlcv.domain.candle import CLOCKS, KEY, NOTIONAL_LIMIT, SCALE, VALUES
-from k2_ohlcv.domain.errors import GateError
 from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.domain.window import Interval, to_micros
 
@@ -41,8 +40,17 @@ CANDLE_TYPES: dict[str, pl.DataType] = {
 }
 
 
-def finish(windows: pa.Table, timeframe: Timeframe) -> pl.DataFrame:
-    """Candles without clocks from the engine's windows.
+#: Windows that are refused: their key, and the name of the check that they break.
+REFUSED_TYPES: dict[str, pl.DataType] = {
+    "exchange": pl.String(),
+    "symbol": pl.String(),
+    "window_start": pl.Datetime("us", "UTC"),
+    "check": pl.String(),
+}
+
+
+def finish(windows: pa.Table, timeframe: Timeframe) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Candles without clocks from the engine's windows, and the windows of which none can be made.
 
     vwap is notional / volume rounded half-even to 8 places, exactly: decimal256 keeps 46 places of the
     quotient, and a quotient of these types that is not a tie is further than that from one.
@@ -51,25 +59,40 @@ def finish(windows: pa.Table, timeframe: Timeframe) -> pl.DataFrame:
         windows: rows of `engine.rollup.WINDOWS`.
         timeframe: what they are windows of.
 
-    Raises:
-        GateError: a candle's high x volume reaches 10^22, where engines may wrap its notional unnoticed.
+    Returns:
+        The candles, and the refused windows in the columns of `REFUSED_TYPES`.
     """
-    high = windows["high_price"].cast(pa.decimal256(18, SCALE))
+    windows, refused = _part_computable(windows)
     volume = windows["volume"].cast(pa.decimal256(29, SCALE))
-    fits = pc.less(pc.multiply(high, volume), pa.scalar(NOTIONAL_LIMIT, pa.decimal256(48, 2 * SCALE)))
-    if not pc.all(fits, min_count=0).as_py():
-        shown = render(pl.DataFrame(windows.filter(pc.invert(fits))))
-        raise GateError(
-            f"high x volume reaches {NOTIONAL_LIMIT:.0e} in the windows below; none is committed\n{shown}"
-        )
     notional = windows["notional"].cast(pa.decimal256(38, 2 * SCALE))
     vwap = pc.round(pc.divide(notional, volume), ndigits=SCALE, round_mode="half_to_even")
     vwap = vwap.cast(pa.decimal256(76, SCALE)).cast(pa.decimal128(18, SCALE))
     frame = pl.DataFrame(windows.append_column("vwap", vwap).drop_columns("notional"))
     start = pl.col("window_start")
-    return frame.with_columns(
+    candles = frame.with_columns(
         (start + timeframe.length).alias("window_end"), start.dt.date().alias("window_date")
     ).select(*KEY, *VALUES)
+    return candles, refused
+
+
+def _part_computable(windows: pa.Table) -> tuple[pa.Table, pl.DataFrame]:
+    """Part the windows whose vwap can be computed exactly from those to refuse.
+
+    Refused are windows with trades that do not fit or a volume that is not positive. Refused is also a window
+    whose high x volume reaches 10^22: engines may wrap its notional without notice.
+    """
+    positive = pc.and_(pc.equal(windows["misfits"], 0), pc.greater(windows["volume"], 0))
+    high = windows["high_price"].cast(pa.decimal256(18, SCALE))
+    volume = windows["volume"].cast(pa.decimal256(29, SCALE))
+    small = pc.less(pc.multiply(high, volume), pa.scalar(NOTIONAL_LIMIT, pa.decimal256(48, 2 * SCALE)))
+    positive, small = (pc.fill_null(mask, False) for mask in (positive, small))
+    fits = pc.and_(positive, small)
+    if pc.all(fits, min_count=0).as_py():
+        return windows, pl.DataFrame(schema=REFUSED_TYPES)
+    unfit = windows.filter(pc.invert(fits))
+    checks = pc.if_else(positive.filter(pc.invert(fits)), "vwap_bounds", "positive_metrics")
+    refused = pl.DataFrame(unfit.select(list(KEY)).append_column("check", checks))
+    return windows.filter(fits), refused.cast(pl.Schema(REFUSED_TYPES))
 
 
 def render(frame: pl.DataFrame) -> str:

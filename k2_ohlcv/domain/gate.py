@@ -10,7 +10,7 @@ import polars as pl
 
 from k2_ohlcv.domain.candle import KEY
 from k2_ohlcv.domain.errors import GateError
-from k2_ohlcv.domain.frame import CANDLE_TYPES, render
+from k2_ohlcv.domain.frame import CANDLE_TYPES, REFUSED_TYPES, render
 from k2_ohlcv.domain.timeframe import Timeframe
 
 if TYPE_CHECKING:
@@ -43,6 +43,19 @@ def invariants(timeframe: Timeframe) -> Mapping[str, pl.Expr]:
         & (pl.col("window_date") == start.dt.date()),
     }
     return {name: rule.fill_null(False) for name, rule in rules.items()}  # null is a failure
+
+
+def broken_windows(frame: pl.DataFrame, timeframe: Timeframe) -> pl.DataFrame:
+    """The candles that break an invariant, each once with the first check that it breaks.
+
+    Returns:
+        A frame in the columns of `REFUSED_TYPES`.
+    """
+    first = pl.coalesce(
+        *(pl.when(~rule).then(pl.lit(name)) for name, rule in invariants(timeframe).items()), pl.lit(None)
+    )
+    broken = frame.with_columns(first.alias("check")).filter(pl.col("check").is_not_null())
+    return broken.select(*REFUSED_TYPES).cast(pl.Schema(REFUSED_TYPES))
 
 
 def candle_schema(timeframe: Timeframe) -> "DataFrameSchema":

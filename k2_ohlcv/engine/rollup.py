@@ -15,7 +15,7 @@ from pyiceberg.table import Table
 
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
 from k2_ohlcv.domain.trading_times import possible
-from k2_ohlcv.domain.window import Interval, bound, coalesce, covers, intersect_all, subtract, to_micros
+from k2_ohlcv.domain.window import Interval, bound, coalesce, covers, subtract, to_micros
 from k2_ohlcv.engine.ticks import MISFITS, Reading, read_trades
 from k2_ohlcv.lake.files import TIME, live_files
 from k2_ohlcv.lake.foreign import ForeignTrades
@@ -33,6 +33,7 @@ _FEW_INTERVALS, _MOST_STARTS = 8, 2_000
 _SHELF_ROWS = 1_000_000
 
 #: What a rollup gives, one row a window, in this order. notional is the exact sum of price x quantity.
+#: misfits counts the trades that cannot be read exactly: where there are some, the other values mean nothing.
 WINDOWS = pa.schema(
     [
         ("symbol", pa.string()),
@@ -45,8 +46,10 @@ WINDOWS = pa.schema(
         ("volume", pa.decimal128(29, 8)),
         ("trade_count", pa.int64()),
         ("notional", pa.decimal128(38, 16)),
+        (MISFITS, pa.int64()),
     ]
 )
+_COMPUTED = [name for name in WINDOWS.names if name != MISFITS]
 
 
 @dataclass
@@ -105,9 +108,9 @@ def windows(
     others = [t for t in _shared(engine, timeframe) if t.align(intervals) == intervals]
     if not others:
         frame = rollup(_ticks(read), timeframe, checked=read.checked)
-        return _exactly(read, read.collect(frame.select(*_names(read))), timeframe, intervals)
+        return _exactly(read, read.collect(frame.select(*_names(read))), intervals)
     by_timeframe = {
-        t: _exactly(read, found, t, intervals) for t, found in _rollup_all(read, [timeframe, *others]).items()
+        t: _exactly(read, found, intervals) for t, found in _rollup_all(read, [timeframe, *others]).items()
     }
     for other in others:
         engine.shelf.put(snapshot, other.name, intervals, by_timeframe[other])
@@ -150,24 +153,27 @@ def trades_between(
 
 
 def _names(read: Reading) -> list[str]:
-    return [*WINDOWS.names, *([MISFITS] if read.checked else [])]
+    return [*_COMPUTED, *([MISFITS] if read.checked else [])]
 
 
 def _shared(engine: "Engine", timeframe: Timeframe) -> list[Timeframe]:
     return [t for t in TIMEFRAMES if t.name in engine.share and t.length > timeframe.length]
 
 
-def _exactly(read: Reading, found: pa.Table, timeframe: Timeframe, intervals: Sequence[Interval]) -> pa.Table:
-    """The windows of the intervals alone, if all that they were made of fits."""
-    if read.checked:
-        misfits = found.filter(pc.greater(found[MISFITS], 0))["window_start"].to_pylist()
-        if hit := intersect_all(map(timeframe.window, misfits), intervals):
-            raise read.refused(bound(hit, MOST_INTERVALS))
-        found = found.drop_columns(MISFITS)
+def _exactly(read: Reading, found: pa.Table, intervals: Sequence[Interval]) -> pa.Table:
+    """The windows of the intervals alone."""
+    if not read.checked:
+        found = found.append_column(MISFITS, pa.repeat(pa.scalar(0, pa.int64()), found.num_rows))
     found = found.cast(WINDOWS)
     return (
         found.filter(_within(found["window_start"], intervals)) if len(intervals) > MOST_INTERVALS else found
     )
+
+
+def describe_misfits(engine: "Engine", trades: Table, snapshot: int, intervals: Sequence[Interval]) -> str:
+    """Name the trades of some windows that cannot be read exactly."""
+    ranges = bound(intervals, MOST_INTERVALS)
+    return str(read_trades(engine, trades, snapshot, ranges).refused(ranges))
 
 
 def _ticks(read: Reading) -> "DataFrame":

@@ -4,7 +4,7 @@ What they must be is computed by the engine; the decision between the two is `do
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -17,10 +17,9 @@ from pyiceberg.table import FileScanTask, Table
 
 from k2_ohlcv.domain.candle import KEY
 from k2_ohlcv.domain.frame import CANDLE_TYPES, Comparison, compare, inside
-from k2_ohlcv.domain.gate import gate
+from k2_ohlcv.domain.gate import broken_windows, gate
 from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.domain.window import Interval, covers, to_micros
-from k2_ohlcv.lake.commit import Change
 from k2_ohlcv.lake.delete_files import plan
 from k2_ohlcv.lake.files import LiveFile, live_files, live_span, partition_of
 
@@ -58,14 +57,28 @@ class Stored:
         rows = _read(table, timeframe, tasks, read)
         return cls(table, timeframe, tuple(tasks), frozenset(read), rows, frozenset(anew))
 
-    def change(self, computed: pl.DataFrame, intervals: Sequence[Interval], now: datetime) -> "CandleChange":
+    def change(
+        self, computed: pl.DataFrame, refused: pl.DataFrame, intervals: Sequence[Interval], now: datetime
+    ) -> "CandleChange":
         """What has to be committed so that these intervals hold exactly the computed candles.
 
+        Windows that break an invariant stay as they are stored.
+
+        Args:
+            computed: the candles of the intervals, without clocks.
+            refused: windows of which no candle could be computed, in the columns of `REFUSED_TYPES`.
+            intervals: whole windows.
+            now: the clock for what is new or changed.
+
         Raises:
-            GateError: what would be written breaks the candle schema or an invariant.
+            GateError: what would be written is not of the candle schema.
         """
+        broken = broken_windows(_with_clocks(computed, now), self.timeframe)
+        refused = pl.concat([refused, broken]).sort("window_start", *KEY[:2])
+        computed = computed.join(broken, on=KEY, how="anti")
         misplaced = self.rows.filter("misplaced")
         rows = self.rows.filter(~pl.col("misplaced") & inside("window_start", intervals))
+        rows = rows.join(refused, on=KEY, how="anti")
         comparison = compare(rows.drop("misplaced"), computed, now)
         gate(comparison.written, self.timeframe)
         removed = misplaced.select("window_start", pl.lit("removed").alias("fate"))
@@ -74,10 +87,11 @@ class Stored:
                 pl.concat([comparison.dropped, misplaced["row"]]),
                 comparison.written,
                 pl.concat([comparison.fates, removed]),
-            )
+            ),
+            refused,
         )
 
-    def _files(self, comparison: Comparison) -> "CandleChange":
+    def _files(self, comparison: Comparison, refused: pl.DataFrame) -> "CandleChange":
         gone = pl.col("row").is_in(comparison.dropped.implode())
         touched = set(self.rows.filter(gone)["task"].unique()) | self.anew
         touched |= self._crowded(touched, comparison.written)
@@ -91,6 +105,7 @@ class Stored:
             removed=tuple(self.tasks[i] for i in sorted(touched)),
             rows=_arrow(self.table, coming),
             fates=comparison.fates,
+            refused=refused,
         )
 
     def _crowded(self, touched: set[int], written: pl.DataFrame) -> set[int]:
@@ -107,20 +122,30 @@ class Stored:
 
 @dataclass(frozen=True)
 class CandleChange:
-    """The files and rows of one candle commit, and how many windows of each fate it stands for."""
+    """The files and rows of one candle commit.
+
+    Attributes:
+        removed: files that go.
+        rows: rows that come.
+        fates: a row a window, with what became of it.
+        refused: windows that stay as they are stored, in the columns of `REFUSED_TYPES`.
+    """
 
     removed: tuple[FileScanTask, ...]
     rows: pa.Table
     fates: pl.DataFrame
+    refused: pl.DataFrame
 
     @property
     def is_empty(self) -> bool:
         """Whether the stored candles are already right."""
         return not self.removed and not self.rows.num_rows
 
-    def to_commit(self, properties: Mapping[str, str], summary: Mapping[str, str]) -> Change:
-        """This change as a commit, with the properties that it sets."""
-        return Change(tuple(task.file for task in self.removed), self.rows, properties, summary)
+
+def _with_clocks(computed: pl.DataFrame, now: datetime) -> pl.DataFrame:
+    """Computed candles in the columns of a candle table."""
+    clock = pl.lit(now, pl.Datetime("us", "UTC"))
+    return computed.with_columns(clock.alias("created_at"), clock.alias("updated_at")).select(*CANDLE_TYPES)
 
 
 def _files(table: Table, timeframe: Timeframe, partitions: Sequence[Interval]) -> list[LiveFile]:

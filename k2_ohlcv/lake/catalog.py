@@ -1,4 +1,4 @@
-"""The lake: which catalog, and its tables, created on first use and held to their contracts.
+"""The lake: which catalog, and its tables, held to their contracts. Reading a missing one creates nothing.
 
 What is in the tables, and how they change, is in `trades`, `changes` and `candles`.
 """
@@ -21,6 +21,7 @@ from pyiceberg.utils.config import Config
 from k2_ohlcv.domain.errors import ContractError
 from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.lake.foreign import Source, never_written, verified
+from k2_ohlcv.lake.missing import MissingTable, free_location
 from k2_ohlcv.lake.schemas import CANDLES, NAMESPACE, REJECTED, TRADES, Contract
 from k2_ohlcv.settings import Settings
 
@@ -72,35 +73,52 @@ class Lake:
     def trades(self) -> Table:
         """The trades: the truth. Someone else's table is verified, and knows which of its columns are ours.
 
+        Our own table reads as empty where there is none.
+
         Raises:
             ContractError: the table is not what its contract says, or theirs is not there or will not do.
         """
-        return self._table(TRADES) if self.source is None else self._foreign(self.source)
+        return self._to_read(TRADES) if self.source is None else self._foreign(self.source)
 
     def trades_to_write(self) -> Table:
-        """Our own trades table.
+        """Our own trades table, created where there is none. For ingestion only.
 
         Raises:
             UsageError: trades are someone else's, and never written to.
         """
         if self.source is not None:
             raise never_written(self.source.identifier)
-        return self._table(TRADES)
+        return self._to_write(TRADES)
 
     def candles(self, timeframe: Timeframe) -> Table:
-        """The candles of a timeframe."""
-        return self._table(CANDLES[timeframe.name])
+        """The candles of a timeframe. The table reads as empty where there is none."""
+        return self._to_read(CANDLES[timeframe.name])
+
+    def candles_to_write(self, timeframe: Timeframe) -> Table:
+        """The candle table of a timeframe, created where there is none."""
+        return self._to_write(CANDLES[timeframe.name])
 
     def rejected(self) -> Table:
-        """The rows that ingestion refused."""
-        return self._table(REJECTED)
+        """The rows that ingestion refused. The table reads as empty where there is none."""
+        return self._to_read(REJECTED)
 
-    def _table(self, contract: Contract) -> Table:
+    def rejected_to_write(self) -> Table:
+        """The table of rows that ingestion refused, created where there is none."""
+        return self._to_write(REJECTED)
+
+    def _to_read(self, contract: Contract) -> Table:
         try:
             table = self.catalog.load_table(contract.identifier)
-        except NoSuchTableError:
-            table = self._create(contract)
+        except (NoSuchTableError, NoSuchNamespaceError):
+            return MissingTable(contract, self.catalog)
         verify(table, contract)
+        return table
+
+    def _to_write(self, contract: Contract) -> Table:
+        table = self._to_read(contract)
+        if isinstance(table, MissingTable):
+            table = self._create(contract)
+            verify(table, contract)
         return table
 
     def _foreign(self, source: Source) -> Table:
@@ -120,6 +138,7 @@ class Lake:
             return self.catalog.create_table(
                 contract.identifier,
                 contract.schema,
+                location=free_location(self.catalog, contract),
                 partition_spec=contract.spec,
                 sort_order=contract.order,
                 properties=contract.properties,

@@ -91,12 +91,6 @@ def trades_spans(trades: Table, snapshot_id: int | None) -> list[Interval]:
     return coalesce(f.span for f in files if not f.is_delete and not f.outside)
 
 
-def dirty_spans(trades: Table, before: int, after: int) -> list[Interval] | None:
-    """Where trades may differ between two snapshots, by bounds alone; None where it cannot be known."""
-    found = changes(trades, before, after)
-    return None if found.reason else found.bounds
-
-
 @dataclass(frozen=True)
 class Dirty:
     """Windows that may have changed.

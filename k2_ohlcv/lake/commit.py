@@ -4,6 +4,8 @@ The one place that reaches below PyIceberg's public API: `tx.overwrite` makes tw
 manifests that only say what was deleted, and never merges any. What to commit is decided in `candles`.
 """
 
+import random
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -18,12 +20,16 @@ from pyiceberg.table.update import TableUpdate, _apply_table_update, _TableMetad
 from pyiceberg.table.update.snapshot import ExpireSnapshots, _ManifestMergeManager, _OverwriteFiles
 from pyiceberg.typedef import EMPTY_DICT
 
+from k2_ohlcv.domain.errors import CommitConflictError
 from k2_ohlcv.lake.delete_files import still_bearing
 from k2_ohlcv.lake.files import files_of
 from k2_ohlcv.lake.schemas import SNAPSHOTS_KEPT
 
 #: What a lost race looks like: the table moved since it was loaded. Start over from the load.
 CONFLICTS = (CommitFailedException, ValidationException)
+
+#: How often a commit that lost a race is tried anew. Another writer holds the table for well under a second.
+ATTEMPTS = 8
 
 #: In a snapshot's summary: retention dropped whole partitions, up to this line. No window changed by it.
 DROPS = "k2.dropped-before"
@@ -143,6 +149,24 @@ def commit(table: Table, change: Change) -> Table:
     except CONFLICTS:
         _remove(table, written)
         raise
+
+
+def commit_with_retry(load: Callable[[], Table], change: Callable[[Table], Change]) -> Table:
+    """Commit a change that is made anew for each attempt, against the table as it is then.
+
+    Raises:
+        CommitConflictError: other writers won every attempt.
+    """
+    for attempt in range(ATTEMPTS):
+        table = load()
+        try:
+            return commit(table, change(table))
+        except CONFLICTS:
+            time.sleep(random.uniform(0.05, 0.2) * 2**attempt)  # noqa: S311 - a pause, not a secret
+    raise CommitConflictError(
+        f"other writers committed to {table.name()[-1]} during each of {ATTEMPTS} attempts; nothing is lost, "
+        "run it again when fewer write at once"
+    )
 
 
 def _expire(transaction: Transaction, protected: Iterable[int]) -> None:

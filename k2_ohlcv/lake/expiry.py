@@ -30,6 +30,7 @@ from k2_ohlcv.lake.files import live_files, partition_of
 from k2_ohlcv.lake.lines import moved_to
 from k2_ohlcv.lake.location import Removed
 from k2_ohlcv.lake.sweep import Meter, only_reached_by, remove_listed, write_list
+from k2_ohlcv.lake.watermark import carried
 
 #: How often a commit that lost a race is tried anew. Another writer holds the table for well under a second.
 ATTEMPTS = 8
@@ -98,7 +99,7 @@ def drop(
         change = Change(
             removed=going.files,
             properties=moved_to(table, line, going.line),
-            summary={DROPS: going.line.isoformat()},
+            summary={DROPS: going.line.isoformat(), **carried(table)},
             protected=frozenset(protected(table)),
             operation=Operation.DELETE,
         )

@@ -17,8 +17,8 @@ from k2_ohlcv.domain.timeframe import Grain, Timeframe
 from k2_ohlcv.domain.window import Interval
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.files import TIME, LiveFile, live_files, live_span, partition_of, target
+from k2_ohlcv.lake.open_work import OpenWork
 from k2_ohlcv.lake.staleness import behind_since, snapshots_since
-from k2_ohlcv.lake.watermark import Watermark
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class TableStatus:
         behind: how many trades snapshots are newer than the watermark's; None where there is no watermark.
         lag: the age of the oldest trades snapshot that the watermark has not reached; zero where there is
             none, None where there is no watermark although there are trades.
+        open: intervals that are not equal to the trades of the watermark yet.
+        refused: windows in them that break an invariant.
     """
 
     table: str
@@ -51,6 +53,8 @@ class TableStatus:
     trades_head: datetime | None = None
     behind: int | None = None
     lag: timedelta | None = None
+    open: tuple[Interval, ...] = ()
+    refused: int = 0
 
 
 def trades_status(lake: Lake) -> TableStatus:
@@ -63,10 +67,11 @@ def candles_status(lake: Lake, timeframe: Timeframe, now: datetime | None = None
     """What a candle table holds, and how far behind the trades it is at `now` (default: this moment)."""
     candles, trades = lake.candles(timeframe), lake.trades()
     status = _status(candles, "window_start", timeframe.grain)
-    watermark = Watermark.of(candles)
-    behind, lag = _lag(trades, watermark, now or datetime.now(UTC))
-    if watermark:
-        status = replace(status, watermark=watermark.snapshot_id, trades_head=watermark.head)
+    work = OpenWork.of(candles, trades)
+    behind, lag = _lag(candles, trades, work, now or datetime.now(UTC))
+    if mark := work.mark:
+        status = replace(status, watermark=mark.complete, trades_head=mark.complete_head)
+        status = replace(status, open=mark.open, refused=len(mark.refused))
     return replace(status, behind=behind, lag=lag)
 
 
@@ -153,13 +158,21 @@ def _current(table: Table) -> int | None:
     return snapshot.snapshot_id if snapshot else None
 
 
-def _lag(trades: Table, watermark: Watermark | None, now: datetime) -> tuple[int | None, timedelta | None]:
-    if watermark is None:
+def _lag(candles: Table, trades: Table, work: OpenWork, now: datetime) -> tuple[int | None, timedelta | None]:
+    """How many trades snapshots a candle table is behind, and for how long."""
+    complete = work.mark.complete if work.mark else None
+    if complete is None:
         return (None, None) if _current(trades) else (0, timedelta(0))
-    if watermark.snapshot_id == _current(trades):
+    if work.is_done:
         return 0, timedelta(0)
-    since = behind_since(trades, watermark.snapshot_id)
-    return snapshots_since(trades, watermark.snapshot_id), now - since if since else timedelta(0)
+    since = behind_since(trades, complete) or _made(candles)
+    return snapshots_since(trades, complete), now - since if since else timedelta(0)
+
+
+def _made(table: Table) -> datetime | None:
+    """When the current snapshot of a table was made: another writer's, or a rollback to one."""
+    snapshot = table.current_snapshot()
+    return datetime.fromtimestamp(snapshot.timestamp_ms / 1000, UTC) if snapshot else None
 
 
 def _status(table: Table, column: str, grain: Grain) -> TableStatus:

@@ -1,7 +1,9 @@
 """The two lines behind which history stands still: where trades have expired, and where candles have.
 
-Two table properties, moved forward only, by the very commit that drops (`expiry`). Who has to stay ahead of
-the lines asks here. Someone else's trades table has no such property: its line is counted from its head.
+Two table properties, moved forward by the very commit that drops (`expiry`), and back by a person only. Who
+has to stay ahead of the lines asks here. Someone else's trades table has no such property: its line is
+counted from its head. A candle table remembers the line of our own trades: the trades table may be created
+anew without its property, and the frozen candles are then the only record left.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,13 +15,13 @@ from pyiceberg.table import Table
 from k2_ohlcv.domain.errors import UsageError
 from k2_ohlcv.domain.retention import reference
 from k2_ohlcv.domain.timeframe import Grain, Timeframe
-from k2_ohlcv.domain.window import Interval, coalesce, intersect_all
+from k2_ohlcv.domain.window import Interval, coalesce, intersect_all, subtract
 from k2_ohlcv.lake.changes import trades_spans
 from k2_ohlcv.lake.files import TIME, live_files
 from k2_ohlcv.lake.foreign import ForeignTrades
 from k2_ohlcv.lake.watermark import Watermark
 
-#: On trades: candles of windows before this are the only record left.
+#: On trades, and remembered on candle tables: candles of windows before this are the only record left.
 FROZEN = "k2.frozen-before"
 #: On a candle table: candles of windows before this have been dropped.
 EXPIRED = "k2.expired-before"
@@ -37,6 +39,12 @@ def moved_to(table: Table, name: str, line: datetime) -> dict[str, str]:
     """The property that moves a line, or nothing where it is there already: lines never move back."""
     current = line_of(table, name)
     return {name: line.isoformat()} if current is None or current < line else {}
+
+
+def remembered(candles: Table, trades: Table) -> dict[str, str]:
+    """The property by which a candle table remembers the frozen line of our own trades, if it is to move."""
+    line = None if isinstance(trades, ForeignTrades) else line_of(trades, FROZEN)
+    return moved_to(candles, FROZEN, line) if line else {}
 
 
 def newest_trade(trades: Table) -> datetime | None:
@@ -74,12 +82,13 @@ def _kept(trades: Table) -> timedelta | None:
 
 
 def _frozen(candles: Table, trades: Table, now: datetime) -> datetime | None:
-    """The line of trades: what the table's property says or, of someone else's, how long they are kept.
+    """The line of trades: what the properties say or, of someone else's, how long they are kept.
 
     Their table is not ours to write a property to, so the line is counted anew each time, from the head that
     the candles' watermark remembers. A setting that was wrong is put right by setting it right.
     """
-    held, kept = line_of(trades, FROZEN), _kept(trades)
+    lines = [line for table in (trades, candles) if (line := line_of(table, FROZEN))]
+    held, kept = max(lines, default=None), _kept(trades)
     if kept is None:
         return held
     head = present(head_of(candles, trades), trades, now)
@@ -125,10 +134,14 @@ class Lines:
         start = self.start
         return coalesce(intervals) if start is None else intersect_all(intervals, [Interval(start, _LAST)])
 
+    def behind(self, intervals: Iterable[Interval]) -> list[Interval]:
+        """The windows of some intervals that lie behind a line."""
+        aligned = self.timeframe.align(intervals)
+        return subtract(aligned, self.ahead(aligned))
+
     def windows_behind(self, intervals: Iterable[Interval]) -> int:
         """How many windows of some intervals lie behind a line."""
-        aligned = self.timeframe.align(intervals)
-        return _windows(aligned, self.timeframe) - _windows(self.ahead(aligned), self.timeframe)
+        return _windows(self.behind(intervals), self.timeframe)
 
     def refuse(self, partitions: Sequence[Interval]) -> None:
         """Hold partitions that somebody asked to rebuild to the lines.

@@ -40,7 +40,7 @@ def append(lake: Lake, rows: pa.Table, rejected_at: datetime) -> int:
         return new.append_column("rejected_at", pa.repeat(clock, new.num_rows))
 
     if rows.num_rows:
-        append_new(lake.rejected, find_new)
+        append_new(lake.rejected_to_write, find_new)
     return added
 
 

@@ -9,12 +9,13 @@ from datetime import UTC, datetime
 
 from pyiceberg.table import Table
 
-from k2_ohlcv.domain.timeframe import Timeframe
-from k2_ohlcv.domain.window import Interval
+from k2_ohlcv.domain.timeframe import Grain, Timeframe
+from k2_ohlcv.domain.window import Interval, coalesce
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.changes import dirty_spans, trades_spans
-from k2_ohlcv.lake.files import live_files
-from k2_ohlcv.lake.watermark import Watermark
+from k2_ohlcv.lake.changes import trades_spans
+from k2_ohlcv.lake.files import TIME, live_files
+from k2_ohlcv.lake.open_work import OpenWork, reject_missing_trades
+from k2_ohlcv.lake.watermark import RefusedWindow
 
 
 @dataclass(frozen=True)
@@ -23,15 +24,21 @@ class Staleness:
 
     Attributes:
         timeframe: the table.
-        watermark: the trades snapshot that it is equal to; None where it was never made equal to any.
+        watermark: the trades snapshot that all of it is equal to; None where it was never equal to any.
         snapshot: the current trades snapshot; None where there are no trades.
-        since: when the first trades snapshot came that the watermark has not reached; None if not behind.
+        since: when the first trades snapshot came that the watermark has not reached; None if not behind, or
+            where only its own candles changed.
+        candles_snapshot: the current snapshot of the table itself; None where it has none.
+        refused: windows that break an invariant, as far as the watermark names them.
     """
 
     timeframe: Timeframe
     watermark: int | None
     snapshot: int | None
     since: datetime | None
+    candles_snapshot: int | None
+    refused: tuple[RefusedWindow, ...]
+    _work: OpenWork = field(repr=False, compare=False)
     _candles: Table = field(repr=False, compare=False)
     _trades: Table = field(repr=False, compare=False)
 
@@ -39,15 +46,23 @@ class Staleness:
     def of(cls, lake: Lake, timeframe: Timeframe) -> "Staleness":
         """How far a table is behind at this moment."""
         candles, trades = lake.candles(timeframe), lake.trades()
-        mark = Watermark.of(candles)
-        watermark, snapshot = mark.snapshot_id if mark else None, trades.metadata.current_snapshot_id
-        since = None if watermark == snapshot else behind_since(trades, watermark)
-        return cls(timeframe, watermark, snapshot, since, candles, trades)
+        reject_missing_trades(candles, trades)
+        work = OpenWork.of(candles, trades)
+        watermark = work.mark.complete if work.mark else None
+        since = None if watermark == work.current else behind_since(trades, watermark)
+        refused = work.mark.refused if work.mark else ()
+        current = candles.metadata.current_snapshot_id
+        return cls(timeframe, watermark, work.current, since, current, refused, work, candles, trades)
 
     @property
     def is_behind(self) -> bool:
         """Whether trades have changed since the watermark, or may have."""
-        return self.watermark != self.snapshot
+        return not self._work.is_done and not self._is_empty
+
+    @property
+    def _is_empty(self) -> bool:
+        """Whether there is no candle table, and no trade to make one from."""
+        return self.candles_snapshot is None and not trades_spans(self._trades, self.snapshot)
 
     def dirty(self) -> list[Interval]:
         """The partitions that may differ from the trades, in order, by the bounds of the files.
@@ -56,14 +71,19 @@ class Staleness:
         """
         if not self.is_behind:
             return []
-        spans = None
-        if self.watermark is not None and self.snapshot is not None:
-            spans = dirty_spans(self._trades, self.watermark, self.snapshot)
-        if spans is None:
-            grain, current = self.timeframe.grain, self._candles.metadata.current_snapshot_id
-            held = live_files(self._candles, "window_start", grain, current)
-            spans = [*trades_spans(self._trades, self.snapshot), *(f.span for f in held)]
-        return self.timeframe.grain.partitions(spans)
+        grain = self.timeframe.grain
+        if self._work.reason is None:
+            return grain.partitions(self._work.bounds)
+        held = live_files(self._candles, "window_start", grain, self.candles_snapshot)
+        return grain.partitions([*trades_spans(self._trades, self.snapshot), *(f.span for f in held)])
+
+    def workload(self) -> tuple[int, int]:
+        """Trades in the files of the dirty partitions, and how many such partitions there are."""
+        partitions = self.dirty()
+        bounds = coalesce(partitions)
+        files = live_files(self._trades, TIME, Grain.DAY, self.snapshot) if partitions else []
+        rows = sum(f.file.record_count for f in files if any(map(f.span.intersect, bounds)))
+        return rows, len(partitions)
 
 
 def behind_since(trades: Table, watermark: int | None) -> datetime | None:

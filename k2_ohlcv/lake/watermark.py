@@ -1,32 +1,225 @@
-"""The watermark of a candle table: which trades snapshot it is equal to.
+"""The watermark of a candle table: to which trades snapshot it is equal, and where that is still open.
 
-Two table properties, moved only by the commit that makes the table equal to that snapshot.
+Every commit of ours writes the watermark into the summary of its snapshot, so that a rollback takes it back
+together with the candles. Table properties repeat it for other tools. What is open against the trades as they
+are now is in `open_work`.
 """
 
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pyiceberg.table import Table
+from pyiceberg.table.snapshots import Operation, Snapshot
+from pyiceberg.transforms import MonthTransform
 
+from k2_ohlcv.domain.timeframe import Grain
+from k2_ohlcv.domain.window import Interval, bound, coalesce, intersect_all, subtract
+from k2_ohlcv.lake.files import difference, partition_of
+
+#: Properties of a candle table: the trades snapshot that all of it is equal to, the newest trade in that
+#: snapshot, and what was read (`fingerprint`).
 SNAPSHOT = "k2.trades-snapshot-id"
 HEAD = "k2.trades-head"
+FINGERPRINT = "k2.trades-fingerprint"
+#: In the summary of a snapshot of ours: the whole watermark as JSON.
+STATE = "k2.watermark"
+
+#: Intervals that a summary lists. More are joined across the narrowest gaps: a summary is read at each look.
+_MOST_OPEN = 128
+#: Refused windows that a summary names. All of them are open, named or not.
+_MOST_REFUSED = 50
+
+
+@dataclass(frozen=True)
+class RefusedWindow:
+    """A window that breaks an invariant: its stored candle stays as it was.
+
+    Attributes:
+        check: the name of the check that it breaks.
+        exchange: of the market; None where the trades do not say it.
+        symbol: likewise.
+        window: from its start up to its end.
+    """
+
+    check: str
+    exchange: str | None
+    symbol: str | None
+    window: Interval
+
+    def __str__(self) -> str:
+        return f"{self.exchange} {self.symbol} {self.window.start:%Y-%m-%dT%H:%M:%SZ} ({self.check})"
 
 
 @dataclass(frozen=True)
 class Watermark:
-    """The trades snapshot that a candle table is equal to, and the newest trade in it (None where empty)."""
+    """What a candle table is equal to.
+
+    Attributes:
+        snapshot_id: outside `open` the table is equal to the trades of this snapshot.
+        head: the newest trade of that snapshot; None where it has none.
+        fingerprint: of which trades table, and how it was read.
+        open: aligned intervals in which the table may differ from that snapshot.
+        refused: windows in `open` that break an invariant, the first ones only.
+        complete: the last snapshot to which the whole table was equal; None where there was none.
+        complete_head: the newest trade of that snapshot.
+        touched: intervals in `open` that other writers touched after the last commit of ours.
+    """
 
     snapshot_id: int
     head: datetime | None
+    fingerprint: str = ""
+    open: tuple[Interval, ...] = ()
+    refused: tuple[RefusedWindow, ...] = ()
+    complete: int | None = None
+    complete_head: datetime | None = None
+    touched: tuple[Interval, ...] = ()
 
     @classmethod
     def of(cls, table: Table) -> "Watermark | None":
-        """The watermark of a candle table, or None where it was never made equal to any snapshot."""
-        snapshot, head = table.properties.get(SNAPSHOT), table.properties.get(HEAD)
-        if snapshot is None:
-            return None
-        return cls(int(snapshot), datetime.fromisoformat(head) if head else None)
+        """The watermark of a candle table as its history tells it; None where that cannot be known.
+
+        The nearest snapshot of ours decides. Partitions that other writers touched after it are open.
+        """
+        mark = _nearest(table)
+        return None if mark is None or _was_removed(table, mark) else mark
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the whole table is equal to the trades of the snapshot."""
+        return not self.open
+
+    def after(self, done: Sequence[Interval], refused: Iterable[RefusedWindow]) -> "Watermark":
+        """The watermark once some intervals are reconciled, some windows of them excepted."""
+        still = [r for r in self.refused if not intersect_all([r.window], done)]
+        now = [*still, *refused]
+        left = _bounded([*subtract(self.open, done), *(r.window for r in now)])
+        mark = replace(self, open=left, refused=tuple(now[:_MOST_REFUSED]), touched=())
+        return mark if left else replace(mark, complete=self.snapshot_id, complete_head=self.head)
+
+    def opening(self, intervals: Iterable[Interval]) -> "Watermark":
+        """The watermark with further aligned intervals open."""
+        return replace(self, open=_bounded([*self.open, *intervals]))
 
     def properties(self) -> dict[str, str]:
-        """The table properties that say this."""
-        return {SNAPSHOT: str(self.snapshot_id), HEAD: self.head.isoformat() if self.head else ""}
+        """The table properties that repeat this; none before the table was complete once."""
+        if self.complete is None:
+            return {}
+        head = self.complete_head.isoformat() if self.complete_head else ""
+        return {SNAPSHOT: str(self.complete), HEAD: head, FINGERPRINT: self.fingerprint}
+
+    def summary(self) -> dict[str, str]:
+        """The entries of a snapshot's summary that say this."""
+        state = {
+            "snapshot": self.snapshot_id,
+            "head": _text(self.head),
+            "fingerprint": self.fingerprint,
+            "open": [f"{_text(i.start)}/{_text(i.end)}" for i in self.open],
+            "refused": [
+                [r.check, r.exchange, r.symbol, f"{_text(r.window.start)}/{_text(r.window.end)}"]
+                for r in self.refused
+            ],
+            "complete": self.complete,
+            "complete_head": _text(self.complete_head),
+        }
+        return {STATE: json.dumps(state, separators=(",", ":"))}
+
+    def is_mirrored(self, table: Table) -> bool:
+        """Whether the properties of the table repeat this."""
+        return all(table.properties.get(key) == value for key, value in self.properties().items())
+
+
+def carried(table: Table) -> dict[str, str]:
+    """The summary entries of a commit of ours that reconciles nothing: the watermark stays what it was.
+
+    None for a table that has no candles.
+    """
+    is_candles = "window_start" in table.schema().column_names
+    mark = Watermark.of(table) if is_candles else None
+    return mark.summary() if mark else {}
+
+
+def why_unknown(table: Table) -> str:
+    """Why a candle table has no watermark, in words."""
+    repeated = table.properties.get(SNAPSHOT)
+    if repeated is not None:
+        return (
+            f"the watermark, trades snapshot {repeated}, is not in the table's history: an older version "
+            "wrote it, or the history was replaced or has expired"
+        )
+    return "the watermark was removed" if _nearest(table) else "the table has no watermark yet"
+
+
+def _was_removed(table: Table, mark: Watermark) -> bool:
+    """Whether somebody took the property away, to have everything reconciled."""
+    return mark.complete is not None and table.properties.get(SNAPSHOT) is None
+
+
+def _nearest(table: Table) -> Watermark | None:
+    """The watermark in the nearest snapshot of ours, with what other writers touched since as open."""
+    touched: list[Interval] = []
+    snapshot = table.current_snapshot()
+    while snapshot is not None:
+        if text := _state(snapshot):
+            mark = _parsed(text)
+            opened = _bounded([*mark.open, *touched])
+            return replace(mark, open=opened, touched=tuple(coalesce(touched))) if touched else mark
+        parent = table.metadata.snapshot_by_id(snapshot.parent_snapshot_id or 0)
+        if parent is None:
+            return None  # before our first commit, or the history in between has expired
+        if not _is_replace(snapshot):
+            spans = _touched(table, parent, snapshot)
+            if spans is None:
+                return None
+            touched += spans
+        snapshot = parent
+    return None
+
+
+def _state(snapshot: Snapshot) -> str | None:
+    return snapshot.summary.additional_properties.get(STATE) if snapshot.summary else None
+
+
+def _is_replace(snapshot: Snapshot) -> bool:
+    return snapshot.summary is not None and snapshot.summary.operation == Operation.REPLACE
+
+
+def _touched(table: Table, parent: Snapshot, child: Snapshot) -> list[Interval] | None:
+    """The partitions of the files in which two snapshots differ; None where a file does not say its own."""
+    grain = Grain.MONTH if isinstance(table.spec().fields[0].transform, MonthTransform) else Grain.DAY
+    gone, come = difference(table, "window_start", grain, parent.snapshot_id, child.snapshot_id)
+    files = [*gone, *come]
+    if any(f.file.spec_id != table.spec().spec_id for f in files):
+        return None
+    return grain.partitions([*(partition_of(f.file, grain) for f in files), *(f.span for f in files)])
+
+
+def _parsed(text: str) -> Watermark:
+    state = json.loads(text)
+    return Watermark(
+        snapshot_id=state["snapshot"],
+        head=_moment(state["head"]),
+        fingerprint=state["fingerprint"],
+        open=tuple(_interval(one) for one in state["open"]),
+        refused=tuple(RefusedWindow(c, e, s, _interval(window)) for c, e, s, window in state["refused"]),
+        complete=state["complete"],
+        complete_head=_moment(state["complete_head"]),
+    )
+
+
+def _bounded(intervals: Iterable[Interval]) -> tuple[Interval, ...]:
+    return tuple(bound(intervals, _MOST_OPEN))
+
+
+def _interval(text: str) -> Interval:
+    start, _, end = text.partition("/")
+    return Interval(datetime.fromisoformat(start), datetime.fromisoformat(end))
+
+
+def _moment(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+def _text(moment: datetime | None) -> str | None:
+    return moment.isoformat() if moment else None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from k2_ohlcv import reconcile
@@ -118,8 +119,9 @@ def test_what_the_gate_refuses_is_a_failed_check_and_no_materialization(
 ) -> None:
     real = reconcile.finish
 
-    def broken(windows: object, each: Timeframe) -> pl.DataFrame:
-        return real(windows, each).with_columns(vwap=pl.col("high_price") + 1)
+    def broken(windows: pa.Table, each: Timeframe) -> tuple[pl.DataFrame, pl.DataFrame]:
+        computed, refused = real(windows, each)
+        return computed.with_columns(vwap=pl.col("high_price") + 1), refused
 
     monkeypatch.setattr(reconcile, "finish", broken)
     result = run(instance, DAYS[0])
@@ -132,7 +134,9 @@ def test_what_the_gate_refuses_is_a_failed_check_and_no_materialization(
     assert not record.evaluation.passed
     assert record.evaluation.blocking
     assert record.evaluation.metadata["failures"].value == 2
-    assert record.evaluation.description == "2 fail; refused before the commit: nothing of it is stored"
+    said = record.evaluation.description or ""
+    assert said.startswith("2 fail; refused before the commit: nothing of it is stored. 2 windows of")
+    assert "X Y 2024-02-" in said
 
 
 def test_a_refusal_does_not_hide_what_failed_before(
@@ -142,13 +146,14 @@ def test_a_refusal_does_not_hide_what_failed_before(
     break_first_day(lake)
     _evaluate(lake, instance, DAYS[0])
     real = reconcile.finish
+
+    def broken(windows: pa.Table, each: Timeframe) -> tuple[pl.DataFrame, pl.DataFrame]:
+        computed, refused = real(windows, each)
+        return computed.with_columns(vwap=pl.col("high_price") + 1), refused
+
     with monkeypatch.context() as patched:
-        patched.setattr(
-            reconcile,
-            "finish",
-            lambda windows, each: real(windows, each).with_columns(vwap=pl.col("high_price") + 1),
-        )
+        patched.setattr(reconcile, "finish", broken)
         assert not run(instance, DAYS[1]).success
     again = run(instance, DAYS[2])
     assert not again.success
-    assert evaluations(again)["vwap_bounds"].metadata["partitions"].value == DAYS[0]
+    assert evaluations(again)["vwap_bounds"].metadata["partitions"].value == f"{DAYS[0]}, {DAYS[1]}"

@@ -16,7 +16,6 @@ from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe, timeframe
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.staleness import Staleness
-from k2_ohlcv.lake.watermark import Watermark
 from k2_ohlcv.settings import Settings
 from k2_ohlcv_tests import lakes
 
@@ -58,8 +57,7 @@ def add(lake: Lake, day: int) -> int:
 
 
 def mark(lake: Lake, snapshot: int) -> None:
-    with lake.candles(MINUTE).transaction() as change:
-        change.set_properties(Watermark(snapshot, None).properties())
+    lakes.set_watermark(lake, MINUTE, snapshot)
 
 
 def look(instance: dg.DagsterInstance, one: Timeframe = MINUTE) -> dg.RunRequest | str:
@@ -109,7 +107,8 @@ def test_what_is_asked_for(lake: Lake, instance: dg.DagsterInstance) -> None:
     asked = look(instance)
     assert isinstance(asked, dg.RunRequest)
     assert asked.partition_key == "2024-02-25", "the newest dirty one, not the newest"
-    assert asked.run_key == f"{MINUTE.table}:{before}:{snapshot}:0"
+    candles = lake.candles(MINUTE).metadata.current_snapshot_id
+    assert asked.run_key == f"{MINUTE.table}:{before}:{candles}:{snapshot}:0"
     assert asked.run_config == jobs.refresh_config(MINUTE)
     assert asked.tags["dagster/max_runtime"] == "300"
     again = look(instance)

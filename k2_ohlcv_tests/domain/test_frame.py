@@ -35,6 +35,7 @@ def engine_row(**values: object) -> pa.Table:
         "volume": Decimal(2),
         "trade_count": 2,
         "notional": Decimal(3),
+        "misfits": 0,
     }
     return pa.Table.from_pylist([row | values], schema=WINDOWS)
 
@@ -49,7 +50,7 @@ def scaled(units: int, places: int) -> Decimal:
 def test_vwap_is_the_exact_quotient_rounded_half_even(half: int, quotient: int, off: int) -> None:
     """Exact ties and their nearest neighbours, over the whole range of volumes."""
     notional = min(quotient * 2 * half + half + off, 10**38 - 1)
-    found = finish(
+    found, _ = finish(
         engine_row(
             volume=scaled(2 * half, 8),
             notional=scaled(notional, 16),
@@ -62,9 +63,22 @@ def test_vwap_is_the_exact_quotient_rounded_half_even(half: int, quotient: int, 
 
 def test_a_notional_that_could_wrap_is_refused() -> None:
     """Below 10^22 high x volume passes; at it, an engine may have wrapped the sum unnoticed."""
-    finish(engine_row(high_price=Decimal("9999999999"), volume=Decimal("1000000000000")), MINUTE)
-    with pytest.raises(GateError, match=r"high x volume reaches 1e\+22"):
-        finish(engine_row(high_price=Decimal("1000000000"), volume=Decimal("10000000000000")), MINUTE)
+    below = engine_row(high_price=Decimal("9999999999"), volume=Decimal("1000000000000"))
+    reached = engine_row(high_price=Decimal("1000000000"), volume=Decimal("10000000000000"))
+    assert [frame.height for frame in finish(below, MINUTE)] == [1, 0]
+    candles, refused = finish(reached, MINUTE)
+    assert candles.is_empty()
+    assert refused.rows() == [("X", "Y", THEN, "vwap_bounds")]
+
+
+def test_a_window_without_volume_or_with_unfit_trades_is_refused_alone() -> None:
+    good = engine_row()
+    bad = [engine_row(symbol="A", volume=Decimal(0)), engine_row(symbol="B", misfits=1)]
+    unknown = engine_row(symbol="C", misfits=2, volume=None, high_price=None)
+    candles, refused = finish(pa.concat_tables([*bad, good, unknown]), MINUTE)
+    assert candles["symbol"].to_list() == ["Y"]
+    assert refused["symbol"].to_list() == ["A", "B", "C"]
+    assert set(refused["check"]) == {"positive_metrics"}
 
 
 def candles(some: list[Candle], clock: datetime = THEN) -> pl.DataFrame:

@@ -171,7 +171,7 @@ def test_deletes_that_sail_cannot_read_are_refused(sail: Bench, kind: FileFormat
 
 def test_our_own_table_is_looked_at_as_well(sail: Bench) -> None:
     clear(sail)
-    mine = sail.lake.trades()
+    mine = sail.lake.trades_to_write()
     rows = [{k: v for k, v in row(n).items() if k not in {"note", "weight"}} for n in range(PER_WINDOW)]
     ours = [r | {"trade_id": str(r["trade_id"]), "price": Decimal(1), "ingested_at": START} for r in rows]
     theirs.add(mine, ours)

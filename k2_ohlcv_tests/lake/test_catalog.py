@@ -16,8 +16,8 @@ from k2_ohlcv.lake.schemas import CANDLES, TRADES
 from k2_ohlcv_tests import lakes
 
 
-def test_tables_are_created_on_first_use_and_found_again(lake: Lake, tmp_path: Path) -> None:
-    uuid = lake.trades().metadata.table_uuid
+def test_tables_are_created_on_first_write_and_found_again(lake: Lake, tmp_path: Path) -> None:
+    uuid = lake.trades_to_write().metadata.table_uuid
     again = lakes.open_lake(tmp_path)
     assert again.trades().metadata.table_uuid == uuid
     assert lake.trades().location().startswith((tmp_path / "warehouse").as_uri())
@@ -67,7 +67,7 @@ def test_a_table_with_other_columns_is_an_error_that_names_the_difference(lake: 
         for f in contract.schema.fields
         if f.name != "volume"
     ]
-    lake.trades()  # makes the namespace
+    lake.trades_to_write()  # makes the namespace
     lake.catalog.create_table(
         contract.identifier,
         Schema(*fields, NestedField(99, "colour", StringType())),
@@ -90,7 +90,7 @@ def replace_type(field: NestedField, kind: DoubleType) -> NestedField:
 
 def test_a_table_on_which_pyiceberg_would_retry_by_itself_is_refused(lake: Lake) -> None:
     """Its retry would put an old pin over a newer result."""
-    with lake.trades().transaction() as change:
+    with lake.trades_to_write().transaction() as change:
         change.set_properties({"commit.retry.num-retries": "4"})
     with pytest.raises(ContractError, match=r"commit\.retry\.num-retries is 4, not 0"):
         lake.trades()
@@ -104,5 +104,5 @@ def test_pyicebergs_own_configuration_comes_first(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("PYICEBERG_CATALOG__K2__URI", uri)
     monkeypatch.setenv("PYICEBERG_CATALOG__K2__WAREHOUSE", (tmp_path / "other").as_uri())
     assert catalog_properties(replace(settings, home=tmp_path / "home"))["uri"] == uri
-    assert Lake.open(settings).trades().location().startswith((tmp_path / "other").as_uri())
+    assert Lake.open(settings).trades_to_write().location().startswith((tmp_path / "other").as_uri())
     assert not (tmp_path / "catalog.db").exists()

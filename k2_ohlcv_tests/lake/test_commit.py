@@ -9,15 +9,13 @@ from pyiceberg.table import Table
 
 from k2_ohlcv.domain.candle import Trade, aggregate
 from k2_ohlcv.domain.timeframe import Grain, timeframe
-from k2_ohlcv.domain.window import Interval
 from k2_ohlcv.lake import commit as commits
-from k2_ohlcv.lake.candles import MOST_FILES, Stored
+from k2_ohlcv.lake.candles import MOST_FILES
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.commit import CONFLICTS, Change, commit
 from k2_ohlcv.lake.files import live_files
 from k2_ohlcv.lake.schemas import SNAPSHOTS_KEPT
 from k2_ohlcv_tests import lakes
-from k2_ohlcv_tests.domain.test_frame import without_clocks
 
 MINUTE = timeframe("1m")
 AT = datetime(2024, 2, 28, 12, tzinfo=UTC)
@@ -33,15 +31,11 @@ def trades(start: int, count: int) -> list[Trade]:
 
 def put(table: Table, some: Sequence[Trade], properties: dict[str, str] | None = None) -> Table:
     """Commit the candles of these trades, as a refresh of just their windows would."""
-    intervals = MINUTE.align(Interval(t.timestamp, t.timestamp + timedelta(microseconds=1)) for t in some)
-    change = Stored.load(table, MINUTE, intervals).change(
-        without_clocks(aggregate(some, MINUTE)), intervals, NOW
-    )
-    return commit(table, change.to_commit(properties or {}, {"k2.note": "test"}))
+    return lakes.commit_candles(table, MINUTE, some, NOW, properties, {"k2.note": "test"})
 
 
 def test_rows_and_properties_come_in_one_snapshot(lake: Lake) -> None:
-    table = put(lake.candles(MINUTE), trades(0, 3), {"k2.x": "1"})
+    table = put(lake.candles_to_write(MINUTE), trades(0, 3), {"k2.x": "1"})
     table = put(table, trades(2, 3), {"k2.x": "2"})
     assert len(table.snapshots()) == 2
     assert lake.candles(MINUTE).properties["k2.x"] == "2"
@@ -51,9 +45,9 @@ def test_rows_and_properties_come_in_one_snapshot(lake: Lake) -> None:
 
 def test_of_two_commits_from_one_base_the_second_fails_and_leaves_no_file(lake: Lake) -> None:
     """Even where they touch other partitions, and even where one is of properties alone."""
-    put(lake.candles(MINUTE), trades(0, 1))
+    put(lake.candles_to_write(MINUTE), trades(0, 1))
     stale = [lake.candles(MINUTE) for _ in range(2)]
-    current = put(lake.candles(MINUTE), trades(1, 1))
+    current = put(lake.candles_to_write(MINUTE), trades(1, 1))
     files = set(lakes.data_files(current))
     with pytest.raises(CONFLICTS):
         put(stale[0], trades(5000, 3))
@@ -73,7 +67,7 @@ def location(table: Table):  # type: ignore[no-untyped-def]
 
 def test_a_commit_of_properties_alone_is_a_snapshot_that_conflicts(lake: Lake) -> None:
     """Without the snapshot it would never conflict with anything."""
-    base, other = lake.candles(MINUTE), lake.candles(MINUTE)
+    base, other = lake.candles_to_write(MINUTE), lake.candles(MINUTE)
     commit(base, Change(properties={"k2.x": "1"}))
     with pytest.raises(CONFLICTS):
         commit(other, Change(properties={"k2.x": "2"}))
@@ -84,7 +78,7 @@ def test_a_partition_never_has_more_than_so_many_files(lake: Lake) -> None:
     """The commit that would add one too many rewrites the partition as one."""
     most = 0
     for i in range(MOST_FILES + 4):
-        table = put(lake.candles(MINUTE), trades(i, 1))
+        table = put(lake.candles_to_write(MINUTE), trades(i, 1))
         most = max(most, len(lakes.data_files(table)))
     assert most == MOST_FILES
     assert len(lakes.data_files(table)) <= 5
@@ -92,9 +86,9 @@ def test_a_partition_never_has_more_than_so_many_files(lake: Lake) -> None:
 
 
 def test_windows_beside_the_changed_ones_survive_the_rewrite_of_their_file(lake: Lake) -> None:
-    put(lake.candles(MINUTE), trades(0, 10))
+    put(lake.candles_to_write(MINUTE), trades(0, 10))
     changed = [*trades(4, 1), Trade("X", "Y", "900", AT + timedelta(minutes=4), Decimal(3), Decimal(1))]
-    table = put(lake.candles(MINUTE), changed)
+    table = put(lake.candles_to_write(MINUTE), changed)
     assert lakes.stored(lake, MINUTE) == aggregate([*trades(0, 10), changed[1]], MINUTE)
     assert len(lakes.data_files(table)) == 1
 
@@ -103,12 +97,12 @@ def test_history_and_manifests_stay_bounded(lake: Lake, monkeypatch: pytest.Monk
     """Snapshots expire with the commits, tagged ones excepted; dead manifests go, others merge."""
     monkeypatch.setattr(commits, "SNAPSHOTS_KEPT", 10)
     assert SNAPSHOTS_KEPT > 10
-    table = put(lake.candles(MINUTE), trades(0, 1))
+    table = put(lake.candles_to_write(MINUTE), trades(0, 1))
     first = table.current_snapshot().snapshot_id  # type: ignore[union-attr]
     table.manage_snapshots().create_tag(first, "kept").commit()
     manifests = 0
     for i in range(40):
-        table = put(lake.candles(MINUTE), trades(1440 * (i % 20) + i, 1))
+        table = put(lake.candles_to_write(MINUTE), trades(1440 * (i % 20) + i, 1))
         manifests = max(manifests, len(table.current_snapshot().manifests(table.io)))  # type: ignore[union-attr]
     assert len(table.snapshots()) <= 12
     assert table.snapshot_by_id(first) is not None

@@ -15,9 +15,8 @@ from k2_ohlcv.domain.candle import Trade, aggregate
 from k2_ohlcv.domain.errors import CommitConflictError
 from k2_ohlcv.domain.retention import ORPHAN_AGE
 from k2_ohlcv.domain.timeframe import timeframe
-from k2_ohlcv.domain.window import DAY, Interval
+from k2_ohlcv.domain.window import DAY
 from k2_ohlcv.lake import expiry, sweep
-from k2_ohlcv.lake.candles import Stored
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.commit import Change, commit
 from k2_ohlcv.lake.expiry import Going, drop, expire
@@ -25,7 +24,6 @@ from k2_ohlcv.lake.lines import EXPIRED, line_of, moved_to
 from k2_ohlcv.lake.location import Location, Removed
 from k2_ohlcv.lake.sweep import finish_lists, remove_orphans
 from k2_ohlcv_tests import histories, lakes
-from k2_ohlcv_tests.domain.test_frame import without_clocks
 
 MINUTE = timeframe("1m")
 FIRST = datetime(2024, 2, 20, tzinfo=UTC)
@@ -44,12 +42,7 @@ def trades(days: int, each: int = 3) -> list[Trade]:
 
 def put(lake: Lake, some: list[Trade]) -> Table:
     """Commit the candles of these trades, as a refresh would."""
-    table = lake.candles(MINUTE)
-    intervals = MINUTE.align(Interval(t.timestamp, t.timestamp + timedelta(seconds=1)) for t in some)
-    change = Stored.load(table, MINUTE, intervals).change(
-        without_clocks(aggregate(some, MINUTE)), intervals, datetime.now(UTC)
-    )
-    return commit(table, change.to_commit({}, {}))
+    return lakes.commit_candles(lake.candles_to_write(MINUTE), MINUTE, some, datetime.now(UTC))
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.timeframe import timeframe
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.staleness import Staleness
-from k2_ohlcv.lake.watermark import Watermark
 from k2_ohlcv_tests import lakes
 
 HOUR, DAY = timeframe("1h"), timeframe("1d")
@@ -23,8 +22,7 @@ def add(lake: Lake, month: int, day: int) -> Table:
 def mark(lake: Lake, snapshot: int | None) -> None:
     assert snapshot is not None
     for one in (HOUR, DAY):
-        with lake.candles(one).transaction() as change:
-            change.set_properties(Watermark(snapshot, None).properties())
+        lakes.set_watermark(lake, one, snapshot)
 
 
 def keys(found: Staleness) -> list[str]:

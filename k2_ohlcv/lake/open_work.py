@@ -1,0 +1,82 @@
+"""What a candle table lacks to be equal to the trades as they are now, from metadata alone.
+
+Joins the watermark of the candles with the changes of the trades since. Which windows to recompute is decided
+in `plan`.
+"""
+
+from dataclasses import dataclass
+
+from pyiceberg.table import Table
+
+from k2_ohlcv.domain.errors import MissingTradesError
+from k2_ohlcv.domain.window import Interval, coalesce
+from k2_ohlcv.lake.changes import Changes, changes
+from k2_ohlcv.lake.fingerprint import describe_difference, fingerprint
+from k2_ohlcv.lake.watermark import Watermark, why_unknown
+
+
+@dataclass(frozen=True)
+class OpenWork:
+    """Where a candle table may differ from the trades as they are now.
+
+    Attributes:
+        mark: the watermark of the table; None where it has none or the trades are read in another way now.
+        current: the current trades snapshot; None where trades have none.
+        fingerprint: of the trades as they are read now.
+        changes: the trades files in which the two snapshots differ.
+        reason: why everything may differ, in words; None where it is known what may.
+        is_mirrored: whether the properties of the candle table repeat the watermark.
+    """
+
+    mark: Watermark | None
+    current: int | None
+    fingerprint: str
+    changes: Changes
+    reason: str | None
+    is_mirrored: bool = True
+
+    @classmethod
+    def of(cls, candles: Table, trades: Table) -> "OpenWork":
+        """Compare two loaded tables; load the candles first."""
+        current, read = trades.metadata.current_snapshot_id, fingerprint(trades)
+        mark = Watermark.of(candles)
+        if mark is None:
+            return cls(None, current, read, Changes(), why_unknown(candles))
+        if other := describe_difference(mark.fingerprint, read):
+            return cls(None, current, read, Changes(), other)
+        if current is None:
+            return cls(mark, current, read, Changes(), "there are no trades")
+        found = changes(trades, mark.snapshot_id, current)
+        return cls(mark, current, read, found, found.reason, mark.is_mirrored(candles))
+
+    @property
+    def open(self) -> tuple[Interval, ...]:
+        """Intervals that were open already at the snapshot of the watermark."""
+        return self.mark.open if self.mark else ()
+
+    @property
+    def bounds(self) -> list[Interval]:
+        """Where anything may differ, by the bounds of the files. Only where no `reason` says everywhere."""
+        return coalesce([*self.changes.bounds, *self.open])
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the whole table is equal to the trades as they are now."""
+        mark = self.mark
+        is_equal = mark is not None and mark.snapshot_id == self.current and mark.is_complete
+        return is_equal and self.is_mirrored
+
+
+def reject_missing_trades(candles: Table, trades: Table) -> None:
+    """Refuse to take missing trades for deleted ones.
+
+    Raises:
+        MissingTradesError: the candles were made from trades, and the trades table has never had any.
+    """
+    if trades.metadata.current_snapshot_id is not None or candles.metadata.current_snapshot_id is None:
+        return
+    table, source = ".".join(candles.name()), ".".join(trades.name())
+    raise MissingTradesError(
+        f"{source} is missing or has never had trades, but {table} was made from trades. Nothing was "
+        f"changed. Bring the table back under its name {source}, or drop {table} to begin anew"
+    )

@@ -1,0 +1,93 @@
+"""Moving a line of retention back on purpose: a dry run first; then a refresh follows the trades."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from k2_ohlcv import cli
+from k2_ohlcv.domain.candle import aggregate
+from k2_ohlcv.domain.errors import UsageError
+from k2_ohlcv.domain.window import DAY
+from k2_ohlcv.history import move_expired_line, move_frozen_line, read_lines
+from k2_ohlcv.lake.lines import EXPIRED, FROZEN, line_of
+from k2_ohlcv.refresh import plan, refresh
+from k2_ohlcv_tests import lakes
+from k2_ohlcv_tests.conftest import Bench, clear
+from k2_ohlcv_tests.test_reconcile import AT, DAILY, MINUTE, day, trade, week
+
+LINE = day(AT + DAY).start
+
+
+@pytest.fixture
+def frozen(sail: Bench) -> Bench:
+    """Three days, the first of them frozen; a late trade came there while it was."""
+    clear(sail)
+    lakes.add_trades(sail.lake, week())
+    for each in (MINUTE, DAILY):
+        refresh(sail.lake, sail.engine, each)
+    sail.lake.trades().transaction().set_properties({FROZEN: LINE.isoformat()}).commit_transaction()
+    lakes.add_trades(sail.lake, [trade(1000, AT + timedelta(minutes=3))])
+    for each in (MINUTE, DAILY):
+        refresh(sail.lake, sail.engine, each)
+    assert plan(sail.lake, MINUTE).is_current
+    return sail
+
+
+def test_a_dry_run_moves_nothing(frozen: Bench) -> None:
+    moves = move_frozen_line(frozen.lake, LINE - DAY, apply=False)
+    assert {(m.table, m.line) for m in moves} == {
+        ("gold_crypto_trades", "frozen"),
+        ("gold_ohlcv_1m", "frozen"),
+        ("gold_ohlcv_1d", "frozen"),
+    }
+    assert {m.before for m in moves} == {LINE}
+    assert all(m.candles for m in moves[1:])
+    assert line_of(frozen.lake.trades(), FROZEN) == LINE
+    assert plan(frozen.lake, MINUTE).is_current
+
+
+def test_what_was_frozen_follows_the_trades_again(frozen: Bench) -> None:
+    move_frozen_line(frozen.lake, LINE - DAY, apply=True)
+    assert {m.before for m in read_lines(frozen.lake) if m.line == "frozen" and m.before} == {LINE - DAY}
+    assert not plan(frozen.lake, MINUTE).is_current
+    for each in (MINUTE, DAILY):
+        refresh(frozen.lake, frozen.engine, each)
+    late = trade(1000, AT + timedelta(minutes=3))
+    lakes.assert_equal_to_trades(frozen.lake, [*week(), late], [MINUTE, DAILY])
+    with pytest.raises(UsageError, match="nothing to move back"):
+        move_frozen_line(frozen.lake, LINE - DAY, apply=True)
+
+
+def test_dropped_candles_are_computed_again(frozen: Bench) -> None:
+    move_frozen_line(frozen.lake, LINE - DAY, apply=True)
+    refresh(frozen.lake, frozen.engine, MINUTE)
+    candles = frozen.lake.candles(MINUTE)
+    candles.transaction().set_properties({EXPIRED: LINE.isoformat()}).commit_transaction()
+    frozen.lake.candles(MINUTE).delete(f"window_start < '{LINE.isoformat()}'")
+    refresh(frozen.lake, frozen.engine, MINUTE)
+    late = trade(1000, AT + timedelta(minutes=3))
+    wanted = aggregate([*week(), late], MINUTE)
+    assert lakes.stored(frozen.lake, MINUTE) == [c for c in wanted if c.window_start >= LINE]
+    move_expired_line(frozen.lake, LINE - DAY, [MINUTE], apply=True)
+    refresh(frozen.lake, frozen.engine, MINUTE)
+    assert lakes.stored(frozen.lake, MINUTE) == wanted
+
+
+def test_the_command(
+    frozen: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("K2_HOME", str(frozen.home))
+    cli.app(["history", "--frozen-before", f"{LINE - DAY:%Y-%m-%d}", "--json"], standalone_mode=False)
+    told = json.loads(capsys.readouterr().out)
+    assert told["applied"] is False
+    assert {one["after"] for one in told["lines"]} == {(LINE - DAY).isoformat()}
+    cli.app(["history"], standalone_mode=False)
+    assert f"{LINE:%Y-%m-%d}" in capsys.readouterr().out
+
+
+def test_apply_needs_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("K2_HOME", str(tmp_path))
+    with pytest.raises(UsageError, match="--frozen-before or --expired-before"):
+        cli.app(["history", "--apply"], standalone_mode=False)

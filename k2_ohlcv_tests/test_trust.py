@@ -1,0 +1,319 @@
+"""Nothing wrong is ever called current: rollbacks, foreign commits, other tables, refused windows, kills."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import polars as pl
+import pytest
+from pyiceberg.expressions import EqualTo
+from pyiceberg.table import Table
+
+from k2_ohlcv import reconcile
+from k2_ohlcv.domain.candle import Trade, aggregate
+from k2_ohlcv.domain.errors import MissingTradesError
+from k2_ohlcv.domain.timeframe import TIMEFRAMES
+from k2_ohlcv.domain.window import DAY
+from k2_ohlcv.lake.lines import FROZEN
+from k2_ohlcv.lake.missing import MissingTable
+from k2_ohlcv.lake.schemas import NAMESPACE, TRADES
+from k2_ohlcv.lake.staleness import Staleness
+from k2_ohlcv.lake.watermark import SNAPSHOT, STATE, Watermark
+from k2_ohlcv.reconcile import rebuild
+from k2_ohlcv.refresh import plan, refresh
+from k2_ohlcv.report import RefusedWindowsError
+from k2_ohlcv.validate import validate
+from k2_ohlcv_tests import histories, lakes
+from k2_ohlcv_tests.conftest import Bench, clear
+from k2_ohlcv_tests.test_reconcile import AT, DAILY, MINUTE, day, trade, week
+
+RENAMED = (NAMESPACE, "trades_elsewhere")
+
+
+@pytest.fixture
+def started(sail: Bench) -> Bench:
+    """Three days of trades in three appends, 1m and 1d up to date."""
+    clear(sail)
+    some = week()
+    for first in range(0, len(some), 48):
+        lakes.add_trades(sail.lake, some[first : first + 48])
+    for each in (MINUTE, DAILY):
+        refresh(sail.lake, sail.engine, each)
+    return sail
+
+
+def minutes(bench: Bench) -> Table:
+    return bench.lake.candles(MINUTE)
+
+
+def assert_refreshed(bench: Bench, some: list[Trade]) -> None:
+    """A refresh makes the tables equal to these trades, and the next one has nothing to do."""
+    for each in (MINUTE, DAILY):
+        refresh(bench.lake, bench.engine, each)
+        assert plan(bench.lake, each).is_current
+        assert not Staleness.of(bench.lake, each).is_behind
+    lakes.assert_equal_to_trades(bench.lake, some, [MINUTE, DAILY])
+
+
+def test_a_rolled_back_candle_table_is_refreshed_again(started: Bench) -> None:
+    """The property stays where it was; the snapshots say what the candles are equal to."""
+    before = histories.current(minutes(started))
+    late = trade(1000, AT + DAY)
+    lakes.add_trades(started.lake, [late])
+    refresh(started.lake, started.engine, MINUTE)
+    histories.rollback(minutes(started), before)
+    assert Staleness.of(started.lake, MINUTE).is_behind
+    report = refresh(started.lake, started.engine, MINUTE)
+    assert (report.plan.reason, report.changed, len(report.plan.intervals)) == (None, 1, 1)
+    assert_refreshed(started, [*week(), late])
+
+
+def foreign_overwrite(table: Table) -> None:
+    """Another writer doubles the volumes of a day."""
+    rows = pl.DataFrame(table.scan().to_arrow()).filter(pl.col("window_date") == AT.date())
+    doubled = rows.with_columns(volume=(pl.col("volume") * 2).cast(pl.Decimal(29, 8)))
+    table.overwrite(doubled.to_arrow().cast(table.schema().as_arrow()), EqualTo("window_date", AT.date()))
+
+
+def foreign_delete(table: Table) -> None:
+    table.delete(EqualTo("window_date", AT.date()))
+
+
+def foreign_append(table: Table) -> None:
+    rows = table.scan(row_filter=EqualTo("window_date", AT.date())).to_arrow()
+    table.append(rows)
+
+
+FOREIGN = [foreign_overwrite, foreign_delete, foreign_append]
+
+
+@pytest.mark.parametrize("commit", FOREIGN)
+def test_what_another_writer_does_to_candles_is_noticed(
+    started: Bench, commit: Callable[[Table], None]
+) -> None:
+    """Its partitions alone are reconciled, and validation does not look away."""
+    commit(minutes(started))
+    assert Staleness.of(started.lake, MINUTE).is_behind
+    assert Staleness.of(started.lake, MINUTE).dirty() == [day(AT)]
+    broken = {f.check for f in validate(started.lake, started.engine, MINUTE, [day(AT)]) if not f.ok}
+    assert broken & {"reconciles_with_trades", "unique_windows"}
+    report = refresh(started.lake, started.engine, MINUTE)
+    assert report.plan.partitions == [day(AT)]
+    assert_refreshed(started, week())
+
+
+@pytest.mark.parametrize("commit", FOREIGN)
+def test_a_commit_of_ours_vouches_for_its_own_partitions_only(
+    started: Bench, commit: Callable[[Table], None]
+) -> None:
+    """A rebuild of another day on top leaves the damaged day open."""
+    commit(minutes(started))
+    late = trade(1000, AT + DAY)
+    lakes.add_trades(started.lake, [late])
+    assert not rebuild(started.lake, started.engine, MINUTE, [day(AT + DAY)]).watermark_moved
+    mark = Watermark.of(minutes(started))
+    assert mark is not None
+    assert mark.open == (day(AT),)
+    assert Staleness.of(started.lake, MINUTE).is_behind
+    assert refresh(started.lake, started.engine, MINUTE).plan.partitions == [day(AT)]
+    assert_refreshed(started, [*week(), late])
+
+
+def test_another_writers_compaction_of_candles_dirties_nothing(started: Bench) -> None:
+    table = minutes(started)
+    histories.compact(table, list(table.scan().plan_files()))
+    assert not Staleness.of(started.lake, MINUTE).is_behind
+    assert plan(started.lake, MINUTE).is_current
+
+
+def test_a_watermark_of_an_older_version_means_one_full_refresh(started: Bench) -> None:
+    """Its snapshots say nothing: the property alone is no proof."""
+    table = minutes(started)
+    mark = table.properties[SNAPSHOT]
+    started.lake.catalog.drop_table((NAMESPACE, MINUTE.table))
+    made = started.lake.candles_to_write(MINUTE)
+    lakes.commit_candles(made, MINUTE, week(), datetime.now(UTC), {SNAPSHOT: mark})
+    found = plan(started.lake, MINUTE)
+    assert not found.is_current
+    assert found.reason is not None
+    assert "an older version" in found.reason
+    assert_refreshed(started, week())
+
+
+def test_a_property_that_somebody_sets_is_not_believed(started: Bench) -> None:
+    late = trade(1000, AT + DAY)
+    current = histories.current(lakes.add_trades(started.lake, [late]))
+    minutes(started).transaction().set_properties({SNAPSHOT: str(current)}).commit_transaction()
+    assert Staleness.of(started.lake, MINUTE).is_behind
+    assert_refreshed(started, [*week(), late])
+
+
+def test_a_replaced_trades_table_is_another_one(started: Bench) -> None:
+    """Even where the other table happens to hold a snapshot of the same id, the uuid tells them apart."""
+    table = minutes(started)
+    snapshot = table.current_snapshot()
+    assert snapshot is not None
+    assert snapshot.summary is not None
+    assert str(started.lake.trades().metadata.table_uuid) in snapshot.summary.additional_properties[STATE]
+    started.lake.catalog.drop_table(TRADES.identifier)
+    other = [trade(7, AT + timedelta(minutes=3), "55")]
+    lakes.add_trades(started.lake, other)
+    assert "the trades table is another one" in (plan(started.lake, MINUTE).reason or "")
+    assert_refreshed(started, other)
+
+
+def test_a_rebuild_at_other_trades_stays_open(started: Bench) -> None:
+    """A stray trade comes in, its day is rebuilt, and trades are rolled back: the candle must go."""
+    before = histories.current(started.lake.trades())
+    lakes.add_trades(started.lake, [trade(1000, AT + DAY), trade(1001, AT + 2 * DAY)])
+    rebuild(started.lake, started.engine, MINUTE, [day(AT + DAY)])
+    histories.rollback(started.lake.trades(), before)
+    assert Staleness.of(started.lake, MINUTE).is_behind
+    assert_refreshed(started, week())
+
+
+def test_missing_trades_are_not_deleted_trades(started: Bench) -> None:
+    """While the trades table is renamed nothing is created and nothing removed, and the rename back works."""
+    catalog = started.lake.catalog
+    candles = lakes.frame(started.lake, MINUTE)
+    catalog.rename_table(TRADES.identifier, RENAMED)
+    for run in (refresh, rebuild):
+        with pytest.raises(MissingTradesError, match="Bring the table back"):
+            run(started.lake, started.engine, MINUTE)
+    with pytest.raises(MissingTradesError):
+        Staleness.of(started.lake, MINUTE)
+    assert not catalog.table_exists(TRADES.identifier)
+    assert lakes.frame(started.lake, MINUTE).equals(candles)
+    catalog.rename_table(RENAMED, TRADES.identifier)
+    assert_refreshed(started, week())
+
+
+def test_reading_creates_no_table(sail: Bench) -> None:
+    clear(sail)
+    for each in TIMEFRAMES:
+        refresh(sail.lake, sail.engine, each)
+        rebuild(sail.lake, sail.engine, each)
+        assert isinstance(sail.lake.candles(each), MissingTable)
+        validate(sail.lake, sail.engine, each, [day(AT)])
+    assert sail.lake.catalog.list_tables(NAMESPACE) == []
+
+
+def test_a_new_trades_table_lies_beside_a_renamed_one(started: Bench) -> None:
+    """In one folder the clean-up of files that the one does not know would remove those of the other."""
+    old = started.lake.trades().location()
+    started.lake.catalog.rename_table(TRADES.identifier, RENAMED)
+    assert started.lake.trades_to_write().location() != old
+    started.lake.catalog.drop_table(TRADES.identifier)
+    started.lake.catalog.rename_table(RENAMED, TRADES.identifier)
+
+
+def test_candle_tables_remember_the_frozen_line(started: Bench) -> None:
+    """Trades expired, the table created anew without them and without the line: the candles stay."""
+    line = day(AT + DAY).start
+    trades = started.lake.trades()
+    trades.transaction().set_properties({FROZEN: line.isoformat()}).commit_transaction()
+    late = trade(1000, AT + DAY + timedelta(minutes=3))
+    lakes.add_trades(started.lake, [late])
+    for each in (MINUTE, DAILY):
+        refresh(started.lake, started.engine, each)
+    before = [c for c in aggregate([*week(), late], MINUTE) if c.window_start < line]
+    started.lake.catalog.drop_table(TRADES.identifier)
+    kept = [t for t in [*week(), late] if t.timestamp >= line + DAY]
+    lakes.add_trades(started.lake, kept)
+    report = refresh(started.lake, started.engine, MINUTE)
+    assert report.plan.behind > 0
+    assert lakes.stored(started.lake, MINUTE) == [*before, *aggregate(kept, MINUTE)]
+
+
+def bad_trade(number: int, at: datetime, symbol: str = "BAD") -> Trade:
+    """A trade of another writer, without any quantity."""
+    return Trade("BINANCE", symbol, str(number), at, Decimal(100), Decimal(0))
+
+
+def test_a_window_that_breaks_the_gate_holds_up_no_other(started: Bench) -> None:
+    """All others are committed; it stays as it was, is named, and is read again until it is mended."""
+    good = [trade(1000, AT + DAY), trade(1001, AT + 2 * DAY)]
+    bad = bad_trade(1, AT + timedelta(minutes=1))
+    lakes.add_trades(started.lake, [*good, bad])
+    with pytest.raises(
+        RefusedWindowsError, match=r"1 windows .* BINANCE BAD 2024-02-28T12:01:00Z"
+    ) as refused:
+        refresh(started.lake, started.engine, MINUTE)
+    assert refused.value.report.changed == 2
+    lakes.assert_equal_to_trades(started.lake, [*week(), *good], [MINUTE])
+    assert Staleness.of(started.lake, MINUTE).is_behind
+    found = {f.check: f for f in validate(started.lake, started.engine, MINUTE, [day(AT)])}
+    assert not found["positive_metrics"].ok
+    assert "BINANCE BAD" in found["positive_metrics"].note
+
+    more = trade(1002, AT + timedelta(minutes=30))
+    lakes.add_trades(started.lake, [more])
+    with pytest.raises(RefusedWindowsError) as again:
+        refresh(started.lake, started.engine, MINUTE)
+    report = again.value.report
+    assert {i.start for i in report.plan.intervals} == {bad.timestamp, more.timestamp}, "and no more"
+
+    commits = len(minutes(started).snapshots())
+    with pytest.raises(RefusedWindowsError):
+        refresh(started.lake, started.engine, MINUTE)
+    assert len(minutes(started).snapshots()) == commits, "nothing new to say"
+
+    started.lake.trades().delete(EqualTo("symbol", "BAD"))
+    assert_refreshed(started, [*week(), *good, more])
+
+
+def test_a_stored_candle_of_a_refused_window_stays(started: Bench) -> None:
+    first = week()[0]
+    bad = Trade("BINANCE", "BTCUSDT", "bad", first.timestamp, Decimal(100), Decimal("-0.5"))
+    lakes.add_trades(started.lake, [bad])
+    with pytest.raises(RefusedWindowsError):
+        refresh(started.lake, started.engine, MINUTE)
+    lakes.assert_equal_to_trades(started.lake, week(), [MINUTE])
+
+
+def test_a_refresh_that_breaks_off_goes_on_where_it_stopped(
+    started: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is done is not done again, although trades have gone on meanwhile."""
+    monkeypatch.setattr(reconcile, "_CHUNK_PARTITIONS", 1)
+    late = [trade(1000 + n, AT + n * DAY + timedelta(minutes=5)) for n in range(3)]
+    lakes.add_trades(started.lake, late)
+    broken_after(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt):
+        refresh(started.lake, started.engine, MINUTE)
+    monkeypatch.setattr(reconcile, "commit", REAL_COMMIT)
+    assert Staleness.of(started.lake, MINUTE).is_behind
+    more = trade(2000, AT + timedelta(minutes=40))
+    lakes.add_trades(started.lake, [more])
+    report = refresh(started.lake, started.engine, MINUTE)
+    assert [i.start for i in report.plan.intervals] == [more.timestamp, late[2].timestamp]
+    assert_refreshed(started, [*week(), *late, more])
+
+
+def test_a_first_refresh_that_breaks_off_goes_on_too(sail: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    clear(sail)
+    lakes.add_trades(sail.lake, week())
+    monkeypatch.setattr(reconcile, "_CHUNK_PARTITIONS", 1)
+    broken_after(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt):
+        refresh(sail.lake, sail.engine, MINUTE)
+    monkeypatch.setattr(reconcile, "commit", REAL_COMMIT)
+    report = refresh(sail.lake, sail.engine, MINUTE)
+    assert report.plan.partitions == [day(AT + 2 * DAY), day(AT + 3 * DAY)]
+    assert_refreshed(sail, week())
+
+
+REAL_COMMIT = reconcile.commit
+
+
+def broken_after(monkeypatch: pytest.MonkeyPatch, commits: int) -> None:
+    """The process is interrupted instead of the commit after so many."""
+    left = [commits]
+
+    def commit(*arguments: object) -> object:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return REAL_COMMIT(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(reconcile, "commit", commit)
