@@ -9,6 +9,7 @@ from pyiceberg.table import Table
 from k2_ohlcv.domain.errors import ContractError
 from k2_ohlcv.domain.timeframe import Grain, timeframe
 from k2_ohlcv.domain.window import DAY
+from k2_ohlcv.lake.candles import Stored
 from k2_ohlcv.lake.delete_files import refuse_equality_deletes
 from k2_ohlcv.lake.files import live_files, partition_of
 from k2_ohlcv.reconcile import rebuild
@@ -69,21 +70,21 @@ def test_a_smaller_rebuild_repairs_its_own_partitions(sail: Bench) -> None:
     ends = f"--from {DAYS[2].start:%Y-%m-%d} --to {DAYS[2].end:%Y-%m-%d}"
     with pytest.raises(ContractError, match=f"equality deletes.*rebuild --timeframe 1m {ends}"):
         validate(sail.lake, sail.engine, MINUTE, DAYS)
-    lakes.add_trades(sail.lake, [late := trade(100, AT + 2 * DAY)])
     with pytest.raises(ContractError, match=f"rebuild --timeframe 1m {ends}"):
-        refresh(sail.lake, sail.engine, MINUTE)
+        Stored.load(sail.lake.candles(MINUTE), MINUTE, [MINUTE.window(AT + 2 * DAY)])
     rebuild(sail.lake, sail.engine, MINUTE, DAYS[2:])
     assert deletes(sail) == 0
-    lakes.assert_equal_to_trades(sail.lake, [*SOME, late], [MINUTE])
+    lakes.assert_equal_to_trades(sail.lake, SOME, [MINUTE])
 
 
-def test_a_refresh_elsewhere_goes_on(sail: Bench) -> None:
-    """Deletes of one partition are no matter of another."""
+def test_a_refresh_repairs_what_another_engine_deleted(sail: Bench) -> None:
+    """A commit that is not ours makes its partitions dirty, and whole partitions are written anew."""
     table = started(sail)
     delete_candles(table, 0)
-    lakes.add_trades(sail.lake, [trade(100, AT + 2 * DAY)])
+    lakes.add_trades(sail.lake, [late := trade(100, AT + 2 * DAY)])
     refresh(sail.lake, sail.engine, MINUTE)
-    assert deletes(sail) == 1
+    assert deletes(sail) == 0
+    lakes.assert_equal_to_trades(sail.lake, [*SOME, late], [MINUTE])
 
 
 def test_position_deletes_of_candles_are_read_and_go_with_their_file(sail: Bench) -> None:
