@@ -9,6 +9,7 @@ from pyiceberg.table import Table
 from k2_ohlcv.domain.errors import ContractError
 from k2_ohlcv.domain.timeframe import Grain, timeframe
 from k2_ohlcv.domain.window import DAY
+from k2_ohlcv.lake.candles import Stored
 from k2_ohlcv.lake.delete_files import refuse_equality_deletes
 from k2_ohlcv.lake.files import live_files, partition_of
 from k2_ohlcv.reconcile import rebuild
@@ -69,6 +70,8 @@ def test_a_smaller_rebuild_repairs_its_own_partitions(sail: Bench) -> None:
     ends = f"--from {DAYS[2].start:%Y-%m-%d} --to {DAYS[2].end:%Y-%m-%d}"
     with pytest.raises(ContractError, match=f"equality deletes.*rebuild --timeframe 1m {ends}"):
         validate(sail.lake, sail.engine, MINUTE, DAYS)
+    with pytest.raises(ContractError, match=f"rebuild --timeframe 1m {ends}"):
+        Stored.load(sail.lake.candles(MINUTE), MINUTE, [MINUTE.window(AT + 2 * DAY)])
     rebuild(sail.lake, sail.engine, MINUTE, DAYS[2:])
     assert deletes(sail) == 0
     lakes.assert_equal_to_trades(sail.lake, SOME, [MINUTE])
