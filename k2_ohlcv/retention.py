@@ -21,7 +21,7 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.compaction import Compacted, compact
 from k2_ohlcv.lake.expiry import Going, drop, expire
 from k2_ohlcv.lake.files import TIME, file_sizes
-from k2_ohlcv.lake.lines import EXPIRED, FROZEN, Lines, newest_trade, present
+from k2_ohlcv.lake.lines import EXPIRED, FROZEN, Lines, newest_trade, present, remember_line
 from k2_ohlcv.lake.missing import MissingTable
 from k2_ohlcv.lake.newest_trade import find_newest_trade
 from k2_ohlcv.lake.open_work import OpenWork
@@ -231,6 +231,14 @@ class _Trades(_Room):
 
     def blocked(self) -> tuple[str, ...]:
         return tuple(c.reason for c in self._behind)
+
+    def apply(self, snapshots_before: datetime, now: datetime) -> TableReport:
+        report = super().apply(snapshots_before, now)
+        # At once: somebody may create the trades table anew before any refresh has seen the line.
+        trades = self.load()
+        for candles in self._candles.values():
+            remember_line(candles, trades)
+        return report
 
     def needed(self) -> set[int]:
         marks = [Watermark.of(self.lake.candles(timeframe)) for timeframe in TIMEFRAMES]

@@ -10,11 +10,12 @@ from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe, timeframe
 from k2_ohlcv.domain.window import DAY, Interval, midnight
 from k2_ohlcv.lake.commit import DROPS, Change, commit
 from k2_ohlcv.lake.files import live_files
-from k2_ohlcv.lake.lines import EXPIRED, FROZEN, Lines
+from k2_ohlcv.lake.lines import EXPIRED, FROZEN, Lines, line_of
 from k2_ohlcv.lake.watermark import Watermark, carried
 from k2_ohlcv.plan import plan_refresh
 from k2_ohlcv.reconcile import rebuild
 from k2_ohlcv.refresh import plan, refresh
+from k2_ohlcv.retention import retention
 from k2_ohlcv_tests import histories, lakes
 from k2_ohlcv_tests.conftest import Bench
 from k2_ohlcv_tests.test_reconcile import AT, day, trade
@@ -72,6 +73,20 @@ def test_late_trades_change_no_frozen_candle(sail: Bench) -> None:
     refresh_all(sail)
     lakes.assert_equal_to_trades(sail.lake, [*some, more[1]])
     assert plan(sail.lake, MINUTE).is_current
+
+
+def test_retention_itself_has_the_candles_remember_the_line(sail: Bench) -> None:
+    """Trades are created anew right after, before any refresh: the frozen candles stay."""
+    some = daily_trades(sail)
+    settings = lakes.settings(sail.home, K2_RETENTION_TRADES="2d", K2_RETENTION_1M="off")
+    retention(sail.lake, settings.kept, apply=True)
+    line = line_of(sail.lake.trades(), FROZEN)
+    assert line is not None
+    assert {line_of(sail.lake.candles(each), FROZEN) for each in TIMEFRAMES} == {line}
+    sail.lake.catalog.drop_table(sail.lake.trades().name())
+    lakes.add_trades(sail.lake, [t for t in some if t.timestamp >= line])
+    refresh_all(sail)
+    lakes.assert_equal_to_trades(sail.lake, some, [MINUTE])
 
 
 @pytest.mark.parametrize("how", ["a lost watermark", "a rebuild of everything"])
