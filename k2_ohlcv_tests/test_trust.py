@@ -1,7 +1,7 @@
 """Nothing wrong is ever called current: rollbacks, foreign commits, other tables, refused windows, kills."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 
 import polars as pl
@@ -10,6 +10,7 @@ from pyiceberg.expressions import EqualTo
 from pyiceberg.table import Table
 
 from k2_ohlcv import reconcile
+from k2_ohlcv.domain import trading_times
 from k2_ohlcv.domain.candle import Trade, aggregate
 from k2_ohlcv.domain.errors import MissingTradesError
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
@@ -223,6 +224,37 @@ def test_candle_tables_remember_the_frozen_line(started: Bench) -> None:
     report = refresh(started.lake, started.engine, MINUTE)
     assert report.plan.behind > 0
     assert lakes.stored(started.lake, MINUTE) == [*before, *aggregate(kept, MINUTE)]
+
+
+def test_a_trade_ahead_of_its_time_comes_in_once_its_time_has_come(
+    started: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although no trade has changed since: what was left out then is open now."""
+    ahead = trade(1000, datetime.now(UTC) + 4 * DAY)
+    lakes.add_trades(started.lake, [ahead])
+    refresh(started.lake, started.engine, MINUTE)
+    lakes.assert_equal_to_trades(started.lake, week(), [MINUTE])
+    assert plan(started.lake, MINUTE).is_current
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + 4 * DAY
+
+    monkeypatch.setattr(trading_times, "datetime", Later)
+    assert Staleness.of(started.lake, MINUTE).is_behind
+    refresh(started.lake, started.engine, MINUTE)
+    lakes.assert_equal_to_trades(started.lake, [*week(), ahead], [MINUTE])
+    assert plan(started.lake, MINUTE).is_current
+
+
+def test_a_bad_trade_among_good_ones_of_a_window_is_seen(started: Bench) -> None:
+    """The volume of the window is positive all the same: the bounds of the file tell."""
+    bad = Trade("BINANCE", "BTCUSDT", "bad", week()[0].timestamp, Decimal(100), Decimal("-0.05"))
+    lakes.add_trades(started.lake, [bad])
+    with pytest.raises(RefusedWindowsError, match="positive_metrics"):
+        refresh(started.lake, started.engine, MINUTE)
+    lakes.assert_equal_to_trades(started.lake, week(), [MINUTE])
 
 
 def bad_trade(number: int, at: datetime, symbol: str = "BAD") -> Trade:
