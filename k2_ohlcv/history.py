@@ -19,6 +19,7 @@ from k2_ohlcv.lake.commit import Change, commit_with_retry
 from k2_ohlcv.lake.files import TIME, live_files
 from k2_ohlcv.lake.lines import EXPIRED, FROZEN, line_of
 from k2_ohlcv.lake.missing import MissingTable
+from k2_ohlcv.lake.trades import needed
 from k2_ohlcv.lake.watermark import Watermark
 
 
@@ -77,7 +78,7 @@ def move_frozen_line(lake: Lake, to: datetime, *, apply: bool) -> list[LineMove]
     if lake.owns_trades and _is_after(trades := lake.trades(), FROZEN, to):
         moves.append(replace(_line(trades, FROZEN), after=to))
         if apply:
-            trades.transaction().set_properties({FROZEN: to.isoformat()}).commit_transaction()
+            commit_with_retry(lake.trades_to_write, lambda table: _moved(lake, table, to))
     for timeframe in TIMEFRAMES:
         moves += _move_candles(lake, timeframe, FROZEN, to, apply=apply)
     return _rejecting_nothing(moves, "frozen", to)
@@ -125,6 +126,11 @@ def _move_candles(
             lambda: lake.candles(timeframe), lambda table: _opened(table, trades, timeframe, line, to)
         )
     return [move]
+
+
+def _moved(lake: Lake, trades: Table, to: datetime) -> Change:
+    """The commit that moves the line of the trades."""
+    return Change(properties={FROZEN: to.isoformat()}, protected=frozenset(needed(lake, trades)))
 
 
 def _opened(candles: Table, trades: Table, timeframe: Timeframe, line: str, to: datetime) -> Change:

@@ -49,7 +49,7 @@ def validate_tables(
         return
     terminal.show(f"{span.start:%Y-%m-%d} to {span.end:%Y-%m-%d}, {seconds:.1f} s", _shown(found, timeframes))
     for one in found:
-        if one.note and one.check in _NOTED:
+        if one.note and (one.check in _NOTED or not one.ok):
             terminal.show(f"{one.check} of {one.timeframe}: {one.note}")
     blocking = {check.name for check in CHECKS if check.blocking}
     for one in found:
@@ -60,7 +60,11 @@ def validate_tables(
             )
     failed = [f"{one.check} of {one.timeframe}" for one in found if not one.ok and one.check in blocking]
     if failed:
-        raise CheckFailedError(f"failed: {', '.join(failed)}. k2-ohlcv rebuild repairs candles.")
+        refused = any("refused before the commit" in one.note for one in found)
+        todo = "k2-ohlcv rebuild repairs candles."
+        if refused:
+            todo += " Refused windows need their trades corrected (k2-ohlcv trades)."
+        raise CheckFailedError(f"failed: {', '.join(failed)}. {todo}")
 
 
 def _findings(

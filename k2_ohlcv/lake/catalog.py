@@ -3,12 +3,10 @@
 What is in the tables, and how they change, is in `trades`, `changes` and `candles`.
 """
 
-from contextlib import suppress
 from dataclasses import dataclass
 
 from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.exceptions import (
-    NamespaceAlreadyExistsError,
     NoSuchNamespaceError,
     NoSuchTableError,
     TableAlreadyExistsError,
@@ -124,8 +122,12 @@ class Lake:
         return verified(table, source)
 
     def _create(self, contract: Contract) -> Table:
-        with suppress(NamespaceAlreadyExistsError):  # another process may make it after the look
+        try:
             self.catalog.create_namespace_if_not_exists(NAMESPACE)
+        except Exception:
+            # Another process may have made it after the look. A SQL catalog says so by an error of its own.
+            if not self.catalog.namespace_exists(NAMESPACE):
+                raise
         try:
             return self.catalog.create_table(
                 contract.identifier,

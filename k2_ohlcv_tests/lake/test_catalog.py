@@ -12,7 +12,7 @@ from k2_ohlcv.domain.errors import ContractError
 from k2_ohlcv.domain.frame import CANDLE_TYPES
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, timeframe
 from k2_ohlcv.lake.catalog import Lake, catalog_properties
-from k2_ohlcv.lake.schemas import CANDLES, TRADES
+from k2_ohlcv.lake.schemas import CANDLES, NAMESPACE, TRADES
 from k2_ohlcv_tests import lakes
 
 
@@ -27,6 +27,25 @@ def test_tables_are_created_on_first_write_and_found_again(lake: Lake, tmp_path:
         assert {table.schema().find_column_name(i) for i in table.schema().identifier_field_ids} == set(KEY)
         assert table.spec().fields[0].name == f"window_start_{each.grain.value}"
     assert {f.name for f in lake.rejected().schema().fields} >= {"source", "line", "reason", "raw"}
+
+
+def test_a_namespace_that_another_process_makes_meanwhile_is_no_error(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A SQL catalog answers with the error of its database; where the namespace is not there, so do we."""
+    real = lake.catalog.create_namespace_if_not_exists
+
+    def raced(namespace: str) -> None:
+        real(namespace)
+        raise RuntimeError("UNIQUE constraint failed")
+
+    monkeypatch.setattr(lake.catalog, "create_namespace_if_not_exists", raced)
+    assert lake.trades_to_write().current_snapshot() is None
+    lake.catalog.drop_table(TRADES.identifier)
+    lake.catalog.drop_namespace(NAMESPACE)
+    monkeypatch.setattr(lake.catalog, "create_namespace_if_not_exists", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        lake.trades_to_write()
 
 
 def test_the_contract_is_that_of_the_design() -> None:
