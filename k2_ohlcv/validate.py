@@ -20,7 +20,7 @@ from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
 from k2_ohlcv.domain.trading_times import trading_times
 from k2_ohlcv.domain.window import DAY, Interval, coalesce, intersect_all, subtract
 from k2_ohlcv.engine.outside import rows_outside
-from k2_ohlcv.engine.session import Engine
+from k2_ohlcv.engine.session import Done, Engine
 from k2_ohlcv.engine.totals import totals
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.changes import trades_spans
@@ -101,7 +101,7 @@ def validate(
     timeframe: Timeframe,
     intervals: Sequence[Interval],
     *,
-    reconciled: tuple[int | None, Sequence[Interval]] | None = None,
+    reconciled: Done | None = None,
     now: datetime | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[Finding]:
@@ -116,9 +116,9 @@ def validate(
         engine: the session to recompute totals in.
         timeframe: the candle table.
         intervals: what to examine.
-        reconciled: the trades snapshot to which a run has just made some intervals equal: these are compared
-            with trades, at that snapshot. Without it, windows that are dirty since the watermark are left
-            out and counted, and all others are held to the current trades.
+        reconciled: what a run has just made equal to the trades: it is compared with trades at that snapshot,
+            and the windows that the run refused are named. Without it, windows that are dirty since the
+            watermark are left out and counted, and all others are held to the current trades.
         now: the clock for freshness.
         progress: told in words what is being done.
 
@@ -128,7 +128,10 @@ def validate(
     tables = {each: lake.candles(each) for each in (timeframe, TIMEFRAMES[0])}
     trades = lake.trades()
     side, minutes = (_Side.of(tables[each], trades, each) for each in (timeframe, TIMEFRAMES[0]))
-    snapshot, compared = reconciled or (trades.metadata.current_snapshot_id, timeframe.align(intervals))
+    snapshot, compared = trades.metadata.current_snapshot_id, timeframe.align(intervals)
+    if reconciled:
+        snapshot = reconciled.snapshot
+        compared = subtract(reconciled.intervals, [r.window for r in reconciled.refused])
     with_trades = _Scope.of(timeframe, compared, [] if reconciled else side.pending, side.behind(compared))
     with_minutes = _Scope.of(
         timeframe,
@@ -156,7 +159,7 @@ def validate(
         gaps.look(stored, chunk)
     found["reconciles_with_trades"].append(with_trades.left_out("reconciles_with_trades", timeframe))
     found["timeframes_agree"].append(unlike or with_minutes.left_out("timeframes_agree", timeframe))
-    for refused in _refused(side, whole):
+    for refused in _refused(side, whole, reconciled):
         found[refused.check].append(refused)
     found["gaps"] = [gaps.finding()]
     found["freshness"] = [_freshness(side, trades, now or datetime.now(UTC))]
@@ -164,10 +167,11 @@ def validate(
     return [merged(parts) for parts in found.values()]
 
 
-def _refused(side: _Side, whole: Sequence[Interval]) -> list[Finding]:
+def _refused(side: _Side, whole: Sequence[Interval], reconciled: Done | None) -> list[Finding]:
     """A finding for each check that windows break which were therefore not stored."""
     mark, grain = Watermark.of(side.table), side.timeframe.grain
-    windows = [r for r in (mark.refused if mark else ()) if intersect_all([r.window], whole)]
+    named = {*(mark.refused if mark else ()), *(reconciled.refused if reconciled else ())}
+    windows = sorted((r for r in named if intersect_all([r.window], whole)), key=lambda r: (r.window, str(r)))
     return [
         Finding(
             check,
@@ -175,7 +179,8 @@ def _refused(side: _Side, whole: Sequence[Interval]) -> list[Finding]:
             0,
             failures=len(broken),
             partitions=tuple(grain.key(p) for p in grain.partitions(r.window for r in broken)),
-            note=f"refused before the commit, and not stored: {'; '.join(map(str, broken[:SHOWN]))}",
+            note=f"refused before the commit, and not stored: {'; '.join(map(str, broken[:SHOWN]))}. "
+            "Their trades have to be corrected",
         )
         for check in dict.fromkeys(r.check for r in windows)
         if (broken := [r for r in windows if r.check == check])

@@ -9,6 +9,7 @@ import pytest
 from k2_ohlcv.domain.checks import CHECKS, Finding
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe, timeframe
 from k2_ohlcv.domain.window import DAY, Interval, from_micros
+from k2_ohlcv.engine.session import Done
 from k2_ohlcv.reconcile import rebuild
 from k2_ohlcv.refresh import refresh
 from k2_ohlcv.validate import validate
@@ -163,7 +164,7 @@ def test_after_a_run_nothing_is_pending(week_lake: Bench) -> None:
     """At the run's pinned snapshot, all that it reconciled must be right, later trades or not."""
     pinned = week_lake.lake.trades().metadata.current_snapshot_id
     lakes.add_trades(week_lake.lake, [trade(1000, AT)])
-    found = validate(week_lake.lake, week_lake.engine, MINUTE, [day(AT)], reconciled=(pinned, [day(AT)]))
+    found = validate(week_lake.lake, week_lake.engine, MINUTE, [day(AT)], reconciled=Done(pinned, (day(AT),)))
     assert all(f.ok for f in found if f.check in BLOCKING)
 
 

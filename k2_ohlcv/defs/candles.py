@@ -21,6 +21,7 @@ from k2_ohlcv.domain.errors import UsageError
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe, parse_day
 from k2_ohlcv.domain.window import Interval, midnight
 from k2_ohlcv.engine.resource import SparkResource
+from k2_ohlcv.engine.session import Done
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.inventory import rows_per_partition
 from k2_ohlcv.lake.lines import Lines
@@ -84,11 +85,16 @@ def candles_asset(timeframe: Timeframe, settings: Settings) -> dg.AssetsDefiniti
             try:
                 report = _reconciled(context, config, lake.lake, engine, timeframe)
             except RefusedWindowsError as refused:
-                _log_summary(context, config.mode, refused.report)
-                _materialize_changed(context, lake.lake, refused.report, there, config.mode)
+                context.log.error(str(refused))
                 context.instance.add_run_tags(context.run.run_id, {named.REFUSED_TAG: "true"})
-                raise
-            engine.done[timeframe.name] = (report.trades_snapshot, report.plan.intervals)
+                report = refused.report
+                if not checks.are_run(context, timeframe, refused.checks):
+                    # Nothing else of this run would fail.
+                    _log_summary(context, config.mode, report)
+                    _materialize_changed(context, lake.lake, report, there, config.mode)
+                    raise
+            done = Done(report.trades_snapshot, report.plan.intervals, report.refused)
+            engine.done[timeframe.name] = done
         _log_summary(context, config.mode, report)
         whole = _run_numbers(config.mode, report)
         _add_partitions(context, lake.lake, report, there, whole, besides=config.mode is Mode.rebuild)
@@ -176,6 +182,7 @@ def _run_numbers(mode: Mode, report: "Report") -> dict[str, Any]:
         "trades_snapshot": str(report.trades_snapshot),
         "watermark_moved": report.watermark_moved,
         "committed": report.committed,
+        "windows_refused": len(report.refused),
     }
     if mode is Mode.refresh:
         numbers["refresh"] = dg.MetadataValue.json(_with_text_ids(report.as_json()))

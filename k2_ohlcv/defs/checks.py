@@ -6,7 +6,7 @@ that failed in the one before, and stays red until they pass. A table that can't
 never a failed check.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -74,7 +74,7 @@ def _found(
     if done is None:
         parts = [validate(lake, engine, timeframe, _newest(context, lake, timeframe))]
     else:
-        parts = [validate(lake, engine, timeframe, done[1], reconciled=done)]
+        parts = [validate(lake, engine, timeframe, done.intervals, reconciled=done)]
     again = failed_before(context.instance, timeframe)
     if again:
         parts.append(validate(lake, engine, timeframe, again))
@@ -82,6 +82,14 @@ def _found(
         check.name: merged([part[i] for part in (parts[:1] if check.whole else parts)])
         for i, check in enumerate(CHECKS)
     }
+
+
+def are_run(context: dg.AssetExecutionContext, timeframe: Timeframe, names: Iterable[str]) -> bool:
+    """Whether a run of a candle table runs all of some of its checks as well."""
+    keys = {dg.AssetCheckKey(dg.AssetKey(timeframe.table), name) for name in names}
+    chosen = context.run.asset_check_selection
+    known = context.job_def.asset_layer.asset_graph.asset_check_keys if chosen is None else chosen
+    return keys <= set(known)
 
 
 def _is_checked(context: dg.AssetCheckExecutionContext, timeframe: Timeframe) -> bool:

@@ -116,7 +116,7 @@ def snapshots(lake: Lake) -> dict[int, int]:
 def _added(snapshot: Snapshot) -> int:
     if snapshot.summary is None or snapshot.summary.operation == Operation.REPLACE:
         return 0  # rows that were there, in other files
-    return int(snapshot.summary.get("added-records", "0"))
+    return int(snapshot.summary.get("added-records") or 0)  # a commit that only deletes says nothing of it
 
 
 def run_numbers(

@@ -21,6 +21,7 @@ from k2_ohlcv.domain.window import Interval
 from k2_ohlcv.engine.jars import spark_jars
 from k2_ohlcv.lake.catalog import CATALOG, catalog_properties
 from k2_ohlcv.lake.embedded import database_of
+from k2_ohlcv.lake.watermark import RefusedWindow
 from k2_ohlcv.settings import Settings
 
 if TYPE_CHECKING:
@@ -40,6 +41,21 @@ _DEFAULT_PORT = 15002
 _CONNECT_SECONDS = 5.0
 
 
+@dataclass(frozen=True)
+class Done:
+    """What a run made equal to the trades.
+
+    Attributes:
+        snapshot: the trades snapshot; None where trades have none.
+        intervals: whole windows.
+        refused: those of them that break an invariant, and stay as they were.
+    """
+
+    snapshot: int | None
+    intervals: tuple[Interval, ...]
+    refused: tuple[RefusedWindow, ...] = ()
+
+
 @dataclass
 class Engine:
     """An open session, and how tables are named in it.
@@ -50,8 +66,7 @@ class Engine:
         workspace: a private folder of this session, removed with it.
         share: names of the timeframes that this session's user means to ask for. A scan for one of them
             answers the others that it can.
-        done: by timeframe, the trades snapshot and the intervals that this session made its table equal to,
-            for the checks that follow.
+        done: by timeframe, what this session did to its table, for the checks that follow.
         totals: the totals of the last scan for checks, by snapshot and timeframe, with their intervals.
     """
 
@@ -59,7 +74,7 @@ class Engine:
     embedded: bool
     workspace: Path
     share: frozenset[str] = field(default_factory=frozenset)
-    done: dict[str, tuple[int | None, tuple[Interval, ...]]] = field(default_factory=dict)
+    done: dict[str, Done] = field(default_factory=dict)
     totals: dict[tuple[int, str], "tuple[list[Interval], pl.DataFrame]"] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

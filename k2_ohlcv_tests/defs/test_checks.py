@@ -117,7 +117,7 @@ def test_a_check_runs_by_itself(lake: Lake, instance: dg.DagsterInstance) -> Non
     assert list(evaluations(result)) == ["vwap_bounds"]
 
 
-def test_what_the_gate_refuses_is_a_failed_check_and_no_materialization(
+def test_what_the_gate_refuses_is_a_failed_check_that_names_it(
     lake: Lake, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = reconcile.finish
@@ -129,8 +129,10 @@ def test_what_the_gate_refuses_is_a_failed_check_and_no_materialization(
     monkeypatch.setattr(reconcile, "finish", broken)
     result = run(instance, DAYS[0])
     assert not result.success
-    assert not result.get_asset_materialization_events()
+    (made,) = result.get_asset_materialization_events()
+    assert made.materialization.metadata["windows_refused"].value == 2
     assert lake.candles(HOUR).current_snapshot() is None
+    assert {name for name, one in evaluations(result).items() if not one.passed} == {"vwap_bounds"}
     key = dg.AssetCheckKey(dg.AssetKey(HOUR.table), "vwap_bounds")
     (record,) = instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
     assert record.evaluation is not None
@@ -138,7 +140,7 @@ def test_what_the_gate_refuses_is_a_failed_check_and_no_materialization(
     assert record.evaluation.blocking
     assert record.evaluation.metadata["failures"].value == 2
     said = record.evaluation.description or ""
-    assert said.startswith("2 fail; refused before the commit: nothing of it is stored. 2 windows of")
+    assert said.startswith("2 fail; refused before the commit, and not stored: X Y")
     assert "X Y 2024-02-" in said
 
 

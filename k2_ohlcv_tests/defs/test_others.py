@@ -11,6 +11,7 @@ from pyiceberg.types import DecimalType, StringType, TimestamptzType
 
 from k2_ohlcv.definitions import build
 from k2_ohlcv.defs import ingest_files, jobs, others
+from k2_ohlcv.defs.trades import snapshots
 from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.retention import MANY_FILES
 from k2_ohlcv.lake.catalog import Lake
@@ -98,6 +99,14 @@ def test_a_commit_of_ours_that_merges_small_files_is_ours(lake: Lake, instance: 
         assert job.execute_in_process(config, instance=instance).success
     assert len(lake.trades().inspect.files()) == 1
     assert look(instance, None)[0] == []
+
+
+def test_a_commit_that_only_deletes_adds_no_trades(lake: Lake) -> None:
+    """Its summary does not say so: whoever counts what each snapshot added has to know."""
+    moment = datetime(2024, 2, 27, 12, tzinfo=UTC)
+    lakes.add_trades(lake, [Trade("X", "Y", "1", moment, Decimal(1), Decimal(1))])
+    lake.trades().delete(EqualTo("symbol", "Y"))
+    assert list(snapshots(lake).values()) == [1, 0]
 
 
 def test_a_run_at_work_is_waited_for(lake: Lake, instance: dg.DagsterInstance) -> None:
