@@ -102,6 +102,7 @@ def validate(
     intervals: Sequence[Interval],
     *,
     reconciled: Done | None = None,
+    told: Sequence[Interval] = (),
     now: datetime | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[Finding]:
@@ -119,6 +120,7 @@ def validate(
         reconciled: what a run has just made equal to the trades: it is compared with trades at that snapshot,
             and the windows that the run refused are named. Without it, windows that are dirty since the
             watermark are left out and counted, and all others are held to the current trades.
+        told: partitions whose refused windows another call has named.
         now: the clock for freshness.
         progress: told in words what is being done.
 
@@ -159,7 +161,7 @@ def validate(
         gaps.look(stored, chunk)
     found["reconciles_with_trades"].append(with_trades.left_out("reconciles_with_trades", timeframe))
     found["timeframes_agree"].append(unlike or with_minutes.left_out("timeframes_agree", timeframe))
-    for refused in _refused(side, whole, reconciled):
+    for refused in _refused(side, subtract(whole, told), reconciled):
         found[refused.check].append(refused)
     found["gaps"] = [gaps.finding()]
     found["freshness"] = [_freshness(side, trades, now or datetime.now(UTC))]

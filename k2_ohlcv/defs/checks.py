@@ -71,13 +71,12 @@ def _found(
     from k2_ohlcv.validate import validate
 
     done = engine.done.pop(timeframe.name, None)
-    if done is None:
-        parts = [validate(lake, engine, timeframe, _newest(context, lake, timeframe))]
-    else:
-        parts = [validate(lake, engine, timeframe, done.intervals, reconciled=done)]
+    chosen = _newest(context, lake, timeframe) if done is None else done.intervals
+    parts = [validate(lake, engine, timeframe, chosen, reconciled=done)]
     again = failed_before(context.instance, timeframe)
     if again:
-        parts.append(validate(lake, engine, timeframe, again))
+        told = timeframe.grain.partitions(chosen)
+        parts.append(validate(lake, engine, timeframe, again, told=told))
     return {
         check.name: merged([part[i] for part in (parts[:1] if check.whole else parts)])
         for i, check in enumerate(CHECKS)

@@ -142,6 +142,8 @@ def test_what_the_gate_refuses_is_a_failed_check_that_names_it(
     said = record.evaluation.description or ""
     assert said.startswith("2 fail; refused before the commit, and not stored: X Y")
     assert "X Y 2024-02-" in said
+    again = evaluations(run(instance, DAYS[0]))["vwap_bounds"]
+    assert again.metadata["failures"].value == 2, "not twice, although the partition failed before"
 
 
 def test_a_refusal_does_not_hide_what_failed_before(
