@@ -85,8 +85,8 @@ def reconcile(
         # and whoever committed before it pinned no newer trades than we do.
         candles = lake.candles(timeframe)
         base, trades = candles.metadata_location, lake.trades()
-        work = _Work(lake, engine, trades, choose(candles, trades), progress or (lambda _: None))
         try:
+            work = _Work(lake, engine, trades, choose(candles, trades), progress or (lambda _: None))
             report = work.carry_out(candles)
         except (*CONFLICTS, FileNotFoundError) as conflict:
             if isinstance(conflict, FileNotFoundError) and not _moved(lake, timeframe, base):
