@@ -87,6 +87,8 @@ def test_the_lake_is_what_its_description_says(old: Bench) -> None:
 def test_a_refresh_makes_every_table_right(old: Bench) -> None:
     """Frozen candles stay as they are, clocks included; expired ones do not come back; then it is done."""
     before = {each: lakes.frame(old.lake, each) for each in TIMEFRAMES}
+    reasons = [plan(old.lake, each).reason for each in TIMEFRAMES]
+    assert all("an older version" in (reason or "") for reason in reasons), "one full refresh, and why"
     refresh_all(old)
     assert_right(old.lake)
     for each in TIMEFRAMES:

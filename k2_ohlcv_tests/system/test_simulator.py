@@ -161,9 +161,6 @@ def test_a_lost_trade_would_be_noticed(lived: World) -> None:
         ours.check_added(lived, [])
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a rebuild ahead of the watermark leaves windows that no difference names"
-)
 def test_a_trade_that_only_a_rebuild_saw_goes_with_its_candle(sail: Bench) -> None:
     """It came after the watermark and went before the next refresh: no difference names its window."""
     clear(sail)

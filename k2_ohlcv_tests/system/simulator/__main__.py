@@ -15,7 +15,7 @@ import typer
 
 from k2_ohlcv.engine.session import open_engine
 from k2_ohlcv_tests import lakes
-from k2_ohlcv_tests.system.simulator.life import NOT_YET, LifeError, play
+from k2_ohlcv_tests.system.simulator.life import LifeError, play
 from k2_ohlcv_tests.system.simulator.world import WrongError
 
 
@@ -24,28 +24,21 @@ def simulate(
     steps: Annotated[int, typer.Option(min=1, help="Steps of a life.")] = 200,
     lives: Annotated[int, typer.Option(min=1, help="Lives, one after another.")] = 1,
     processes: Annotated[int, typer.Option(min=1, help="Processes that share the lives.")] = 1,
-    everything: Annotated[
-        bool, typer.Option("--everything", help="Take the steps too that the code does not withstand yet.")
-    ] = False,
 ) -> None:
     """Play lives of a lake; ends with exit code 1 where something goes wrong, and prints how."""
     seeds, started = range(seed, seed + lives), time.monotonic()
-    if processes > 1:
-        wrong = _shared(seeds, steps, processes, everything)
-    else:
-        wrong = _played(seeds, steps, frozenset() if everything else NOT_YET)
+    wrong = _shared(seeds, steps, processes) if processes > 1 else _played(seeds, steps)
     passed = "something went wrong" if wrong else "all came out right"
     print(f"{lives} lives of {steps} steps in {time.monotonic() - started:.0f} s: {passed}")
     raise typer.Exit(1 if wrong else 0)
 
 
-def _shared(seeds: range, steps: int, processes: int, everything: bool) -> int:
+def _shared(seeds: range, steps: int, processes: int) -> int:
     """Processes of this same program, each with its share of the seeds; how many of them failed."""
     shares = [
         seeds[i * len(seeds) // processes : (i + 1) * len(seeds) // processes] for i in range(processes)
     ]
     program = [sys.executable, "-m", str(__package__), "--steps", str(steps)]
-    program += ["--everything"] if everything else []
     started = [
         subprocess.Popen([*program, "--seed", str(share.start), "--lives", str(len(share))])
         for share in shares
@@ -54,7 +47,7 @@ def _shared(seeds: range, steps: int, processes: int, everything: bool) -> int:
     return sum(process.wait() != 0 for process in started)
 
 
-def _played(seeds: range, steps: int, without: frozenset[str]) -> int:
+def _played(seeds: range, steps: int) -> int:
     """Play lives on one engine; how many went wrong."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     warnings.simplefilter("ignore")  # PyIceberg's, at deletes that match nothing
@@ -63,7 +56,7 @@ def _played(seeds: range, steps: int, without: frozenset[str]) -> int:
         for seed in seeds:
             started = time.monotonic()
             try:
-                list(play(engine, [seed], steps, without))
+                list(play(engine, [seed], steps))
             except LifeError as error:
                 wrong += 1
                 print(f"seed {seed}: {error}", flush=True)

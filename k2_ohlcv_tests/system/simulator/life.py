@@ -47,10 +47,6 @@ OTHERS: dict[str, tuple[Step, int]] = {
     "roll back candles": (others.roll_back_candles, 3),
     "change candles": (others.change_candles, 4),
 }
-#: What the code does not withstand yet; with nothing in it, all steps are taken.
-NOT_YET = frozenset(
-    {"add back", "rename", "recreate", "roll back candles", "change candles", "rebuild some", "small commits"}
-)
 #: The bound of a refresh's commits where they are small: each is a partition then.
 SMALL_COMMITS = "k2_ohlcv.reconcile._CHUNK_PARTITIONS"
 #: Of so many commands of ours, one meets a fault.
@@ -67,7 +63,6 @@ class Life:
 
     seed: int
     world: World
-    without: frozenset[str] = NOT_YET
     told: list[str] = field(default_factory=list)
 
     def run(self, steps: int) -> None:
@@ -94,8 +89,7 @@ class Life:
         self.world.check_honest(rng.choice(TIMEFRAMES))
 
     def _choose(self, rng: Random, kinds: dict[str, tuple[Step, int]]) -> str:
-        names = [name for name in kinds if name not in self.without]
-        return rng.choices(names, [kinds[name][1] for name in names])[0]
+        return rng.choices(list(kinds), [often for _, often in kinds.values()])[0]
 
     def _ours(self, name: str, rng: Random, number: int) -> None:
         """A command of ours, met by a fault now and then; only what the fault allows may come of it."""
@@ -104,7 +98,7 @@ class Life:
         world.base, world.others, world.check = world.model.trades, 0, lambda: None
         world.hooks.other = lambda: self._between(rng)
         world.hooks.armed = fault
-        small = "small commits" not in self.without and rng.random() < 0.5
+        small = rng.random() < 0.5
         try:
             with patch(SMALL_COMMITS, 1) if small else nullcontext():
                 OURS[name][0](world)
@@ -156,12 +150,10 @@ def world(engine: Engine) -> Iterator[World]:
         yield World(Path(home), engine, Random(0), hooks)
 
 
-def play(
-    engine: Engine, seeds: Iterable[int], steps: int, without: frozenset[str] = NOT_YET
-) -> Iterator[Life]:
+def play(engine: Engine, seeds: Iterable[int], steps: int) -> Iterator[Life]:
     """One life after another."""
     for seed in seeds:
         with world(engine) as found:
-            life = Life(seed, found, without)
+            life = Life(seed, found)
             life.run(steps)
             yield life

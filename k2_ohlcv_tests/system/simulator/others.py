@@ -11,7 +11,7 @@ from pyiceberg.table import FileScanTask, Table
 from pyiceberg.table.snapshots import ancestors_of
 
 from k2_ohlcv.domain.candle import Trade
-from k2_ohlcv.domain.errors import K2Error
+from k2_ohlcv.domain.errors import MissingTradesError
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv.lake.schemas import NAMESPACE, TRADES
 from k2_ohlcv.refresh import refresh as refresh_table
@@ -145,8 +145,8 @@ def rename(world: World) -> None:
     world.lake.catalog.rename_table(TRADES.identifier, away)
     try:
         refresh_table(world.lake, world.engine, timeframe)
-    except K2Error:
-        pass
+    except MissingTradesError:
+        pass  # the command says what is wrong
     finally:
         if world.table() is not None:
             raise WrongError("a refresh created the trades table")
