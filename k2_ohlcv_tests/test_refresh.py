@@ -60,6 +60,7 @@ def test_the_first_refresh_makes_everything(bench: Bench) -> None:
     lakes.add_trades(bench.lake, some)
     for report in refresh_all(bench):
         assert report.plan.reason == "the table has no watermark yet"
+        assert report.plan.files_read == len(lakes.data_files(bench.lake.trades()))
         assert report.watermark_moved
     lakes.assert_equal_to_trades(bench.lake, some)
 
@@ -116,6 +117,7 @@ def test_a_corrected_trade_in_a_rewritten_file_dirties_one_window(sail: Bench) -
     histories.rewrite(table, [task], correct)
     report = refresh(sail.lake, sail.engine, MINUTE)
     assert (report.changed, report.unchanged) == (1, 0)
+    assert report.plan.files_changed == 2, "one that went and one that came"
     assert len(report.plan.intervals) == 1
     refresh_all(sail)
     lakes.assert_equal_to_trades(sail.lake, all_trades(sail.lake))
@@ -224,6 +226,14 @@ def test_many_scattered_trades_are_read_as_few_intervals(sail: Bench) -> None:
     assert len(report.plan.intervals) <= 64
     assert covers(report.plan.intervals, windows_of(more, MINUTE))
     lakes.assert_equal_to_trades(sail.lake, some + more, [MINUTE])
+
+
+def test_a_plan_says_ten_intervals_and_how_many_more(sail: Bench) -> None:
+    started(sail)
+    lakes.add_trades(sail.lake, [trade(1000 + n, AT + timedelta(minutes=7 + 10 * n)) for n in range(13)])
+    said = plan(sail.lake, MINUTE).lines()
+    assert said[-1].strip() == "and 3 more"
+    assert len(said) == 2 + 10 + 1
 
 
 def test_untouched_windows_keep_their_clocks(sail: Bench) -> None:
