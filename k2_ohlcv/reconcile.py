@@ -222,7 +222,9 @@ def _to_commit(
     is_empty = change is None or change.is_empty
     if isinstance(candles, MissingTable) and is_empty:
         return None  # a table is created with its first candles
-    is_said = mark is None or (mark == Watermark.of(candles) and mark.is_mirrored(candles))
+    is_said = mark is None or (mark == (said := Watermark.of(candles)) and mark.is_mirrored(candles))
+    if change is not None and mark is not None and said is not None and mark.until != said.until:
+        is_said = False  # times that have become possible are reconciled, or they would be open for ever
     missing = {key: value for key, value in properties.items() if candles.properties.get(key) != value}
     if is_empty and is_said and not missing:
         return None
