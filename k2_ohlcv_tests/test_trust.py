@@ -102,6 +102,24 @@ def test_what_another_writer_does_to_candles_is_noticed(
     assert_refreshed(started, week())
 
 
+def test_freshness_says_what_another_writer_opened(started: Bench) -> None:
+    """The trades are no newer, and yet the table is not up to date."""
+    foreign_delete(minutes(started))
+    notes = {f.check: f.note for f in validate(started.lake, started.engine, MINUTE, [day(AT)])}
+    assert "another writer touched" in notes["freshness"]
+
+
+@pytest.mark.parametrize("text", ['{"snapshot":1', '{"snapshot":1}', "[]", "null", '{"snapshot":1,"head":7}'])
+def test_a_summary_that_cannot_be_read_is_no_watermark(started: Bench, text: str) -> None:
+    """Cut, or of a form of another version: everything is reconciled, and it is said."""
+    table = minutes(started)
+    rows = table.scan(row_filter=EqualTo("window_date", AT.date())).to_arrow()
+    table.append(rows, snapshot_properties={STATE: text})
+    assert Staleness.of(started.lake, MINUTE).is_behind
+    assert "cannot be read" in (plan(started.lake, MINUTE).reason or "")
+    assert_refreshed(started, week())
+
+
 @pytest.mark.parametrize("commit", FOREIGN)
 def test_a_commit_of_ours_vouches_for_its_own_partitions_only(
     started: Bench, commit: Callable[[Table], None]
