@@ -167,7 +167,7 @@ def test_what_went_after_a_compaction_is_not_hidden_by_it(sail: Bench) -> None:
 
 
 def test_what_went_after_a_compaction_of_several_days_is_not_hidden_by_it(sail: Bench) -> None:
-    """A row goes before it and one after: the file in between, which had the latter, is in neither snapshot."""
+    """A row goes before it and one after: a file in between, in neither snapshot, had the latter."""
     started(sail)
     table = sail.lake.trades()
 

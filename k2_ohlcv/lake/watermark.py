@@ -66,6 +66,7 @@ class Watermark:
         complete_head: the newest trade of that snapshot.
         touched: intervals in `open` that other writers touched after the last commit of ours.
         until: trades from this moment on were left out, as they had an impossible time then; None if unknown.
+        frozen: trades before this were left out, as they lay behind the frozen line then; None without one.
     """
 
     snapshot_id: int
@@ -77,6 +78,7 @@ class Watermark:
     complete_head: datetime | None = None
     touched: tuple[Interval, ...] = ()
     until: datetime | None = field(default=None, compare=False)
+    frozen: datetime | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, table: Table) -> "Watermark | None":
@@ -125,6 +127,7 @@ class Watermark:
             "complete": self.complete,
             "complete_head": _text(self.complete_head),
             "until": _text(self.until),
+            "frozen": _text(self.frozen),
         }
         return {STATE: json.dumps(state, separators=(",", ":"))}
 
@@ -213,6 +216,7 @@ def _parsed(text: str) -> Watermark | None:
             complete=state["complete"],
             complete_head=_moment(state["complete_head"]),
             until=_moment(state["until"]),
+            frozen=_moment(state.get("frozen")),
         )
     except (ValueError, KeyError, TypeError):
         return None
