@@ -11,7 +11,7 @@ from pyiceberg.table import Table
 
 from k2_ohlcv.domain.timeframe import Grain, Timeframe
 from k2_ohlcv.domain.trading_times import trading_times
-from k2_ohlcv.domain.window import Interval, bound, coalesce, subtract
+from k2_ohlcv.domain.window import Interval, bound, coalesce, intersect_all, subtract
 from k2_ohlcv.lake.changes import dirty_windows, trades_spans
 from k2_ohlcv.lake.files import live_files
 from k2_ohlcv.lake.lines import Lines, frozen_before, head_of, remembered
@@ -174,7 +174,11 @@ def _start(todo: OpenWork, candles: Table, trades: Table, may_differ: Sequence[I
     head, may, until = head_of(candles, trades), tuple(may_differ), trading_times().end
     mark = todo.mark or Watermark(todo.current, head, todo.fingerprint)
     frozen = frozen_before(candles, trades, datetime.now(UTC))
-    return replace(mark, snapshot_id=todo.current, head=head, open=may, until=until, frozen=frozen)
+    # What has come to lie behind a line is refused no longer: nobody can mend it any more.
+    refused = tuple(r for r in mark.refused if intersect_all([r.window], may))
+    return replace(
+        mark, snapshot_id=todo.current, head=head, open=may, refused=refused, until=until, frozen=frozen
+    )
 
 
 def _occupied(candles: Table, trades: Table, timeframe: Timeframe) -> tuple[list[Interval], list[Interval]]:

@@ -14,7 +14,7 @@ from k2_ohlcv.domain.candle import Trade, aggregate
 from k2_ohlcv.domain.errors import MissingTradesError
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv.domain.window import DAY
-from k2_ohlcv.lake.lines import FROZEN
+from k2_ohlcv.lake.lines import EXPIRED, FROZEN
 from k2_ohlcv.lake.missing import MissingTable
 from k2_ohlcv.lake.schemas import NAMESPACE, TRADES
 from k2_ohlcv.lake.staleness import Staleness
@@ -335,3 +335,17 @@ def broken_after(monkeypatch: pytest.MonkeyPatch, commits: int) -> None:
         return REAL_COMMIT(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(reconcile, "commit", commit)
+
+
+@pytest.mark.parametrize("name", [FROZEN, EXPIRED])
+def test_a_refused_window_behind_a_line_is_open_no_longer(started: Bench, name: str) -> None:
+    """Nobody can mend it any more: else the table would be behind for ever."""
+    lakes.add_trades(started.lake, [bad_trade(1, AT + timedelta(minutes=1))])
+    with pytest.raises(RefusedWindowsError):
+        refresh(started.lake, started.engine, MINUTE)
+    table = started.lake.trades() if name == FROZEN else minutes(started)
+    table.transaction().set_properties({name: day(AT + DAY).start.isoformat()}).commit_transaction()
+    refresh(started.lake, started.engine, MINUTE)
+    assert plan(started.lake, MINUTE).is_current
+    assert not Staleness.of(started.lake, MINUTE).refused
+    lakes.assert_equal_to_trades(started.lake, week(), [MINUTE])
