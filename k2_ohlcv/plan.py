@@ -5,15 +5,16 @@ Made from the two tables as they were loaded, so that a plan and the commits tha
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from pyiceberg.table import Table
 
 from k2_ohlcv.domain.timeframe import Grain, Timeframe
 from k2_ohlcv.domain.trading_times import trading_times
-from k2_ohlcv.domain.window import Interval, bound, coalesce, subtract
+from k2_ohlcv.domain.window import Interval, bound, coalesce, intersect_all, subtract
 from k2_ohlcv.lake.changes import dirty_windows, trades_spans
 from k2_ohlcv.lake.files import live_files
-from k2_ohlcv.lake.lines import Lines, head_of, remembered
+from k2_ohlcv.lake.lines import Lines, frozen_before, head_of, remembered
 from k2_ohlcv.lake.open_work import OpenWork, reject_missing_trades
 from k2_ohlcv.lake.watermark import Watermark
 
@@ -171,9 +172,13 @@ def _start(todo: OpenWork, candles: Table, trades: Table, may_differ: Sequence[I
     if todo.current is None:
         return None
     head, may, until = head_of(candles, trades), tuple(may_differ), trading_times().end
-    if todo.mark is None:
-        return Watermark(todo.current, head, todo.fingerprint, open=may, until=until)
-    return replace(todo.mark, snapshot_id=todo.current, head=head, open=may, until=until)
+    mark = todo.mark or Watermark(todo.current, head, todo.fingerprint)
+    frozen = frozen_before(candles, trades, datetime.now(UTC))
+    # What has come to lie behind a line is refused no longer: nobody can mend it any more.
+    refused = tuple(r for r in mark.refused if intersect_all([r.window], may))
+    return replace(
+        mark, snapshot_id=todo.current, head=head, open=may, refused=refused, until=until, frozen=frozen
+    )
 
 
 def _occupied(candles: Table, trades: Table, timeframe: Timeframe) -> tuple[list[Interval], list[Interval]]:

@@ -222,7 +222,12 @@ def _to_commit(
     is_empty = change is None or change.is_empty
     if isinstance(candles, MissingTable) and is_empty:
         return None  # a table is created with its first candles
-    is_said = mark is None or (mark == Watermark.of(candles) and mark.is_mirrored(candles))
+    is_said = mark is None or (mark == (said := Watermark.of(candles)) and mark.is_mirrored(candles))
+    if mark is not None and said is not None:
+        # What became possible, or lies ahead of the frozen line again, is reconciled now. Else it stays open.
+        came = change is not None and mark.until != said.until
+        thawed = said.frozen is not None and (mark.frozen is None or mark.frozen < said.frozen)
+        is_said = is_said and not (came or thawed)
     missing = {key: value for key, value in properties.items() if candles.properties.get(key) != value}
     if is_empty and is_said and not missing:
         return None

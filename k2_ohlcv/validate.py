@@ -259,6 +259,8 @@ def _freshness(side: _Side, trades: Table, now: datetime) -> Finding:
     lag = now - since if since else timedelta(0)
     late = lag > side.timeframe.warn
     note = f"behind the trades for {lag}" if since else "up to date"
+    if since is None and work.open:
+        note = f"{len(work.open)} intervals are open since an earlier run, or another writer touched them"
     return Finding(
         "freshness",
         side.timeframe.name,

@@ -18,7 +18,7 @@ from k2_ohlcv.lake.foreign import Source
 from k2_ohlcv.lake.lines import Lines
 from k2_ohlcv.lake.watermark import Watermark
 from k2_ohlcv.reconcile import rebuild
-from k2_ohlcv.refresh import refresh
+from k2_ohlcv.refresh import plan, refresh
 from k2_ohlcv_tests import lakes, theirs
 from k2_ohlcv_tests.conftest import Bench, clear
 
@@ -143,6 +143,25 @@ def test_the_line_never_goes_back(sail: Bench) -> None:
     with pytest.raises(UsageError, match="frozen"):
         rebuild(lake, sail.engine, MINUTE, [Grain.DAY.partition(FIRST + 3 * DAY)])
     lakes.assert_equal_to_trades(lake, [t for t in SOME if t.timestamp <= HEAD - 3 * DAY], BOTH)
+
+
+@pytest.mark.parametrize("right", [100 * DAY, None])
+def test_a_setting_that_was_too_short_is_put_right(sail: Bench, right: timedelta | None) -> None:
+    """What changed behind the line that it made is made good, and candles without trades stay."""
+    lake, table = lake_of(sail, SOME)
+    table.refresh()
+    table.delete(f"timestamp < '{(FIRST + DAY).isoformat()}'")
+    late = trade(100, FIRST + 2 * DAY)
+    append(table, [late])
+    for each in BOTH:
+        assert refresh(lake, sail.engine, each).plan.behind > 0
+    assert lake.source is not None
+    lake = Lake(lake.catalog, replace(lake.source, kept=right))
+    for each in BOTH:
+        assert not plan(lake, each).is_current
+        refresh(lake, sail.engine, each)
+        assert plan(lake, each).is_current
+    lakes.assert_equal_to_trades(lake, [*SOME, late], [MINUTE])
 
 
 def test_longer_than_there_is_time_freezes_nothing(sail: Bench) -> None:

@@ -169,6 +169,22 @@ def test_what_went_after_a_compaction_is_not_hidden_by_it(sail: Bench) -> None:
     lakes.assert_equal_to_trades(sail.lake, all_trades(sail.lake))
 
 
+def test_what_went_after_a_compaction_of_several_days_is_not_hidden_by_it(sail: Bench) -> None:
+    """A row goes before it and one after: a file in between, in neither snapshot, had the latter."""
+    started(sail)
+    table = sail.lake.trades()
+
+    def drop_a_row() -> None:
+        first = min(table.scan().plan_files(), key=lambda task: task.file.partition[0])
+        histories.rewrite(table, [first], lambda rows: rows.sort("timestamp").slice(1))
+
+    drop_a_row()
+    histories.compact(table, list(table.scan().plan_files()))
+    drop_a_row()
+    refresh_all(sail)
+    lakes.assert_equal_to_trades(sail.lake, all_trades(sail.lake))
+
+
 def test_a_rollback_of_trades_is_followed(sail: Bench) -> None:
     """The current snapshot is no descendant of the watermark's: still only what differs is recomputed."""
     some = started(sail)

@@ -15,7 +15,7 @@ from k2_ohlcv.domain.candle import Trade, aggregate
 from k2_ohlcv.domain.errors import MissingTradesError
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv.domain.window import DAY
-from k2_ohlcv.lake.lines import FROZEN
+from k2_ohlcv.lake.lines import EXPIRED, FROZEN
 from k2_ohlcv.lake.missing import MissingTable
 from k2_ohlcv.lake.schemas import NAMESPACE, TRADES
 from k2_ohlcv.lake.staleness import Staleness
@@ -100,6 +100,24 @@ def test_what_another_writer_does_to_candles_is_noticed(
     assert broken & {"reconciles_with_trades", "unique_windows"}
     report = refresh(started.lake, started.engine, MINUTE)
     assert report.plan.partitions == [day(AT)]
+    assert_refreshed(started, week())
+
+
+def test_freshness_says_what_another_writer_opened(started: Bench) -> None:
+    """The trades are no newer, and yet the table is not up to date."""
+    foreign_delete(minutes(started))
+    notes = {f.check: f.note for f in validate(started.lake, started.engine, MINUTE, [day(AT)])}
+    assert "another writer touched" in notes["freshness"]
+
+
+@pytest.mark.parametrize("text", ['{"snapshot":1', '{"snapshot":1}', "[]", "null", '{"snapshot":1,"head":7}'])
+def test_a_summary_that_cannot_be_read_is_no_watermark(started: Bench, text: str) -> None:
+    """Cut, or of a form of another version: everything is reconciled, and it is said."""
+    table = minutes(started)
+    rows = table.scan(row_filter=EqualTo("window_date", AT.date())).to_arrow()
+    table.append(rows, snapshot_properties={STATE: text})
+    assert Staleness.of(started.lake, MINUTE).is_behind
+    assert "cannot be read" in (plan(started.lake, MINUTE).reason or "")
     assert_refreshed(started, week())
 
 
@@ -349,3 +367,17 @@ def broken_after(monkeypatch: pytest.MonkeyPatch, commits: int) -> None:
         return REAL_COMMIT(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(reconcile, "commit", commit)
+
+
+@pytest.mark.parametrize("name", [FROZEN, EXPIRED])
+def test_a_refused_window_behind_a_line_is_open_no_longer(started: Bench, name: str) -> None:
+    """Nobody can mend it any more: else the table would be behind for ever."""
+    lakes.add_trades(started.lake, [bad_trade(1, AT + timedelta(minutes=1))])
+    with pytest.raises(RefusedWindowsError):
+        refresh(started.lake, started.engine, MINUTE)
+    table = started.lake.trades() if name == FROZEN else minutes(started)
+    table.transaction().set_properties({name: day(AT + DAY).start.isoformat()}).commit_transaction()
+    refresh(started.lake, started.engine, MINUTE)
+    assert plan(started.lake, MINUTE).is_current
+    assert not Staleness.of(started.lake, MINUTE).refused
+    lakes.assert_equal_to_trades(started.lake, week(), [MINUTE])

@@ -30,7 +30,7 @@ EXPIRED = "k2.expired-before"
 
 _log = structlog.get_logger(__name__)
 
-_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
 def line_of(table: Table, name: str) -> datetime | None:
@@ -96,7 +96,7 @@ def _kept(trades: Table) -> timedelta | None:
     return trades.kept if isinstance(trades, ForeignTrades) else None
 
 
-def _frozen(candles: Table, trades: Table, now: datetime) -> datetime | None:
+def frozen_before(candles: Table, trades: Table, now: datetime) -> datetime | None:
     """The line of trades: what the properties say or, of someone else's, how long they are kept.
 
     Their table is not ours to write a property to, so the line is counted anew each time, from the head that
@@ -107,9 +107,9 @@ def _frozen(candles: Table, trades: Table, now: datetime) -> datetime | None:
     if kept is None:
         return held
     head = present(head_of(candles, trades), trades, now)
-    if head is None or head - _FIRST < kept:
+    if head is None or head - FIRST < kept:
         return held
-    return max(head - kept, held or _FIRST)
+    return max(head - kept, held or FIRST)
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Lines:
     def of(cls, candles: Table, trades: Table, timeframe: Timeframe) -> "Lines":
         """The lines as two loaded tables say them."""
         setting = "K2_TRADES_KEPT" if isinstance(trades, ForeignTrades) else cls.setting
-        frozen = _frozen(candles, trades, datetime.now(UTC))
+        frozen = frozen_before(candles, trades, datetime.now(UTC))
         return cls(timeframe, frozen, line_of(candles, EXPIRED), setting)
 
     @property

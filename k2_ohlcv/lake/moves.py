@@ -55,10 +55,14 @@ class Moves:
         return went, [f for f in came.values() if f.path not in self.before]
 
     def _origins(self, file: LiveFile) -> list[LiveFile]:
-        """The files that a file's rows came in, before they were moved into it."""
-        if file.path not in self.sources:
+        """The files that a file's rows came in, before they were moved into it.
+
+        Only where all that was moved beside it is still there. Else its sources hold rows that are gone.
+        """
+        sources = self.sources.get(file.path, [])
+        if not sources or not all(map(self._kept, sources)):
             return [file]
-        return [origin for source in self.sources[file.path] for origin in self._origins(source)]
+        return [origin for source in sources for origin in self._origins(source)]
 
     def _kept(self, file: LiveFile) -> bool:
         """Whether all rows of a file that went are in files that are there, or dropped by retention."""

@@ -5,6 +5,7 @@ in `plan`.
 """
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from pyiceberg.table import Table
 
@@ -13,6 +14,7 @@ from k2_ohlcv.domain.trading_times import trading_times
 from k2_ohlcv.domain.window import Interval, coalesce, intersect_all
 from k2_ohlcv.lake.changes import Changes, changes, trades_spans
 from k2_ohlcv.lake.fingerprint import describe_difference, fingerprint
+from k2_ohlcv.lake.lines import FIRST, frozen_before
 from k2_ohlcv.lake.watermark import Watermark, why_unknown
 
 
@@ -47,7 +49,7 @@ class OpenWork:
             return cls(None, current, read, Changes(), other)
         if current is None:
             return cls(mark, current, read, Changes(), "there are no trades")
-        mark = _with_possible(mark, trades)
+        mark = _with_thawed(_with_possible(mark, trades), candles, trades)
         found = changes(trades, mark.snapshot_id, current)
         return cls(mark, current, read, found, found.reason, mark.is_mirrored(candles))
 
@@ -80,6 +82,19 @@ def _with_possible(mark: Watermark, trades: Table) -> Watermark:
         return mark
     come = intersect_all(trades_spans(trades, mark.snapshot_id), [Interval(mark.until, end)])
     return mark.opening(come) if come else mark
+
+
+def _with_thawed(mark: Watermark, candles: Table, trades: Table) -> Watermark:
+    """The watermark with those times open that lay behind the frozen line then, and are ahead of it now.
+
+    Only a setting moves the line back so. Where no trades are, candles stay: they may be the only record.
+    """
+    now = frozen_before(candles, trades, datetime.now(UTC)) or FIRST
+    if mark.frozen is None or mark.frozen <= now:
+        return mark
+    spans = trades_spans(trades, trades.metadata.current_snapshot_id)
+    thawed = intersect_all(spans, [Interval(now, mark.frozen)])
+    return mark.opening(thawed) if thawed else mark
 
 
 def reject_missing_trades(candles: Table, trades: Table) -> None:

@@ -66,6 +66,7 @@ class Watermark:
         complete_head: the newest trade of that snapshot.
         touched: intervals in `open` that other writers touched after the last commit of ours.
         until: trades from this moment on were left out, as they had an impossible time then; None if unknown.
+        frozen: trades before this were left out, as they lay behind the frozen line then; None without one.
     """
 
     snapshot_id: int
@@ -77,6 +78,7 @@ class Watermark:
     complete_head: datetime | None = None
     touched: tuple[Interval, ...] = ()
     until: datetime | None = field(default=None, compare=False)
+    frozen: datetime | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, table: Table) -> "Watermark | None":
@@ -125,6 +127,7 @@ class Watermark:
             "complete": self.complete,
             "complete_head": _text(self.complete_head),
             "until": _text(self.until),
+            "frozen": _text(self.frozen),
         }
         return {STATE: json.dumps(state, separators=(",", ":"))}
 
@@ -149,7 +152,7 @@ def why_unknown(table: Table) -> str:
     if repeated is not None:
         return (
             f"the watermark, trades snapshot {repeated}, is not in the table's history: an older version "
-            "wrote it, or the history was replaced or has expired"
+            "wrote it, its summary cannot be read, or the history was replaced or has expired"
         )
     return "the watermark was removed" if _nearest(table) else "the table has no watermark yet"
 
@@ -166,6 +169,8 @@ def _nearest(table: Table) -> Watermark | None:
     while snapshot is not None:
         if text := _state(snapshot):
             mark = _parsed(text)
+            if mark is None:
+                return None
             opened = _bounded([*mark.open, *touched])
             return replace(mark, open=opened, touched=tuple(coalesce(touched))) if touched else mark
         parent = table.metadata.snapshot_by_id(snapshot.parent_snapshot_id or 0)
@@ -198,18 +203,23 @@ def _touched(table: Table, parent: Snapshot, child: Snapshot) -> list[Interval] 
     return grain.partitions([*(partition_of(f.file, grain) for f in files), *(f.span for f in files)])
 
 
-def _parsed(text: str) -> Watermark:
-    state = json.loads(text)
-    return Watermark(
-        snapshot_id=state["snapshot"],
-        head=_moment(state["head"]),
-        fingerprint=state["fingerprint"],
-        open=tuple(_interval(one) for one in state["open"]),
-        refused=tuple(RefusedWindow(c, e, s, _interval(window)) for c, e, s, window in state["refused"]),
-        complete=state["complete"],
-        complete_head=_moment(state["complete_head"]),
-        until=_moment(state["until"]),
-    )
+def _parsed(text: str) -> Watermark | None:
+    """The watermark that a summary says; None where it was cut, or is of a form that is not known here."""
+    try:
+        state = json.loads(text)
+        return Watermark(
+            snapshot_id=state["snapshot"],
+            head=_moment(state["head"]),
+            fingerprint=state["fingerprint"],
+            open=tuple(_interval(one) for one in state["open"]),
+            refused=tuple(RefusedWindow(c, e, s, _interval(window)) for c, e, s, window in state["refused"]),
+            complete=state["complete"],
+            complete_head=_moment(state["complete_head"]),
+            until=_moment(state["until"]),
+            frozen=_moment(state.get("frozen")),
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _bounded(intervals: Iterable[Interval]) -> tuple[Interval, ...]:

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 from pyiceberg.types import DoubleType, LongType, StringType, TimestampType, TimestamptzType
 
+from k2_ohlcv import plan as planning
 from k2_ohlcv.domain import trading_times as times
 from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, timeframe
@@ -15,7 +16,7 @@ from k2_ohlcv.domain.trading_times import trading_times
 from k2_ohlcv.domain.window import DAY, EPOCH, LAST, MICROSECOND, Interval, to_micros
 from k2_ohlcv.engine import rollup
 from k2_ohlcv.engine.outside import Outside, rows_outside
-from k2_ohlcv.lake import changes, files
+from k2_ohlcv.lake import changes, files, open_work
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.foreign import Source
 from k2_ohlcv.lake.lines import newest_trade
@@ -151,6 +152,24 @@ def test_rows_are_taken_in_once_their_time_has_come(sail: Bench, monkeypatch: py
     table.append(lakes.trades_table(table, [added]))
     refresh(sail.lake, sail.engine, MINUTE)
     lakes.assert_equal_to_trades(sail.lake, [trade(0, AT), soon, added], [MINUTE])
+
+
+def test_a_file_that_reaches_beyond_all_times_is_looked_at_once_a_day(
+    sail: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bounds are open each time that a day becomes possible, though it may hold no row of that day."""
+    clear(sail)
+    file = [row(trade(0, trading_times().end - timedelta(hours=1))), row(trade(1, LAST))]
+    table = theirs.create(sail.lake, COLUMNS, file)
+    lake = Lake(sail.lake.catalog, Source(table.name()))
+    refresh(lake, sail.engine, MINUTE)
+    tomorrow = Interval(times.OLDEST, trading_times().end + DAY)
+    real = times.trading_times
+    for module in (times, files, changes, open_work, planning):
+        monkeypatch.setattr(module, "trading_times", lambda now=None: real(now) if now else tomorrow)
+    assert not planning.plan_refresh(lake.candles(MINUTE), lake.trades(), MINUTE).is_current
+    assert refresh(lake, sail.engine, MINUTE).committed
+    assert planning.plan_refresh(lake.candles(MINUTE), lake.trades(), MINUTE).is_current
 
 
 @pytest.mark.parametrize("at", [datetime.min.replace(tzinfo=UTC), LAST, LAST - DAY])
