@@ -16,6 +16,7 @@ from pyiceberg.table import FileScanTask, Table
 
 from k2_ohlcv.correction_report import CorrectionReport, raw_text
 from k2_ohlcv.domain.errors import UsageError
+from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv.domain.window import Interval, from_micros, to_micros
 from k2_ohlcv.lake import rejected
 from k2_ohlcv.lake.candidates import Candidates, data_files_of, files_of_market, tasks_of
@@ -23,8 +24,8 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.corrections import Cut, commit_correction, read_rows, removed_rows, retried
 from k2_ohlcv.lake.dedupe import Int64s, Mask
 from k2_ohlcv.lake.files import TIME
-from k2_ohlcv.lake.foreign import never_written
 from k2_ohlcv.lake.lines import FROZEN, line_of
+from k2_ohlcv.lake.open_work import reject_missing_trades
 from k2_ohlcv.sources.refusals import REFUSED
 
 #: Why a trade was removed, where nothing is said.
@@ -107,9 +108,10 @@ def delete_trades(lake: Lake, chosen: Selection, *, reason: str = DELETED, apply
 
     Raises:
         UsageError: the trades are someone else's, or behind the frozen line.
+        MissingTradesError: there are candles, and no trades table.
         CommitConflictError: others committed first, each time.
     """
-    refuse_external(lake)
+    refuse_impossible(lake)
     now = datetime.now(UTC)
 
     def work(table: Table) -> CorrectionReport:
@@ -132,14 +134,18 @@ def delete_trades(lake: Lake, chosen: Selection, *, reason: str = DELETED, apply
     return retried(lake.trades, work)
 
 
-def refuse_external(lake: Lake) -> None:
-    """Someone else's trades are never written to, and no dry run says that they would be.
+def refuse_impossible(lake: Lake) -> None:
+    """Refuse to correct someone else's trades, or trades that are missing. That holds for dry runs as well.
 
     Raises:
         UsageError: the lake reads someone else's trades.
+        MissingTradesError: there are candles, and the trades table is missing or has never had trades.
     """
-    if lake.source is not None:
-        raise never_written(lake.source.identifier)
+    lake.reject_external_trades()
+    trades = lake.trades()
+    if trades.metadata.current_snapshot_id is None:
+        for each in TIMEFRAMES:
+            reject_missing_trades(lake.candles(each), trades)
 
 
 def refuse_frozen(table: Table, first: datetime) -> None:

@@ -116,7 +116,7 @@ def ingest(
     """
     if not files:
         raise UsageError("no files to ingest: name at least one")
-    lake.trades_to_write()  # before hours of reading: someone else's table is never written to
+    lake.reject_external_trades()  # before hours of reading: someone else's table is never written to
     tell = progress or (lambda *_: None)
     now = datetime.now(UTC)
     with scratch(workspace) as folder:

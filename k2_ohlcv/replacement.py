@@ -16,7 +16,7 @@ import pyarrow as pa
 from pyiceberg.table import FileScanTask, Table
 
 from k2_ohlcv.correction_report import CorrectionReport
-from k2_ohlcv.corrections import BY, in_market, record, refuse_external, refuse_frozen, span_of
+from k2_ohlcv.corrections import BY, in_market, record, refuse_frozen, refuse_impossible, span_of
 from k2_ohlcv.domain.errors import BadFileError, UsageError
 from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.domain.window import from_micros, to_micros
@@ -72,9 +72,10 @@ def replace_trades(
     Raises:
         BadFileError: the file cannot be read as a whole, has no trades, or has rows that cannot be trades.
         UsageError: the file has several markets, or the trades are someone else's or behind the frozen line.
+        MissingTradesError: there are candles, and no trades table.
         CommitConflictError: others committed first, each time.
     """
-    refuse_external(lake)
+    refuse_impossible(lake)
     now = datetime.now(UTC)
     with scratch(workspace) as folder:
         intake = Intake(Spool(folder), Refusals(folder), None)

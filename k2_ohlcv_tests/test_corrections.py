@@ -18,7 +18,7 @@ from pyiceberg.table import Table
 from k2_ohlcv.cli import main
 from k2_ohlcv.corrections import Selection, delete_trades
 from k2_ohlcv.domain.candle import Trade
-from k2_ohlcv.domain.errors import BadFileError, UsageError
+from k2_ohlcv.domain.errors import BadFileError, MissingTradesError, UsageError
 from k2_ohlcv.domain.timeframe import timeframe
 from k2_ohlcv.domain.window import Interval
 from k2_ohlcv.ingest import ingest
@@ -26,6 +26,7 @@ from k2_ohlcv.lake import corrections as lake_corrections
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.foreign import Source
 from k2_ohlcv.lake.lines import FROZEN
+from k2_ohlcv.lake.schemas import NAMESPACE, TRADES
 from k2_ohlcv.refresh import refresh
 from k2_ohlcv.replacement import replace_trades
 from k2_ohlcv_tests import lakes
@@ -294,11 +295,41 @@ def test_candles_follow_corrections(sail: Bench, tmp_path: Path, write: Write) -
     assert len(stored(sail.lake)) == len(SOME) - 2
 
 
+def test_missing_trades_are_neither_corrected_nor_created(sail: Bench, tmp_path: Path, write: Write) -> None:
+    """While the trades table is renamed, corrections refuse. An ingestion of bad files creates no table."""
+    clear(sail)
+    lakes.add_trades(sail.lake, SOME)
+    refresh(sail.lake, sail.engine, timeframe("1m"))
+    away = (NAMESPACE, "away")
+    sail.lake.catalog.rename_table(TRADES.identifier, away)
+    chosen = Selection(market=("E", "S"))
+    for apply in (False, True):
+        with pytest.raises(MissingTradesError):
+            delete_trades(sail.lake, chosen, apply=apply)
+        with pytest.raises(MissingTradesError):
+            swap(sail.lake, write(SOME[:1]), tmp_path, apply=apply)
+    with pytest.raises(BadFileError):
+        ingest(sail.lake, [tmp_path / "nowhere.csv"], workspace=tmp_path / "work")
+    assert ingest(sail.lake, [write([], "x\n")], workspace=tmp_path / "work").rejected == 1
+    sail.lake.catalog.rename_table(away, TRADES.identifier)
+    refresh(sail.lake, sail.engine, timeframe("1m"))
+    lakes.assert_equal_to_trades(sail.lake, SOME, [timeframe("1m")])
+
+
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as caught:
         main(["trades", *arguments])
     out, err = capsys.readouterr()
     return int(caught.value.code or 0), out, err
+
+
+_WRONG = (
+    ("delete",),
+    ("delete", "--exchange", "E"),
+    ("delete", "--from", "x"),
+    ("delete", "--from", "0001-01-01T00:00+14:00"),
+    ("delete", "--to", "9999-12-31T23:00-10:00"),
+)
 
 
 def test_the_commands(
@@ -326,7 +357,7 @@ def test_the_commands(
     ]
     code, out, _ = run(capsys, "replace", str(write([trade(1), trade(3)])), "--apply")
     assert (code, len(stored(lake))) == (0, 80 - 28 - 1)
-    for wrong in (("delete",), ("delete", "--exchange", "E"), ("delete", "--from", "x")):
+    for wrong in _WRONG:
         code, _, err = run(capsys, *wrong)
         assert (code, "error" in err) == (2, True)
     code, _, err = run(capsys, "replace", str(write([], "x\n")))

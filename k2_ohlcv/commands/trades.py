@@ -97,11 +97,13 @@ def _moment(text: str | None, otherwise: datetime) -> datetime:
         if len(text) == len("2024-05-01"):
             return midnight(date.fromisoformat(text))
         moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except OverflowError:
+        raise UsageError(f"{text!r} is outside of the years 1 to 9999 in UTC") from None
     except ValueError:
         raise UsageError(
             f"{text!r} is neither a date nor a time: write 2024-05-01 or 2024-05-01T12:30:00"
         ) from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
 
 
 def _lines(report: CorrectionReport) -> list[object]:

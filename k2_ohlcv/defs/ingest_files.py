@@ -93,7 +93,7 @@ def _ingest(context: dg.OpExecutionContext, lake: LakeResource, config: FilesCon
     if not files:
         context.log.info("None of the files is there any more: nothing to ingest.")
         return odd
-    lake.lake.trades_to_write()  # a table that is never written to is no failure of a file
+    lake.lake.reject_external_trades()  # a table that is never written to is no failure of a file
     done = ingest_each(
         context,
         files,

@@ -52,7 +52,7 @@ def trades_asset(settings: Settings) -> dg.AssetsDefinition:
             if not listing.files and not listing.refused:
                 context.log.info(f"No files under {landing}: nothing to ingest.")
                 return dg.MaterializeResult(metadata={"files": 0, "trades_added": 0})
-            lake.lake.trades_to_write()  # a table that is never written to is no failure of a file
+            lake.lake.reject_external_trades()  # a table that is never written to is no failure of a file
             before = snapshots(lake.lake)
             done = _ingest(context, lake, listing)
         total = len(listing.files) + len(listing.refused)

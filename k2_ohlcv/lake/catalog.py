@@ -76,9 +76,17 @@ class Lake:
         Raises:
             UsageError: trades are someone else's, and never written to.
         """
+        self.reject_external_trades()
+        return self._to_write(TRADES)
+
+    def reject_external_trades(self) -> None:
+        """Refuse to write to someone else's trades. Creates no table.
+
+        Raises:
+            UsageError: trades are someone else's, and never written to.
+        """
         if self.source is not None:
             raise never_written(self.source.identifier)
-        return self._to_write(TRADES)
 
     def candles(self, timeframe: Timeframe) -> Table:
         """The candles of a timeframe. The table reads as empty where there is none."""
