@@ -71,7 +71,11 @@ def _by_header(head: list[str], path: Path, name: str) -> Layout:
     except BadFileError as error:
         raise BadFileError(f"{printable_path(path)}: {error}") from None
     if found is None:
-        raise BadFileError(_unknown(path, name, f"with the columns {printable(', '.join(head))}"))
+        columns = ", ".join(head)
+        # Bytes that are not UTF-8 have become this character. A whole line of them tells nobody anything.
+        is_text = "\N{REPLACEMENT CHARACTER}" not in columns
+        what = f"with the columns {printable(columns)}" if is_text else "whose first line is not UTF-8 text"
+        raise BadFileError(_unknown(path, name, what))
     return found
 
 

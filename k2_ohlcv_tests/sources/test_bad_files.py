@@ -153,6 +153,8 @@ def test_no_error_shows_raw_bytes(tmp_path: Path) -> None:
         assert kind in refusal(tmp_path / name)
     (tmp_path / "other").write_bytes(b"\x1b[2J\x07" + bytes(range(256)) * 10)
     assert "is not of any known format" in refusal(tmp_path / "other")
+    (tmp_path / "bytes").write_bytes(b"\xc3\x28\x1b,\xff\xfe\n" * 10)
+    assert "whose first line is not UTF-8 text is not of any known format" in refusal(tmp_path / "bytes")
     (tmp_path / "inside.gz").write_bytes(gzip.compress((tmp_path / "arrow").read_bytes()))
     assert "Arrow" in refusal(tmp_path / "inside.gz")
 
