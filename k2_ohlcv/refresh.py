@@ -30,7 +30,7 @@ def refresh(
 
     def choose(candles: Table, trades: Table) -> Plan:
         plan = plan_refresh(candles, trades, timeframe)
-        if plan.reason and plan.trades_from is not None:
+        if plan.reason and candles.current_snapshot() is not None:
             _log.warning("everything is dirty", table=timeframe.table, reason=plan.reason)
         return plan
 

@@ -8,11 +8,12 @@ import polars as pl
 import pytest
 from pyiceberg.expressions import EqualTo
 from pyiceberg.table import Table
+from structlog.testing import capture_logs
 
 from k2_ohlcv import reconcile
 from k2_ohlcv.domain import trading_times
 from k2_ohlcv.domain.candle import Trade, aggregate
-from k2_ohlcv.domain.errors import MissingTradesError
+from k2_ohlcv.domain.errors import ContractError, MissingTradesError
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv.domain.window import DAY
 from k2_ohlcv.lake.lines import EXPIRED, FROZEN
@@ -381,3 +382,21 @@ def test_a_refused_window_behind_a_line_is_open_no_longer(started: Bench, name: 
     assert plan(started.lake, MINUTE).is_current
     assert not Staleness.of(started.lake, MINUTE).refused
     lakes.assert_equal_to_trades(started.lake, week(), [MINUTE])
+
+
+def test_a_line_that_is_no_moment_is_named(started: Bench) -> None:
+    """One without a zone is taken as UTC."""
+    minutes(started).transaction().set_properties({FROZEN: "soon"}).commit_transaction()
+    with pytest.raises(ContractError, match=f"{FROZEN} of market_data.gold_ohlcv_1m is 'soon'"):
+        refresh(started.lake, started.engine, MINUTE)
+    minutes(started).transaction().set_properties({FROZEN: f"{AT:%Y-%m-%d}"}).commit_transaction()
+    assert plan(started.lake, MINUTE).is_current
+
+
+def test_a_refresh_of_everything_is_logged(started: Bench) -> None:
+    """Also where the watermark counts no longer, as it is of another table."""
+    started.lake.catalog.drop_table(TRADES.identifier)
+    lakes.add_trades(started.lake, week())
+    with capture_logs() as logs:
+        refresh(started.lake, started.engine, MINUTE)
+    assert [log["reason"] for log in logs if log["event"] == "everything is dirty"] != []

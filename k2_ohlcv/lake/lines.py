@@ -14,7 +14,7 @@ import structlog
 from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.table import Table
 
-from k2_ohlcv.domain.errors import UsageError
+from k2_ohlcv.domain.errors import ContractError, UsageError
 from k2_ohlcv.domain.retention import reference
 from k2_ohlcv.domain.timeframe import Grain, Timeframe
 from k2_ohlcv.domain.window import Interval, coalesce, intersect_all, subtract
@@ -34,9 +34,20 @@ FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC
 
 
 def line_of(table: Table, name: str) -> datetime | None:
-    """The line that a table's property holds, or None."""
+    """The line that a table's property holds, or None. A moment without a zone is UTC.
+
+    Raises:
+        ContractError: the property holds no moment.
+    """
     text = table.properties.get(name)
-    return datetime.fromisoformat(text) if text else None
+    try:
+        line = datetime.fromisoformat(text) if text else None
+    except ValueError:
+        raise ContractError(
+            f"the property {name} of {'.'.join(table.name())} is {text!r}, and no moment such as "
+            "2024-05-01T00:00:00+00:00. Correct it"
+        ) from None
+    return line.replace(tzinfo=UTC) if line and line.tzinfo is None else line
 
 
 def moved_to(table: Table, name: str, line: datetime) -> dict[str, str]:
