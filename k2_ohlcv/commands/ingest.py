@@ -5,8 +5,10 @@ from itertools import islice
 from pathlib import Path
 
 from k2_ohlcv.commands.terminal import Terminal, table
+from k2_ohlcv.domain.errors import MissingTradesError
 from k2_ohlcv.ingest import IngestReport, ingest
 from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.lake.open_work import reject_replacing_trades
 
 # Files that are named one by one.
 _MAX_FILES = 10
@@ -27,9 +29,15 @@ def ingest_files(
         BadFileError: a file can't be read as a whole.
     """
     settings = terminal.settings
+    lake = Lake.open(settings)
+    lake.reject_external_trades()
+    try:
+        reject_replacing_trades(lake)
+    except MissingTradesError as missing:
+        terminal.note(f"{missing}. This command creates a new table, and the next refresh follows that one.")
     with terminal.progress("ingesting", total=len(files)) as steps:
         report = ingest(
-            Lake.open(settings),
+            lake,
             [file.absolute() for file in files],
             exchange=exchange,
             symbol=symbol,

@@ -19,6 +19,7 @@ from k2_ohlcv.domain.errors import BadFileError
 from k2_ohlcv.domain.printable import printable
 from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.lake.inventory import rows_per_partition
+from k2_ohlcv.lake.open_work import reject_replacing_trades
 from k2_ohlcv.lake.schemas import TRADES_TABLE
 from k2_ohlcv.sources.folder import named_file
 
@@ -94,6 +95,7 @@ def _ingest(context: dg.OpExecutionContext, lake: LakeResource, config: FilesCon
         context.log.info("None of the files is there any more: nothing to ingest.")
         return odd
     lake.lake.reject_external_trades()  # a table that is never written to is no failure of a file
+    reject_replacing_trades(lake.lake)
     done = ingest_each(
         context,
         files,

@@ -21,6 +21,7 @@ from k2_ohlcv.defs.table import table_asset, tell
 from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.inventory import rows_per_partition
+from k2_ohlcv.lake.open_work import reject_replacing_trades
 from k2_ohlcv.lake.schemas import TRADES
 from k2_ohlcv.settings import Settings
 from k2_ohlcv.sources.folder import Listing, list_files
@@ -53,6 +54,7 @@ def trades_asset(settings: Settings) -> dg.AssetsDefinition:
                 context.log.info(f"No files under {landing}: nothing to ingest.")
                 return dg.MaterializeResult(metadata={"files": 0, "trades_added": 0})
             lake.lake.reject_external_trades()  # a table that is never written to is no failure of a file
+            reject_replacing_trades(lake.lake)
             before = snapshots(lake.lake)
             done = _ingest(context, lake, listing)
         total = len(listing.files) + len(listing.refused)

@@ -10,11 +10,14 @@ from datetime import UTC, datetime
 from pyiceberg.table import Table
 
 from k2_ohlcv.domain.errors import MissingTradesError
+from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv.domain.trading_times import trading_times
 from k2_ohlcv.domain.window import Interval, coalesce, intersect_all
+from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.changes import Changes, changes, trades_spans
 from k2_ohlcv.lake.fingerprint import describe_difference, fingerprint
 from k2_ohlcv.lake.lines import FIRST, frozen_before
+from k2_ohlcv.lake.missing import MissingTable
 from k2_ohlcv.lake.watermark import Watermark, why_unknown
 
 
@@ -95,6 +98,21 @@ def _with_thawed(mark: Watermark, candles: Table, trades: Table) -> Watermark:
     spans = trades_spans(trades, trades.metadata.current_snapshot_id)
     thawed = intersect_all(spans, [Interval(now, mark.frozen)])
     return mark.opening(thawed) if thawed else mark
+
+
+def reject_replacing_trades(lake: Lake) -> None:
+    """Refuse to create a trades table by the way, while candles say that there was another one.
+
+    Runs of Dagster ask here: files that land while somebody renames the table must wait. A person who means
+    it ingests by the command line.
+
+    Raises:
+        MissingTradesError: there is no trades table, and candles were made from one.
+    """
+    trades = lake.trades()
+    if isinstance(trades, MissingTable):
+        for timeframe in TIMEFRAMES:
+            reject_missing_trades(lake.candles(timeframe), trades)
 
 
 def reject_missing_trades(candles: Table, trades: Table) -> None:

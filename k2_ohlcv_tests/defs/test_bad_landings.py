@@ -4,7 +4,8 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ import pytest
 from k2_ohlcv import ingest as ingestion
 from k2_ohlcv.commands.instance import opened
 from k2_ohlcv.defs import ingest_files, jobs, landings, refreshes
-from k2_ohlcv.lake.schemas import TRADES_TABLE
+from k2_ohlcv.domain.candle import Trade
+from k2_ohlcv.domain.timeframe import timeframe
+from k2_ohlcv.lake.schemas import TRADES, TRADES_TABLE
 from k2_ohlcv.settings import Settings
 from k2_ohlcv_tests import lakes
 from k2_ohlcv_tests.defs.test_landings import HEADER, Landing, files, stored
 
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
 
+MINUTE = timeframe("1m")
 NOTHING = "No file has come or changed."
 
 
@@ -103,6 +107,24 @@ def test_the_job_reads_nothing_outside_landing(landing: Landing, name: str) -> N
     assert "outside the landing folder" in said or "cannot be looked at" in said
     assert "root:" not in said
     assert stored(landing) == ["a"]
+
+
+def test_files_wait_while_the_trades_table_is_missing(landing: Landing) -> None:
+    """Renamed for a moment, say: a new one under its name would have the candles removed."""
+    lake = lakes.open_lake(landing.folder.parents[2])
+    moment = datetime(2024, 2, 27, 1, tzinfo=UTC)
+    one = Trade("X", "Y", "1", moment, Decimal(1), Decimal(1))
+    lakes.commit_candles(lake.candles_to_write(MINUTE), MINUTE, [one], moment)
+    landing.put("good.csv", HEADER, "2024-02-27T01:00:00Z,1,1,a")
+    landing.look()
+    asked = landing.look()
+    assert isinstance(asked, dg.RunRequest)
+    result = landing.run(asked)
+    assert "Bring the table back" in failure_of(result)
+    assert not lake.catalog.table_exists(TRADES.identifier)
+    run = landing.instance.get_run_by_id(result.run_id)
+    assert run is not None
+    assert "k2/landing-done" not in run.tags, "it is asked for again"
 
 
 def test_a_failure_that_is_no_file_s_is_tried_again(
