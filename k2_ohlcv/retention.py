@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 from pyiceberg.table import Table
@@ -21,7 +22,8 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.compaction import Compacted, compact
 from k2_ohlcv.lake.expiry import Going, drop, expire
 from k2_ohlcv.lake.files import TIME, file_sizes
-from k2_ohlcv.lake.lines import EXPIRED, FROZEN, Lines, newest_trade, present, remember_line
+from k2_ohlcv.lake.frozen_line import remember_frozen_line
+from k2_ohlcv.lake.lines import EXPIRED, FROZEN, Lines, line_of, newest_trade, present
 from k2_ohlcv.lake.missing import MissingTable
 from k2_ohlcv.lake.newest_trade import find_newest_trade
 from k2_ohlcv.lake.open_work import OpenWork
@@ -125,6 +127,10 @@ class _Room(ABC):
         """Why no more goes, as of the last look."""
         return ()
 
+    def tell_line(self) -> int:
+        """Have other tables remember the line; gives the bytes written."""
+        return 0
+
     def compact(self, _: datetime) -> Compacted:
         """Make many small files few."""
         return Compacted()
@@ -156,6 +162,7 @@ class _Room(ABC):
             )
             if not going.partitions and self._held is None:
                 written += self.limit.remember(self.load)
+            written += self.tell_line()
         compacted = self.compact(now)
         expiry = expire(self.load, snapshots_before, self.needed)
         removed = expiry.removed + finish_lists(self.load, now)
@@ -232,20 +239,18 @@ class _Trades(_Room):
     def blocked(self) -> tuple[str, ...]:
         return tuple(c.reason for c in self._behind)
 
-    def apply(self, snapshots_before: datetime, now: datetime) -> TableReport:
-        report = super().apply(snapshots_before, now)
-        # At once: somebody may create the trades table anew before any refresh has seen the line.
-        trades = self.load()
-        for candles in self._candles.values():
-            remember_line(candles, trades)
-        return report
-
     def needed(self) -> set[int]:
         marks = [Watermark.of(self.lake.candles(timeframe)) for timeframe in TIMEFRAMES]
         return {mark.snapshot_id for mark in marks if mark}
 
     def protected(self, table: Table) -> set[int]:
         return trades_table.needed(self.lake, table)
+
+    def tell_line(self) -> int:
+        line = line_of(self.load(), FROZEN)
+        if line is None:
+            return 0
+        return sum(remember_frozen_line(partial(self.lake.candles, t), line) for t in TIMEFRAMES)
 
     def compact(self, now: datetime) -> Compacted:
         sizes = file_sizes(self.load(), TIME, Grain.DAY)

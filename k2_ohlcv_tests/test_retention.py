@@ -18,6 +18,7 @@ from k2_ohlcv.lake import expiry
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.commit import Change
 from k2_ohlcv.lake.lines import EXPIRED, FROZEN, line_of
+from k2_ohlcv.lake.schemas import TRADES
 from k2_ohlcv.lake.watermark import Watermark
 from k2_ohlcv.reconcile import rebuild
 from k2_ohlcv.refresh import plan, refresh
@@ -208,6 +209,18 @@ def test_expired_trades_freeze_their_candles(filled: Bench) -> None:
         rebuild(filled.lake, filled.engine, MINUTE, [Grain.DAY.partition(FIRST)])
     again = retention(filled.lake, asked(K2_RETENTION_TRADES="20d", **FREEING), apply=True)
     assert of(again, "trades").partitions == ()
+
+
+def test_candles_that_were_frozen_outlive_their_trades_table(filled: Bench) -> None:
+    """Made anew before any refresh, it has no line: every candle table has the line from retention itself."""
+    retention(filled.lake, asked(K2_RETENTION_TRADES="20d", **FREEING), apply=True)
+    line = line_of(filled.lake.trades(), FROZEN)
+    assert line is not None
+    assert not any(plan(filled.lake, each).intervals for each in TIMEFRAMES), "nothing is open by the line"
+    filled.lake.catalog.drop_table(TRADES.identifier)
+    lakes.add_trades(filled.lake, [t for t in history() if t.timestamp >= line])
+    refresh_all(filled)
+    lakes.assert_equal_to_trades(filled.lake, history())
 
 
 def test_a_table_that_is_behind_holds_the_trades_back(filled: Bench) -> None:

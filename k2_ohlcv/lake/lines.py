@@ -10,8 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-import structlog
-from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.table import Table
 
 from k2_ohlcv.domain.errors import ContractError, UsageError
@@ -27,8 +25,6 @@ from k2_ohlcv.lake.watermark import Watermark
 FROZEN = "k2.frozen-before"
 #: On a candle table: candles of windows before this have been dropped.
 EXPIRED = "k2.expired-before"
-
-_log = structlog.get_logger(__name__)
 
 FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
@@ -60,17 +56,6 @@ def remembered(candles: Table, trades: Table) -> dict[str, str]:
     """The property by which a candle table remembers the frozen line of our own trades, if it is to move."""
     line = None if isinstance(trades, ForeignTrades) else line_of(trades, FROZEN)
     return moved_to(candles, FROZEN, line) if line else {}
-
-
-def remember_line(candles: Table, trades: Table) -> None:
-    """Have a candle table remember the frozen line. Where another commit wins, the next refresh does it."""
-    moved = remembered(candles, trades)
-    if not moved or candles.current_snapshot() is None:
-        return
-    try:
-        candles.transaction().set_properties(moved).commit_transaction()
-    except CommitFailedException as conflict:
-        _log.warning("conflict", table=candles.name()[-1], error=str(conflict))
 
 
 def newest_trade(trades: Table) -> datetime | None:

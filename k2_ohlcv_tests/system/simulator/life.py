@@ -36,6 +36,8 @@ OTHERS: dict[str, tuple[Step, int]] = {
     "append": (others.append, 8),
     "overwrite": (others.overwrite, 5),
     "delete": (others.delete, 4),
+    "spoil": (others.spoil, 2),
+    "remove unfit": (ours.remove_unfit, 4),
     "delete rows": (others.delete_rows, 3),
     "compact": (others.compact, 4),
     "roll back": (others.roll_back, 3),
@@ -130,6 +132,7 @@ class Life:
     def _end(self) -> None:
         self.told.append("end: refresh everything")
         self.world.hooks.armed = None
+        ours.remove_unfit(self.world)
         for timeframe in TIMEFRAMES:
             ours.refresh_one(self.world, timeframe)
             self.world.check_equal(timeframe)

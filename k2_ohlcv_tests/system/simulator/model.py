@@ -10,6 +10,13 @@ from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
 
 #: A market and an id: what is unique among the trades that ingestion adds.
 Key = tuple[str, str, str]
+#: A market and the start of a window.
+Window = tuple[str, str, datetime]
+
+
+def window_of(trade: Trade, timeframe: Timeframe) -> Window:
+    """The window that a trade falls into."""
+    return (trade.exchange, trade.symbol, timeframe.floor(trade.timestamp))
 
 
 def key_of(trade: Trade) -> Key:
@@ -43,12 +50,19 @@ class Model:
     def ahead(self, timeframe: Timeframe) -> list[Candle]:
         """The candles that follow from the live trades, ahead of the lines."""
         start = self.start(timeframe)
+        unfit = self.unfit(timeframe)
         rows = (t for t in self.trades.elements() if start is None or t.timestamp >= start)
-        return aggregate(rows, timeframe)
+        return aggregate((t for t in rows if window_of(t, timeframe) not in unfit), timeframe)
 
-    def wanted(self, timeframe: Timeframe) -> list[Candle]:
-        """All that a table must hold, by key."""
-        return by_key([*self.kept[timeframe.name], *self.ahead(timeframe)])
+    def unfit(self, timeframe: Timeframe) -> set[Window]:
+        """The windows ahead of the lines that have trades without any quantity: these are refused."""
+        start = self.start(timeframe)
+        bad = [t for t in self.trades if t.quantity <= 0 and (start is None or t.timestamp >= start)]
+        return {window_of(t, timeframe) for t in bad}
+
+    def wanted(self, timeframe: Timeframe, refused: Iterable[Candle] = ()) -> list[Candle]:
+        """All that a table must hold, by key; refused windows hold what they held."""
+        return by_key([*self.kept[timeframe.name], *self.ahead(timeframe), *refused])
 
     def keep(self, timeframe: Timeframe, stored: Iterable[Candle]) -> None:
         """Take what is stored behind the lines as what has to stay there."""

@@ -1,6 +1,7 @@
 """Steps of other writers: whatever they may do to trades and to candle tables, through PyIceberg."""
 
 from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 
@@ -45,6 +46,13 @@ def append(world: World) -> None:
     rows = [world.trade() for _ in range(world.rng.randrange(1, 8))]
     table = world.lake.trades_to_write()
     table.append(lakes.trades_table(table, rows))
+    world.note_trades()
+
+
+def spoil(world: World) -> None:
+    """A trade without any quantity, as no ingestion lets in: its windows are refused."""
+    table = world.lake.trades_to_write()
+    table.append(lakes.trades_table(table, [replace(world.trade(), quantity=Decimal(0))]))
     world.note_trades()
 
 

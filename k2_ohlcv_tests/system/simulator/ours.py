@@ -1,8 +1,10 @@
 """Steps of ours: each command, and what must hold when it has come to its end or failed."""
 
 from collections import Counter
+from contextlib import nullcontext, suppress
 
-from k2_ohlcv.domain.candle import Trade
+from k2_ohlcv.corrections import Selection, delete_trades
+from k2_ohlcv.domain.candle import Candle, Trade
 from k2_ohlcv.domain.errors import UsageError
 from k2_ohlcv.domain.retention import Kept
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
@@ -10,6 +12,7 @@ from k2_ohlcv.domain.window import DAY
 from k2_ohlcv.ingest import ingest as ingest_files
 from k2_ohlcv.reconcile import rebuild as rebuild_table
 from k2_ohlcv.refresh import refresh as refresh_table
+from k2_ohlcv.report import RefusedWindowsError, Report
 from k2_ohlcv.retention import retention as apply_retention
 from k2_ohlcv_tests.system.simulator.model import key_of
 from k2_ohlcv_tests.system.simulator.world import DAYS, World, WrongError
@@ -92,18 +95,48 @@ def refresh(world: World) -> None:
 
 def refresh_one(world: World, timeframe: Timeframe) -> None:
     """Where nobody interfered, the table is up to date then, and right."""
-    others, fault = world.others, world.hooks.armed
-    refresh_table(world.lake, world.engine, timeframe)
+    others, fault, before = world.others, world.hooks.armed, world.stored(timeframe)
+    refused = None
+    try:
+        refresh_table(world.lake, world.engine, timeframe)
+    except RefusedWindowsError as error:
+        refused = error.report
     current = world.check_honest(timeframe)
     undisturbed = world.others == others and not (fault and fault.happened)
-    if undisturbed and world.model.trades and not current:
+    if undisturbed and refused:
+        check_refused(world, timeframe, before, refused)
+    elif undisturbed and world.model.trades and not current:
         raise WrongError(f"{timeframe.table} was refreshed, and is not up to date")
+
+
+def check_refused(world: World, timeframe: Timeframe, before: list[Candle], report: Report) -> None:
+    """Exactly the windows with unfit trades are named, and stay as they were. All others are right."""
+    unfit = world.model.unfit(timeframe)
+    named = {(w.exchange, w.symbol, w.window.start) for w in report.refused}
+    if named != unfit:
+        raise WrongError(f"{timeframe.table} refused {len(named - unfit)} more and {len(unfit - named)} less")
+    world.check_equal(timeframe, [c for c in before if (c.exchange, c.symbol, c.window_start) in unfit])
+
+
+def remove_unfit(world: World) -> None:
+    """`trades delete` removes the unfit trades of each market, and nothing else."""
+    frozen = world.model.frozen
+    unfit = [t for t in world.model.trades if t.quantity <= 0 and (not frozen or t.timestamp >= frozen)]
+    for market in sorted({(t.exchange, t.symbol) for t in unfit}):
+        ids = sorted({t.trade_id for t in unfit if (t.exchange, t.symbol) == market})
+        before = world.live()
+        delete_trades(world.lake, Selection(market, ids=tuple(ids)), apply=True)
+        gone = before - world.live()
+        if any(t.quantity > 0 for t in gone) or world.live() - before:
+            raise WrongError(f"a deletion of unfit trades changed others: {gone}")
+        world.note_trades()
 
 
 def rebuild(world: World) -> None:
     """Every partition of one table."""
     timeframe = world.rng.choice(TIMEFRAMES)
-    rebuild_table(world.lake, world.engine, timeframe)
+    with suppress(RefusedWindowsError) if world.model.unfit(timeframe) else nullcontext():
+        rebuild_table(world.lake, world.engine, timeframe)
     world.check_honest(timeframe)
 
 
@@ -114,6 +147,9 @@ def rebuild_some(world: World) -> None:
     lines = [line for line in (world.model.frozen, world.model.expired.get(timeframe.name)) if line]
     try:
         rebuild_table(world.lake, world.engine, timeframe, chosen)
+    except RefusedWindowsError:
+        if not world.model.unfit(timeframe):
+            raise
     except UsageError:
         if not lines or not any(p.end <= max(lines) for p in chosen):
             raise

@@ -163,12 +163,14 @@ class World:
             current = plan(self.lake, timeframe).is_current
         if not current:
             return False
+        if self.model.unfit(timeframe):
+            raise WrongError(f"{timeframe.table} is called up to date, and has windows to refuse")
         self.check_equal(timeframe)
         return True
 
-    def check_equal(self, timeframe: Timeframe) -> None:
-        """A table is equal to the trades as they are."""
-        self._equal(timeframe.table, self.model.wanted(timeframe), self.stored(timeframe))
+    def check_equal(self, timeframe: Timeframe, refused: Iterable[Candle] = ()) -> None:
+        """A table is equal to the trades as they are; refused windows are what they were."""
+        self._equal(timeframe.table, self.model.wanted(timeframe, refused), self.stored(timeframe))
 
     def _equal(self, what: str, wanted: list[Candle], stored: list[Candle]) -> None:
         if by_key(wanted) != by_key(stored):
