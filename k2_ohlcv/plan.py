@@ -40,6 +40,8 @@ class Plan:
         files_read: trades files that are read, to find the windows and to compute them.
         behind: windows that would have been reconciled too, but lie behind the line of frozen trades or of
             expired candles, and stay as they are.
+        damaged: partitions behind a line of retention that another writer touched. Their trades are gone, so
+            that nothing can be computed again.
         properties: table properties that the first commit sets.
     """
 
@@ -54,6 +56,7 @@ class Plan:
     files_changed: int = 0
     files_read: int = 0
     behind: int = 0
+    damaged: tuple[Interval, ...] = ()
     properties: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -74,6 +77,7 @@ class Plan:
             "files_changed": self.files_changed,
             "files_read": self.files_read,
             "behind": self.behind,
+            "damaged": [self.timeframe.grain.key(p) for p in self.timeframe.grain.partitions(self.damaged)],
         }
 
     def lines(self) -> list[str]:
@@ -89,7 +93,18 @@ class Plan:
             *(f"    {interval}" for interval in self.intervals[:10]),
             *([f"    and {len(self.intervals) - 10} more"] if len(self.intervals) > 10 else []),
             *([f"  {self.behind:,} windows are past retention and stay as they are."] if self.behind else []),
+            *([f"  {self.damage}."] if self.damaged else []),
         ]
+
+    @property
+    def damage(self) -> str:
+        """What another writer did where nothing can be computed again, in words."""
+        keys = [self.timeframe.grain.key(p) for p in self.timeframe.grain.partitions(self.damaged)]
+        return (
+            f"another writer changed {self.timeframe.table} in {', '.join(keys[:10])}, where the trades are "
+            "gone: these candles cannot be computed again. Roll the table back to a snapshot before, if they "
+            "are wrong"
+        )
 
     def _changed(self) -> str:
         """What changed, in words."""
@@ -163,6 +178,7 @@ def plan_refresh(candles: Table, trades: Table, timeframe: Timeframe) -> Plan:
         files_changed=len(todo.changes.gone) + len(todo.changes.come),
         files_read=(dirty.files_read if dirty else 0) + len(spans),
         behind=lines.windows_behind(windows),
+        damaged=tuple(lines.behind(todo.mark.touched)) if todo.mark else (),
         properties=tuple(remembered(candles, trades).items()),
     )
 

@@ -13,7 +13,7 @@ from k2_ohlcv.domain.window import DAY
 from k2_ohlcv.history import move_expired_line, move_frozen_line, read_lines
 from k2_ohlcv.lake.lines import EXPIRED, FROZEN, line_of
 from k2_ohlcv.refresh import plan, refresh
-from k2_ohlcv_tests import lakes
+from k2_ohlcv_tests import histories, lakes
 from k2_ohlcv_tests.conftest import Bench, clear
 from k2_ohlcv_tests.test_reconcile import AT, DAILY, MINUTE, day, trade, week
 
@@ -73,6 +73,23 @@ def test_dropped_candles_are_computed_again(frozen: Bench) -> None:
     move_expired_line(frozen.lake, LINE - DAY, [MINUTE], apply=True)
     refresh(frozen.lake, frozen.engine, MINUTE)
     assert lakes.stored(frozen.lake, MINUTE) == wanted
+
+
+def test_what_another_writer_does_to_frozen_candles_is_said(
+    frozen: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody can compute them again: the refresh that passes them over names them, and a rollback helps."""
+    before = histories.current(frozen.lake.candles(MINUTE))
+    stored = lakes.stored(frozen.lake, MINUTE)
+    frozen.lake.candles(MINUTE).delete(f"window_start < '{LINE.isoformat()}'")
+    told = plan(frozen.lake, MINUTE)
+    assert "where the trades are gone" in told.lines()[-1]
+    assert told.as_json()["damaged"] == [f"{LINE - DAY:%Y-%m-%d}"]
+    refresh(frozen.lake, frozen.engine, MINUTE)
+    assert "another writer changed" in capsys.readouterr().out
+    histories.rollback(frozen.lake.candles(MINUTE), before)
+    refresh(frozen.lake, frozen.engine, MINUTE)
+    assert lakes.stored(frozen.lake, MINUTE) == stored
 
 
 def test_the_command(
