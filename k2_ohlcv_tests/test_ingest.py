@@ -121,7 +121,7 @@ def test_the_real_binance_files(lake: Lake, run: Ingest) -> None:
 
 
 def lake_home(lake: Lake) -> Path:
-    return Path(lake.trades().location().removeprefix("file://")).parents[2]
+    return Path(lake.trades_to_write().location().removeprefix("file://")).parents[2]
 
 
 def test_an_overlapping_file_adds_what_is_new(lake: Lake, run: Ingest) -> None:
