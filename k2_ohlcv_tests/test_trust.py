@@ -20,7 +20,7 @@ from k2_ohlcv.lake.lines import EXPIRED, FROZEN
 from k2_ohlcv.lake.missing import MissingTable
 from k2_ohlcv.lake.schemas import NAMESPACE, TRADES
 from k2_ohlcv.lake.staleness import Staleness
-from k2_ohlcv.lake.watermark import SNAPSHOT, STATE, Watermark
+from k2_ohlcv.lake.watermark import HEAD, SNAPSHOT, STATE, Watermark
 from k2_ohlcv.reconcile import rebuild
 from k2_ohlcv.refresh import plan, refresh
 from k2_ohlcv.report import RefusedWindowsError
@@ -68,6 +68,17 @@ def test_a_rolled_back_candle_table_is_refreshed_again(started: Bench) -> None:
     report = refresh(started.lake, started.engine, MINUTE)
     assert (report.plan.reason, report.changed, len(report.plan.intervals)) == (None, 1, 1)
     assert_refreshed(started, [*week(), late])
+
+
+def test_a_snapshot_says_what_it_made_true(started: Bench) -> None:
+    """In its summary, under the names of the properties."""
+    table = minutes(started)
+    snapshot = table.current_snapshot()
+    assert snapshot is not None
+    assert snapshot.summary is not None
+    said = snapshot.summary.additional_properties
+    assert said[SNAPSHOT] == table.properties[SNAPSHOT] == str(histories.current(started.lake.trades()))
+    assert said[HEAD] == table.properties[HEAD]
 
 
 def foreign_overwrite(table: Table) -> None:

@@ -114,7 +114,7 @@ class Watermark:
         return {SNAPSHOT: str(self.complete), HEAD: head, FINGERPRINT: self.fingerprint}
 
     def summary(self) -> dict[str, str]:
-        """The entries of a snapshot's summary that say this."""
+        """The entries of a snapshot's summary that say this: all of it, and what the properties say."""
         state = {
             "snapshot": self.snapshot_id,
             "head": _text(self.head),
@@ -129,7 +129,8 @@ class Watermark:
             "until": _text(self.until),
             "frozen": _text(self.frozen),
         }
-        return {STATE: json.dumps(state, separators=(",", ":"))}
+        repeated = {key: text for key, text in self.properties().items() if key != FINGERPRINT}
+        return {**repeated, STATE: json.dumps(state, separators=(",", ":"))}
 
     def is_mirrored(self, table: Table) -> bool:
         """Whether the properties of the table repeat this."""
