@@ -3,8 +3,6 @@
 from datetime import UTC, date, datetime
 from pathlib import Path
 
-from rich.markup import escape
-
 from k2_ohlcv.commands.terminal import Terminal, table
 from k2_ohlcv.correction_report import CorrectionReport
 from k2_ohlcv.corrections import DELETED, Selection, delete_trades
@@ -14,6 +12,10 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.replacement import REPLACED, replace_trades
 
 #: Days that are shown; the JSON object has them all.
+_NOTHING_DELETED = (
+    "No stored trade matches: nothing to do, and nothing was committed. Markets and ids are spelt as stored."
+)
+_NOTHING_REPLACED = "No trade differs: nothing to do, and nothing was committed."
 _SHOWN_DAYS = 40
 _FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 
@@ -42,7 +44,7 @@ def run_delete(
     with terminal.progress("trades delete", total=None):
         report = delete_trades(Lake.open(terminal.settings), chosen, reason=reason or DELETED, apply=apply)
     terminal.result(report.as_json())
-    terminal.show(*_lines(report))
+    terminal.show(*_lines(report, _NOTHING_DELETED))
 
 
 def run_replace(
@@ -78,7 +80,7 @@ def run_replace(
             apply=apply,
         )
     terminal.result(report.as_json())
-    terminal.show(*_lines(report))
+    terminal.show(*_lines(report, _NOTHING_REPLACED))
 
 
 def _interval(start: str | None, end: str | None) -> Interval | None:
@@ -106,7 +108,7 @@ def _moment(text: str | None, otherwise: datetime) -> datetime:
         ) from None
 
 
-def _lines(report: CorrectionReport) -> list[object]:
+def _lines(report: CorrectionReport, nothing: str) -> list[object]:
     shown = table("exchange", "symbol", "day", "removed#", "added#")
     days = sorted(report.removed_per_day | report.added_per_day)
     for key in days[:_SHOWN_DAYS]:
@@ -119,17 +121,17 @@ def _lines(report: CorrectionReport) -> list[object]:
         if rows:
             lines += [
                 f"First {what} (exchange symbol timestamp,price,quantity,id):",
-                *(f"  {escape(r)}" for r in rows),
+                *(f"  {r}" for r in rows),
             ]
-    return [*lines, _said(report)]
+    return [*lines, _said(report, nothing)]
 
 
-def _said(report: CorrectionReport) -> str:
+def _said(report: CorrectionReport, nothing: str) -> str:
     rejected = (
         f" {report.rejected:,} rows of the file are no trades and are left out." if report.rejected else ""
     )
     if not report.removed and not report.added:
-        return f"No trade differs: nothing to do, and nothing was committed.{rejected}"
+        return f"{nothing}{rejected}"
     what = (
         f"{report.removed:,} trades go and {report.added:,} come; {report.files:,} data files are rewritten."
     )
