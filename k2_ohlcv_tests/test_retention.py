@@ -76,6 +76,11 @@ def usage(home: Path) -> int:
     return sum(f.stat().st_size for f in (home / "warehouse").rglob("*") if f.is_file())
 
 
+def empty_folders(home: Path) -> list[Path]:
+    """Partition folders without files. Tables that earlier tests dropped in this warehouse may have left some."""
+    return sorted(p for p in (home / "warehouse").rglob("*_day=*") if not list(p.iterdir()))
+
+
 def kept_candles(some: list[Trade], each: Timeframe, line: datetime | None) -> list[Candle]:
     return [c for c in aggregate(some, each) if line is None or c.window_start >= line]
 
@@ -138,6 +143,7 @@ def test_the_disk_gets_back_what_is_reported(sail: Bench) -> None:
     lakes.add_trades(sail.lake, history(timedelta(minutes=10)))
     refresh_all(sail)
     before = usage(sail.home)
+    abandoned = empty_folders(sail.home)
     settings = asked(K2_RETENTION_1M="10d", K2_RETENTION_5M="10d", K2_RETENTION_TRADES="20d", **FREEING)
     report = retention(sail.lake, settings, apply=True)
     fallen = before - usage(sail.home)
@@ -145,8 +151,7 @@ def test_the_disk_gets_back_what_is_reported(sail: Bench) -> None:
     assert freed > 0
     assert abs(fallen - freed) <= 0.05 * freed
     assert of(report, "1m").bytes_freed > 0.8 * of(report, "1m").bytes
-    folders = [p for p in (sail.home / "warehouse").rglob("window_start_day=*") if not list(p.iterdir())]
-    assert folders == []
+    assert empty_folders(sail.home) == abandoned
     assert_right(sail.lake, history(timedelta(minutes=10)))
 
 
