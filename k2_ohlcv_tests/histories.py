@@ -7,6 +7,7 @@ from uuid import uuid4
 import polars as pl
 from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.io.pyarrow import ArrowScan, _dataframe_to_data_files
+from pyiceberg.manifest import ManifestFile
 from pyiceberg.table import FileScanTask, Table
 from pyiceberg.table.snapshots import Operation, Summary
 from pyiceberg.table.update.snapshot import _OverwriteFiles
@@ -19,7 +20,7 @@ def rewrite(
     table: Table, tasks: Sequence[FileScanTask], change: Callable[[pl.DataFrame], pl.DataFrame]
 ) -> None:
     """Replace files by one of their changed rows, as a copy-on-write engine does."""
-    _replace(table, tasks, change, _OverwriteFiles)
+    _replace(table, tasks, change, _Overwrite)
 
 
 def compact(table: Table, tasks: Sequence[FileScanTask]) -> None:
@@ -27,7 +28,14 @@ def compact(table: Table, tasks: Sequence[FileScanTask]) -> None:
     _replace(table, tasks, lambda rows: rows.reverse(), _Compaction)
 
 
-class _Compaction(_OverwriteFiles):
+class _Overwrite(_OverwriteFiles):
+    """PyIceberg shares one evaluator between threads: it may miss a manifest, and then fails the commit."""
+
+    def _build_manifest_evaluator(self, spec_id: int) -> Callable[[ManifestFile], bool]:
+        return lambda _: True
+
+
+class _Compaction(_Overwrite):
     """PyIceberg cannot say `replace` by itself."""
 
     def _summary(self, snapshot_properties: dict[str, str] = EMPTY_DICT) -> Summary:

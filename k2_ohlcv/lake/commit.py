@@ -99,11 +99,15 @@ class _OneSnapshot(_OverwriteFiles):
         return Summary(self.says, **summary.additional_properties) if self.says else summary
 
     def _build_manifest_evaluator(self, spec_id: int) -> Callable[[ManifestFile], bool]:
-        """Whether a manifest holds a file that goes: what those of its partitions hold is mostly known."""
-        near = super()._build_manifest_evaluator(spec_id)
+        """Whether a manifest holds a file that goes: what those of its partitions hold is mostly known.
+
+        PyIceberg asks from several threads. Its evaluator keeps the partitions of the manifest that it looks
+        at, so each question gets an evaluator of its own. A shared one now and then misses a manifest.
+        """
+        build = super()._build_manifest_evaluator
         gone = {file.file_path for file in self._deleted_data_files}
         return lambda manifest: (
-            near(manifest) and any(file.file_path in gone for file in files_of(self._io, manifest))
+            build(spec_id)(manifest) and any(file.file_path in gone for file in files_of(self._io, manifest))
         )
 
     def _process_manifests(self, manifests: list[ManifestFile]) -> list[ManifestFile]:

@@ -1,10 +1,13 @@
 """One commit is one snapshot, against one base, and leaves the metadata small."""
 
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
+from pyiceberg.expressions.visitors import _ManifestEvalVisitor, visit
+from pyiceberg.manifest import ManifestFile
 from pyiceberg.table import Table
 
 from k2_ohlcv.domain.candle import Trade, aggregate
@@ -109,3 +112,22 @@ def test_history_and_manifests_stay_bounded(lake: Lake, monkeypatch: pytest.Monk
     assert manifests <= 2 * commits._MANIFESTS
     assert len(live_files(table, "window_start", Grain.DAY, table.current_snapshot().snapshot_id)) > 20  # type: ignore[union-attr]
     assert len(list(location(table).glob("metadata/*.metadata.json"))) <= 25
+
+
+def test_manifests_are_judged_by_several_threads_at_once(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyIceberg's evaluator keeps the manifest that it looks at: shared, it takes one's day for another's."""
+
+    def slow(self: _ManifestEvalVisitor, manifest: ManifestFile) -> bool:
+        self.partition_fields = manifest.partitions or []
+        time.sleep(0.02)  # another thread's turn
+        return bool(visit(self.partition_filter, self))
+
+    table = lake.candles_to_write(MINUTE)
+    for day in range(4):
+        table = put(table, trades(day * 1440, 2))
+    monkeypatch.setattr(_ManifestEvalVisitor, "eval", slow)
+    # The newest first: PyIceberg comes to its manifest first, and to the others while that one waits.
+    for left, path in reversed(list(enumerate(sorted(lakes.data_files(table))))):
+        (file,) = [t.file for t in table.scan().plan_files() if t.file.file_path == path]
+        table = commit(table, Change(removed=(file,)))
+        assert len(lakes.data_files(table)) == left
