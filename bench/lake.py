@@ -20,6 +20,7 @@ from pyiceberg.catalog.sql import SqlCatalog
 
 from bench import trades
 from k2_ohlcv.domain.timeframe import Grain, Timeframe
+from k2_ohlcv.domain.types import NOTIONAL
 from k2_ohlcv.domain.window import DAY, Interval, midnight
 from k2_ohlcv.lake.appends import FILE_ROWS, append_new
 from k2_ohlcv.lake.catalog import CATALOG, Lake
@@ -136,7 +137,7 @@ def _write_csv(part: trades.Trades, path: Path) -> None:
         "id": pa.array(part.ids),
         "price": price,
         "qty": quantity,
-        "quote": pa.compute.cast(pa.compute.multiply(price, quantity), pa.decimal128(38, 16)),
+        "quote": pa.compute.cast(pa.compute.multiply(price, quantity), pa.decimal128(*NOTIONAL)),
         "time": pa.array(part.millis * 1000),  # spot files have had microseconds since 2025
         "maker": maker,
         "best": pa.repeat(True, len(part.ids)),

@@ -15,6 +15,7 @@ from pyiceberg.table import Table
 
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
 from k2_ohlcv.domain.trading_times import possible
+from k2_ohlcv.domain.types import NOTIONAL, PRICE, VOLUME
 from k2_ohlcv.domain.window import Interval, bound, coalesce, covers, subtract, to_micros
 from k2_ohlcv.engine.ticks import MISFITS, Reading, read_trades
 from k2_ohlcv.lake.files import TIME, live_files
@@ -39,13 +40,13 @@ WINDOWS = pa.schema(
         ("symbol", pa.string()),
         ("exchange", pa.string()),
         ("window_start", pa.timestamp("us", "UTC")),
-        ("open_price", pa.decimal128(18, 8)),
-        ("high_price", pa.decimal128(18, 8)),
-        ("low_price", pa.decimal128(18, 8)),
-        ("close_price", pa.decimal128(18, 8)),
-        ("volume", pa.decimal128(29, 8)),
+        ("open_price", pa.decimal128(*PRICE)),
+        ("high_price", pa.decimal128(*PRICE)),
+        ("low_price", pa.decimal128(*PRICE)),
+        ("close_price", pa.decimal128(*PRICE)),
+        ("volume", pa.decimal128(*VOLUME)),
         ("trade_count", pa.int64()),
-        ("notional", pa.decimal128(38, 16)),
+        ("notional", pa.decimal128(*NOTIONAL)),
         (MISFITS, pa.int64()),
     ]
 )
@@ -259,9 +260,9 @@ def _group(ticks: "DataFrame", *keys: str, ordered: bool = False, checked: bool 
         F.max("high_price").alias("high_price"),
         F.min("low_price").alias("low_price"),
         # The casts take back the digits that a second sum would add.
-        F.sum("volume").cast("decimal(29,8)").alias("volume"),
+        F.sum("volume").cast(str(VOLUME)).alias("volume"),
         F.sum("trade_count").alias("trade_count"),
-        F.sum("notional").cast("decimal(38,16)").alias("notional"),
+        F.sum("notional").cast(str(NOTIONAL)).alias("notional"),
         *([F.sum(MISFITS).alias(MISFITS)] if checked else []),
     )
     sums = ["volume", "trade_count", "notional", *([MISFITS] if checked else [])]

@@ -19,6 +19,7 @@ from pyiceberg.types import (
     TimestamptzType,
 )
 
+from k2_ohlcv.domain import types
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
 
 NAMESPACE = "market_data"
@@ -28,10 +29,9 @@ REJECTED_TABLE = "rejected_trades"
 #: Snapshots that a commit leaves: one took 1.6 s at 1,000 of them and 12 s at 3,000.
 SNAPSHOTS_KEPT = 100
 
-# decimal(18,8) x decimal(19,8) is exactly decimal(38,16) in every engine: widen neither alone.
-PRICE = DecimalType(18, 8)
-QUANTITY = DecimalType(19, 8)
-VOLUME = DecimalType(29, 8)
+PRICE = DecimalType(*types.PRICE)
+QUANTITY = DecimalType(*types.QUANTITY)
+VOLUME = DecimalType(*types.VOLUME)
 
 _PROPERTIES = {
     # PyIceberg's own retry would re-apply properties and pins on a newer base: we start over instead.
