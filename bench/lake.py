@@ -27,7 +27,7 @@ from k2_ohlcv.lake.catalog import CATALOG, Lake
 from k2_ohlcv.lake.embedded import embedded_properties
 from k2_ohlcv.lake.files import live_files
 from k2_ohlcv.lake.schemas import CANDLES, TRADES
-from k2_ohlcv.lake.trades import expired
+from k2_ohlcv.lake.trades import needed
 from k2_ohlcv.settings import Settings
 
 #: Where everything of the benchmarks lies, in the checkout; git ignores it.
@@ -127,7 +127,7 @@ def append_trades(lake: Lake, rows: pa.Table) -> None:
     """Add trades that are not there, in one snapshot that drops old ones as ingestion does."""
     clock = pa.repeat(pa.scalar(datetime.now(UTC), pa.timestamp("us", "UTC")), rows.num_rows)
     table = rows.append_column("ingested_at", clock)
-    append_new(lake.trades_to_write, lambda _: table, lambda trades: expired(lake, trades))
+    append_new(lake.trades_to_write, lambda _: table, lambda trades: needed(lake, trades))
 
 
 def _write_csv(part: trades.Trades, path: Path) -> None:

@@ -25,9 +25,10 @@ from k2_ohlcv.ingest import BATCH_ROWS, Intake
 from k2_ohlcv.lake import rejected
 from k2_ohlcv.lake.candidates import data_files_of, files_of_market, tasks_of
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.corrections import Cut, commit_correction, read_rows, retried
+from k2_ohlcv.lake.corrections import Cut, commit_correction, read_rows
 from k2_ohlcv.lake.dedupe import Incoming, Int64s, Mask, equal_values, stored_alike
 from k2_ohlcv.lake.files import TIME, live_span
+from k2_ohlcv.lake.retry import retry_conflicts
 from k2_ohlcv.lake.trades import stored_form
 from k2_ohlcv.sources.landing import read
 from k2_ohlcv.sources.refusals import Refusals
@@ -100,7 +101,8 @@ def replace_trades(
                 report.snapshot = after.metadata.current_snapshot_id
             return report
 
-        return retried(lake.trades_to_write if apply else lake.trades, work)
+        load = lake.trades_to_write if apply else lake.trades
+        return retry_conflicts(load, work, purpose="to correct trades")
 
 
 class _Plan:

@@ -16,6 +16,7 @@ from k2_ohlcv.domain.errors import CommitConflictError, GateError
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe, timeframe
 from k2_ohlcv.domain.window import DAY, Interval
 from k2_ohlcv.engine import rollup
+from k2_ohlcv.lake import retry
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.commit import Change, commit
 from k2_ohlcv.lake.files import live_files
@@ -357,7 +358,7 @@ def test_losing_every_race_says_so(sail: Bench, monkeypatch: pytest.MonkeyPatch)
         lakes.add_trades(sail.lake, [trade(next(numbers))])
         rebuild(sail.lake, sail.engine, MINUTE, [day(AT)])
 
-    monkeypatch.setattr(reconcile, "ATTEMPTS", 2)
+    monkeypatch.setattr(retry, "ATTEMPTS", 2)
     interrupt_windows(monkeypatch, others, times=2)
     with pytest.raises(CommitConflictError, match="during each of 2 attempts"):
         rebuild(sail.lake, sail.engine, MINUTE)

@@ -18,8 +18,9 @@ from k2_ohlcv.domain.retention import SMALL_FILE
 from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.domain.window import Interval
 from k2_ohlcv.lake.appends import FILE_ROWS, write
-from k2_ohlcv.lake.commit import CONFLICTS, Change, commit
+from k2_ohlcv.lake.commit import Change, commit
 from k2_ohlcv.lake.files import TIME, LiveFile, live_files, partition_of
+from k2_ohlcv.lake.retry import CONFLICTS
 from k2_ohlcv.lake.sweep import Meter
 
 #: Partitions of one commit: few enough that little is lost with a race, many enough to make few snapshots.

@@ -3,11 +3,9 @@
 What goes is decided in `domain.retention`; files are removed by `sweep`.
 """
 
-import random
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 
 import structlog
 from pyiceberg.catalog import MetastoreCatalog
@@ -22,18 +20,16 @@ from pyiceberg.table.update import AddSnapshotUpdate, AssertRefSnapshotId, Valid
 from pyiceberg.table.update.snapshot import ExpireSnapshots
 
 from k2_ohlcv.domain.errors import CommitConflictError
-from k2_ohlcv.domain.retention import Version, expired, old_snapshots
+from k2_ohlcv.domain.retention import expired, snapshots_since, snapshots_to_expire
 from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.domain.window import Interval
-from k2_ohlcv.lake.commit import CONFLICTS, DROPS, Change, commit
+from k2_ohlcv.lake.commit import DROPS, Change, commit, referenced, versions_of
 from k2_ohlcv.lake.files import live_files, partition_of
 from k2_ohlcv.lake.lines import moved_to
 from k2_ohlcv.lake.location import Removed
+from k2_ohlcv.lake.retry import CONFLICTS, retry_conflicts
 from k2_ohlcv.lake.sweep import Meter, only_reached_by, remove_listed, write_list
 from k2_ohlcv.lake.watermark import carried
-
-#: How often a commit that lost a race is tried anew. Another writer holds the table for well under a second.
-ATTEMPTS = 8
 
 _log = structlog.get_logger(__name__)
 
@@ -93,8 +89,8 @@ def drop(
     Raises:
         CommitConflictError: others committed first, each time.
     """
-    for attempt in range(ATTEMPTS):
-        table = load()
+
+    def attempt(table: Table) -> tuple[Going, int]:
         going = look(table)
         if not going.partitions:
             return going, 0
@@ -106,11 +102,9 @@ def drop(
             operation=Operation.DELETE,
         )
         meter = Meter(table)
-        try:
-            return going, meter.added(commit(table, change))
-        except CONFLICTS as conflict:
-            _lost_race(table, attempt, conflict)
-    raise _gave_up(table)
+        return going, meter.added(commit(table, change))
+
+    return retry_conflicts(load, attempt, purpose="of retention")
 
 
 @dataclass(frozen=True)
@@ -140,34 +134,30 @@ def expire(
     if not going:
         return Expiry()
     listed = write_list(table, only_reached_by(table, going))
-    for attempt in range(ATTEMPTS):
+    still: Collection[int] = ()
+
+    def load_after_needed() -> Table:
         # Tags, branches and watermarks may have come since: what they need is asked for immediately before.
+        nonlocal still
         still = needed()
-        table = load()
+        return load()
+
+    def attempt(table: Table) -> Expiry:
         chosen = [i for i in _old(table, before, still) if i in going]
         meter = Meter(table)
-        try:
-            if chosen:
-                _expire(table, chosen)
-        except CONFLICTS as conflict:
-            _lost_race(table, attempt, conflict)
-            continue
+        if chosen:
+            _expire(table, chosen)
         added = meter.added(table)
         return Expiry(len(chosen), remove_listed(load, listed), added)
-    raise _gave_up(table)
+
+    return retry_conflicts(load_after_needed, attempt, purpose="of retention")
 
 
 def _old(table: Table, before: datetime, needed: Collection[int]) -> list[int]:
-    versions = [
-        Version(s.snapshot_id, s.sequence_number or 0, datetime.fromtimestamp(s.timestamp_ms / 1000, UTC))
-        for s in table.snapshots()
-    ]
-    return old_snapshots(
-        versions,
-        before=before,
-        current=table.metadata.current_snapshot_id,
-        held={ref.snapshot_id for ref in table.metadata.refs.values()},
-        needed=needed,
+    versions = versions_of(table.metadata)
+    held = {table.metadata.current_snapshot_id or 0} | referenced(table.metadata)
+    return snapshots_to_expire(
+        versions, older_than=before, protected=held | snapshots_since(versions, needed)
     )
 
 
@@ -236,15 +226,3 @@ def _restore(table: Table, lost: Mapping[str, SnapshotRef], before: Mapping[int,
             f"references of {table.name()[-1]} were made while their snapshots expired, and could not be "
             f"brought back: {named}. Their files are still there until retention runs again"
         ) from conflict
-
-
-def _lost_race(table: Table, attempt: int, conflict: Exception) -> None:
-    _log.warning("conflict", table=table.name()[-1], attempt=attempt + 1, error=str(conflict))
-    time.sleep(random.uniform(0.05, 0.2) * 2**attempt)  # noqa: S311 - a pause, not a secret
-
-
-def _gave_up(table: Table) -> CommitConflictError:
-    return CommitConflictError(
-        f"other writers committed to {table.name()[-1]} during each of {ATTEMPTS} attempts of retention; "
-        "nothing is lost, run it again when fewer write at once"
-    )

@@ -11,7 +11,7 @@ import structlog
 from pyiceberg.table import Table
 
 from k2_ohlcv.domain.retention_limit import Clocks
-from k2_ohlcv.lake.commit import CONFLICTS
+from k2_ohlcv.lake.retry import CONFLICTS
 from k2_ohlcv.lake.sweep import Meter
 
 DATA_CLOCK = "k2.retention-data-clock"

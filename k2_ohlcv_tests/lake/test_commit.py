@@ -12,8 +12,9 @@ from k2_ohlcv.domain.timeframe import Grain, timeframe
 from k2_ohlcv.lake import commit as commits
 from k2_ohlcv.lake.candles import MOST_FILES
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.commit import CONFLICTS, Change, commit
+from k2_ohlcv.lake.commit import Change, commit
 from k2_ohlcv.lake.files import live_files
+from k2_ohlcv.lake.retry import CONFLICTS
 from k2_ohlcv.lake.schemas import SNAPSHOTS_KEPT
 from k2_ohlcv_tests import lakes
 

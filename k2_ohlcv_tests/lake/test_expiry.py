@@ -16,7 +16,7 @@ from k2_ohlcv.domain.errors import CommitConflictError
 from k2_ohlcv.domain.retention import ORPHAN_AGE
 from k2_ohlcv.domain.timeframe import timeframe
 from k2_ohlcv.domain.window import DAY
-from k2_ohlcv.lake import expiry, sweep
+from k2_ohlcv.lake import expiry, retry, sweep
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.commit import Change, commit
 from k2_ohlcv.lake.expiry import Going, drop, expire
@@ -167,7 +167,7 @@ def test_a_tag_that_a_catalog_lets_go_is_brought_back(filled: Lake, monkeypatch:
 
 
 def test_other_writers_who_never_stop_are_reported(filled: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(expiry, "ATTEMPTS", 2)
+    monkeypatch.setattr(retry, "ATTEMPTS", 2)
     real = expiry.commit
 
     def always_late(table: Table, change: Change) -> Table:
