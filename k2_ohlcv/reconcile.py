@@ -17,6 +17,7 @@ from pyiceberg.table import Table
 from k2_ohlcv.domain.frame import SHOWN, finish
 from k2_ohlcv.domain.timeframe import Grain, Timeframe
 from k2_ohlcv.domain.window import Interval, coalesce, intersect_all
+from k2_ohlcv.domain.window_counts import WindowCounts
 from k2_ohlcv.engine import rollup
 from k2_ohlcv.engine.session import Engine
 from k2_ohlcv.lake.candles import CandleChange, Stored
@@ -128,8 +129,7 @@ class _Work:
             if change is not None and computed is not None:
                 partitions.extend(_reports(plan.timeframe, change, computed, chunk))
             refused += bad
-        snapshot = candles.metadata.current_snapshot_id
-        return Report(plan, snapshot, committed, 0.0, tuple(partitions), tuple(refused), mark)
+        return Report(plan, committed, 0.0, tuple(partitions), tuple(refused), mark)
 
     def _change(self, candles: Table, chunk: Sequence[Interval]) -> tuple[CandleChange, pl.DataFrame]:
         """Compute some windows at the pinned snapshot, and compare them with the table as it was loaded.
@@ -201,8 +201,8 @@ def _reports(
     for partition, fate, count in change.fates.group_by(start, "fate").len().iter_rows():
         fates.setdefault(partition, {})[fate] = count
     for partition in timeframe.grain.partitions(chunk):
-        found = fates.get(partition.start, {})
-        yield PartitionReport(partition, **found, trades=trades.get(partition.start, 0))
+        counts = WindowCounts(**fates.get(partition.start, {}))
+        yield PartitionReport(partition, counts, trades.get(partition.start, 0))
 
 
 def _to_commit(
