@@ -19,7 +19,7 @@ import pyarrow.csv
 from pyiceberg.catalog.sql import SqlCatalog
 
 from bench import trades
-from k2_ohlcv.domain.timeframe import Grain, Timeframe
+from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.domain.types import NOTIONAL
 from k2_ohlcv.domain.window import DAY, Interval, midnight
 from k2_ohlcv.lake.appends import FILE_ROWS, append_new
@@ -119,7 +119,7 @@ class Dataset:
         table = self.lake.trades()
         snapshot = table.current_snapshot()
         assert snapshot is not None
-        live = live_files(table, "timestamp", Grain.DAY, snapshot.snapshot_id)
+        live = live_files(table, snapshot.snapshot_id)
         return sorted(url2pathname(urlsplit(f.path).path) for f in live if f.span.intersect(interval))
 
 

@@ -231,7 +231,7 @@ def _to_commit(
 
 def _chunks(plan: Plan, trades: Table) -> Iterator[list[Interval]]:
     """The intervals in lots that one commit can handle in bounded memory, cut between partitions."""
-    files = live_files(trades, "timestamp", Grain.DAY, plan.trades_to)
+    files = live_files(trades, plan.trades_to)
     chunk: list[Interval] = []
     weight, count = 0, 0
     for partition in plan.partitions:

@@ -18,7 +18,6 @@ from pyiceberg.table import FileScanTask, Table
 from k2_ohlcv.correction_report import CorrectionReport
 from k2_ohlcv.corrections import BY, in_market, record, refuse_frozen, refuse_impossible, span_of
 from k2_ohlcv.domain.errors import BadFileError, UsageError
-from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.domain.window import from_micros, to_micros
 from k2_ohlcv.file_trades import FileTrades
 from k2_ohlcv.ingest import BATCH_ROWS, Intake
@@ -145,7 +144,7 @@ class _Plan:
         incoming = self._given.trades(start, end)
         taken = np.zeros(incoming.rows.num_rows, bool)
         for task in self._tasks:
-            span = live_span(self._table, TIME, Grain.DAY, task.file)
+            span = live_span(self._table, task.file)
             if to_micros(span.start) < end and to_micros(span.end) > start:
                 self._compare_file(task, incoming, taken, start, end)
         self._refuse_stored_outside(incoming, ~taken)

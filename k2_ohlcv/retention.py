@@ -21,7 +21,7 @@ from k2_ohlcv.lake import trades as trades_table
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.compaction import Compacted, compact
 from k2_ohlcv.lake.expiry import Going, drop, expire
-from k2_ohlcv.lake.files import TIME, file_sizes
+from k2_ohlcv.lake.files import file_sizes
 from k2_ohlcv.lake.frozen_line import remember_frozen_line
 from k2_ohlcv.lake.lines import EXPIRED, FROZEN, Lines, line_of, newest_trade, present
 from k2_ohlcv.lake.missing import MissingTable
@@ -91,13 +91,11 @@ class _Room(ABC):
     """One table under retention.
 
     Attributes:
-        column: the column that it is partitioned by.
         grain: of the partitions.
         line: the property that moves where partitions go; None where none do.
         limit: how much may go at once.
     """
 
-    column: str
     grain: Grain
     line: str | None = None
     limit = DropLimit()
@@ -190,14 +188,14 @@ class _Room(ABC):
         )
 
     def _files_per_partition(self) -> tuple[int, float]:
-        counts = [len(sizes) for sizes in file_sizes(self.load(), self.column, self.grain).values()]
+        counts = [len(sizes) for sizes in file_sizes(self.load()).values()]
         return max(counts, default=0), sum(counts) / len(counts) if counts else 0.0
 
 
 class _Candles(_Room):
     """A candle table."""
 
-    column, line = "window_start", EXPIRED
+    line = EXPIRED
 
     def __init__(self, lake: Lake, kept: Kept, moment: datetime | None, timeframe: Timeframe) -> None:
         super().__init__(lake, timeframe.table)
@@ -209,13 +207,13 @@ class _Candles(_Room):
         return self.lake.candles(self.timeframe)
 
     def look(self, table: Table) -> Going:
-        return Going.of(table, self.column, self.grain, self.cutoff)
+        return Going.of(table, self.cutoff)
 
 
 class _Trades(_Room):
     """Our trades."""
 
-    column, grain, line = TIME, Grain.DAY, FROZEN
+    grain, line = Grain.DAY, FROZEN
 
     def __init__(self, lake: Lake, kept: Kept, moment: datetime | None) -> None:
         super().__init__(lake, TRADES.name)
@@ -229,12 +227,12 @@ class _Trades(_Room):
         return self.lake.trades()
 
     def look(self, table: Table) -> Going:
-        wanted = Going.of(table, TIME, Grain.DAY, self.cutoff)
+        wanted = Going.of(table, self.cutoff)
         if not wanted.partitions:
             return wanted
         found = [_coverage(candles, table, timeframe) for timeframe, candles in self._candles.items()]
         line, self._behind = frozen_line(self.cutoff, found)
-        return Going.of(table, TIME, Grain.DAY, line) if self._behind else wanted
+        return Going.of(table, line) if self._behind else wanted
 
     def blocked(self) -> tuple[str, ...]:
         return tuple(c.reason for c in self._behind)
@@ -253,7 +251,7 @@ class _Trades(_Room):
         return sum(remember_frozen_line(partial(self.lake.candles, t), line) for t in TIMEFRAMES)
 
     def compact(self, now: datetime) -> Compacted:
-        sizes = file_sizes(self.load(), TIME, Grain.DAY)
+        sizes = file_sizes(self.load())
         written = {max(sizes), Grain.DAY.partition(now)} if sizes else set()
         chosen = crowded(sizes, written)
         return compact(self.load, chosen, self.protected) if chosen else Compacted()
@@ -262,7 +260,7 @@ class _Trades(_Room):
 class _Rejected(_Room):
     """The rows that were no trades: all are kept, and no snapshot or file that they do not need."""
 
-    column, grain = "rejected_at", Grain.DAY
+    grain = Grain.DAY
 
     def load(self) -> Table:
         return self.lake.rejected()

@@ -37,7 +37,7 @@ def delete_candles(table: Table, *days: int) -> None:
     """As an engine does that upserts: every candle of one minute of these days, in a commit each."""
     for day in days:
         at = AT + day * DAY + timedelta(minutes=1)
-        files = live_files(table.refresh(), "window_start", Grain.DAY, table.metadata.current_snapshot_id)
+        files = live_files(table.refresh(), table.metadata.current_snapshot_id)
         (file,) = (f for f in files if not f.is_delete and at in partition_of(f.file, Grain.DAY))
         theirs.delete_equal(table, ["window_start"], [(MINUTE.floor(at),)], partition=file.file.partition)
 

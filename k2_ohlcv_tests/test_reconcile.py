@@ -319,7 +319,7 @@ def test_any_other_commit_makes_a_rebuild_start_over(
 
     def others() -> None:
         candles = sail.lake.candles(MINUTE)
-        files = live_files(candles, "window_start", Grain.DAY, candles.metadata.current_snapshot_id)
+        files = live_files(candles, candles.metadata.current_snapshot_id)
         elsewhere = next(f.file for f in files if f.span.start > day(AT + DAY).start)
         commit(candles, Change(removed=(elsewhere,)) if "file" in what else Change(properties={"note": "1"}))
 

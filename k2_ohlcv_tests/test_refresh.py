@@ -15,7 +15,7 @@ from hypothesis.stateful import (
 )
 
 from k2_ohlcv.domain.candle import KEY, Trade, aggregate
-from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe, timeframe
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe, timeframe
 from k2_ohlcv.domain.window import DAY, Interval, covers
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.files import live_files
@@ -93,7 +93,7 @@ def test_no_trades_file_outside_the_dirty_intervals_is_read(sail: Bench) -> None
     assert report.plan.files_changed == 1
     read = [
         f
-        for f in live_files(sail.lake.trades(), "timestamp", Grain.DAY, report.trades_snapshot)
+        for f in live_files(sail.lake.trades(), report.trades_snapshot)
         if any(f.span.intersect(i) for i in report.plan.intervals)
     ]
     assert report.plan.files_read == len(read) <= 2

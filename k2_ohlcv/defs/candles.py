@@ -122,7 +122,7 @@ def _materialize_changed(
 ) -> None:
     """A materialization for each partition that changed, in a run that fails for windows it refused."""
     timeframe, whole = report.timeframe, _run_numbers(mode, report)
-    rows = rows_per_partition(lake.candles(timeframe), "window_start", timeframe.grain)
+    rows = rows_per_partition(lake.candles(timeframe))
     for part in report.partitions:
         key = timeframe.grain.key(part.partition)
         if there.has_partition_key(key) and part.counts.written:
@@ -203,7 +203,7 @@ def _add_partitions(
     `besides` all that were looked at.
     """
     timeframe = report.timeframe
-    rows = rows_per_partition(lake.candles(timeframe), "window_start", timeframe.grain)
+    rows = rows_per_partition(lake.candles(timeframe))
     done = {timeframe.grain.key(part.partition): part for part in report.partitions}
     chosen = context.partition_keys
     for key in chosen:

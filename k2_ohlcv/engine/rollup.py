@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyiceberg.table import Table
 
-from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
 from k2_ohlcv.domain.trading_times import possible
 from k2_ohlcv.domain.types import NOTIONAL, PRICE, VOLUME
 from k2_ohlcv.domain.window import Interval, bound, coalesce, covers, subtract, to_micros
 from k2_ohlcv.engine.ticks import MISFITS, Reading, read_trades
-from k2_ohlcv.lake.files import TIME, live_files
+from k2_ohlcv.lake.files import live_files
 from k2_ohlcv.lake.foreign import ForeignTrades
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _read(
     ranges, few = bound(intervals, MOST_INTERVALS), bound(intervals, _FEW_INTERVALS)
     bounds = [(to_micros(i.start), to_micros(i.end)) for i in intervals] if few != ranges else []
     starts = [at for start, end in bounds for at in range(start, end, timeframe.micros)]
-    files = live_files(trades, TIME, Grain.DAY, snapshot) if starts else []
+    files = live_files(trades, snapshot) if starts else []
     more = any(_overlaps(f.span, few) and not _overlaps(f.span, ranges) for f in files)
     if isinstance(trades, ForeignTrades) or more or not 0 < len(starts) <= _MOST_STARTS:
         return read_trades(engine, trades, snapshot, ranges)

@@ -20,11 +20,10 @@ from pyiceberg.table import Table
 from pyiceberg.types import DecimalType, DoubleType, IcebergType, NestedField
 
 from k2_ohlcv.domain.errors import ContractError
-from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.domain.window import Interval, to_micros
 from k2_ohlcv.engine.honour import explain, refuse_unhonoured
 from k2_ohlcv.lake.catalog import CATALOG
-from k2_ohlcv.lake.files import TIME, live_files
+from k2_ohlcv.lake.files import live_files
 from k2_ohlcv.lake.foreign import Clock, ForeignTrades
 from k2_ohlcv.lake.schemas import PRICE, QUANTITY
 from k2_ohlcv.lake.trade_columns import columns_at
@@ -120,7 +119,7 @@ def _may_be_unfit(trades: Table, snapshot: int, intervals: Sequence[Interval]) -
     if not intervals:
         return False
     whole = Interval(min(i.start for i in intervals), max(i.end for i in intervals))
-    near = (f.file for f in live_files(trades, TIME, Grain.DAY, snapshot) if f.span.intersect(whole))
+    near = (f.file for f in live_files(trades, snapshot) if f.span.intersect(whole))
     return not all(_is_positive(trades, file) for file in near if file.content == DataFileContent.DATA)
 
 

@@ -38,14 +38,12 @@ class Compacted:
         before: how many files went.
         after: how many came instead.
         written: bytes that were written.
-        lost: partitions that others wrote to meanwhile; they are left for the next time.
     """
 
     partitions: int = 0
     before: int = 0
     after: int = 0
     written: int = 0
-    lost: int = 0
 
     def __add__(self, other: "Compacted") -> "Compacted":
         return Compacted(
@@ -53,7 +51,6 @@ class Compacted:
             self.before + other.before,
             self.after + other.after,
             self.written + other.written,
-            self.lost + other.lost,
         )
 
 
@@ -88,7 +85,6 @@ def compact(
             written = came + meter.added(commit(table, change))
         except CONFLICTS as conflict:
             _log.warning("conflict", table=table.name()[-1], partitions=len(lot), error=str(conflict))
-            done += Compacted(lost=len(lot))
         else:
             done += Compacted(len(lot), len(change.removed), len(change.files), written)
     return done
@@ -96,7 +92,7 @@ def compact(
 
 def _change(table: Table, partitions: Sequence[Interval]) -> Change | None:
     chosen = set(partitions)
-    files = live_files(table, TIME, Grain.DAY, table.metadata.current_snapshot_id)
+    files = live_files(table, table.metadata.current_snapshot_id)
     small = [f for f in files if f.file.file_size_in_bytes < SMALL_FILE]
     gone: list[DataFile] = []
     come: list[DataFile] = []

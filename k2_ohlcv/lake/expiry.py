@@ -21,10 +21,9 @@ from pyiceberg.table.update.snapshot import ExpireSnapshots
 
 from k2_ohlcv.domain.errors import CommitConflictError
 from k2_ohlcv.domain.retention import expired, snapshots_since, snapshots_to_expire
-from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.domain.window import Interval
 from k2_ohlcv.lake.commit import DROPS, Change, commit, referenced, versions_of
-from k2_ohlcv.lake.files import live_files, partition_of
+from k2_ohlcv.lake.files import live_files, partition_of, table_grain
 from k2_ohlcv.lake.lines import moved_to
 from k2_ohlcv.lake.location import Removed
 from k2_ohlcv.lake.retry import CONFLICTS, retry_conflicts
@@ -58,9 +57,10 @@ class Going:
         return sum(file.file_size_in_bytes for file in self.files)
 
     @classmethod
-    def of(cls, table: Table, column: str, grain: Grain, cutoff: datetime | None) -> "Going":
+    def of(cls, table: Table, cutoff: datetime | None) -> "Going":
         """What goes from a table as it was loaded."""
-        files = live_files(table, column, grain, table.metadata.current_snapshot_id)
+        grain = table_grain(table)
+        files = live_files(table, table.metadata.current_snapshot_id)
         data = [(partition_of(f.file, grain), f.file) for f in files if not f.is_delete]
         partitions = expired((partition for partition, _ in data), cutoff)
         gone = set(partitions)

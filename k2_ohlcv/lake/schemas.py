@@ -45,12 +45,18 @@ _PROPERTIES = {
 
 @dataclass(frozen=True)
 class Contract:
-    """What a table must be: its name in the namespace, and how it is created."""
+    """What a table must be: its name in the namespace, and how it is created.
+
+    Attributes:
+        time_column: the column that it is partitioned by, in partitions of the grain.
+    """
 
     name: str
     schema: Schema
     spec: PartitionSpec
     order: SortOrder
+    time_column: str
+    grain: Grain
     properties: dict[str, str]
 
     @property
@@ -92,7 +98,13 @@ def _trades() -> Contract:
         ("ingested_at", TimestamptzType()),
     )
     return Contract(
-        TRADES_TABLE, schema, _spec(schema, "timestamp", Grain.DAY), _order(schema, "timestamp"), _PROPERTIES
+        TRADES_TABLE,
+        schema,
+        _spec(schema, "timestamp", Grain.DAY),
+        _order(schema, "timestamp"),
+        "timestamp",
+        Grain.DAY,
+        _PROPERTIES,
     )
 
 
@@ -112,6 +124,8 @@ def _rejected() -> Contract:
         schema,
         _spec(schema, "rejected_at", Grain.DAY),
         _order(schema, "source", "line"),
+        "rejected_at",
+        Grain.DAY,
         _PROPERTIES,
     )
 
@@ -139,6 +153,8 @@ def _candles(timeframe: Timeframe) -> Contract:
         schema,
         _spec(schema, "window_start", timeframe.grain),
         _order(schema, "exchange", "symbol", "window_start"),
+        "window_start",
+        timeframe.grain,
         _PROPERTIES,
     )
 
@@ -146,3 +162,5 @@ def _candles(timeframe: Timeframe) -> Contract:
 TRADES = _trades()
 REJECTED = _rejected()
 CANDLES = {timeframe.name: _candles(timeframe) for timeframe in TIMEFRAMES}
+#: Every contract, by the name of its table.
+CONTRACTS = {contract.name: contract for contract in (TRADES, REJECTED, *CANDLES.values())}

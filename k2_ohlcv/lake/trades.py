@@ -20,7 +20,7 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.commit import referenced, versions_of
 from k2_ohlcv.lake.compaction import compact
 from k2_ohlcv.lake.dedupe import Incoming, Mask, Verdict, look_up
-from k2_ohlcv.lake.files import TIME, file_sizes
+from k2_ohlcv.lake.files import file_sizes
 from k2_ohlcv.lake.schemas import CANDLES, SNAPSHOTS_KEPT
 from k2_ohlcv.lake.watermark import Watermark
 
@@ -59,7 +59,7 @@ def append(lake: Lake, incoming: Incoming, ingested_at: datetime) -> Verdict:
 
 def _crowded(table: Table, days: Set[Interval]) -> list[Interval]:
     """Those of some days in which many small files lie."""
-    sizes = file_sizes(table, TIME, Grain.DAY)
+    sizes = file_sizes(table)
     return crowded({day: sizes[day] for day in days if day in sizes}, ())
 
 

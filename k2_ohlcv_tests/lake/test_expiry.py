@@ -58,7 +58,7 @@ def load(lake: Lake) -> Callable[[], Table]:
 
 
 def look(table: Table) -> Going:
-    return Going.of(table, "window_start", MINUTE.grain, LINE)
+    return Going.of(table, LINE)
 
 
 def dropped(lake: Lake) -> Going:
