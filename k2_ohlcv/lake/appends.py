@@ -23,7 +23,7 @@ from pyiceberg.table import Table, WriteTask
 from pyiceberg.table.update.snapshot import ExpireSnapshots
 
 from k2_ohlcv.domain.errors import CommitConflictError
-from k2_ohlcv.lake.commit import CommitOf
+from k2_ohlcv.lake.commit import CommitOf, remove_uncommitted
 
 #: With pauses that grow, enough for many writers of small files beside one of a large one.
 ATTEMPTS = 20
@@ -64,7 +64,7 @@ def append_new(
         table = load()
         rows = find_new(table)
         if written and (written.table != table.metadata.table_uuid or not written.rows.equals(rows)):
-            _remove(table, written)
+            remove_uncommitted(table, written.files)
             written = None
         if not rows.num_rows:
             return table
@@ -74,7 +74,7 @@ def append_new(
         except (CommitFailedException, ValidationException):
             time.sleep(random.uniform(0, _PAUSE * (attempt + 1)))  # noqa: S311 - spreads writers, guards nothing
     if written:
-        _remove(load(), written)
+        remove_uncommitted(load(), written.files)
     raise CommitConflictError(
         f"table {'.'.join(table.name())}: other writers were first in all of {ATTEMPTS} attempts; nothing "
         "of this batch was added. Run it again: what is in already is not added twice"
@@ -95,11 +95,6 @@ def _commit(
     if drop := [i for i in expired(latest) if table.metadata.snapshot_by_id(i)]:
         ExpireSnapshots(transaction).by_ids(drop).commit()
     return transaction.commit_transaction()
-
-
-def _remove(table: Table, written: _Written) -> None:
-    for file in written.files:
-        table.io.delete(file.file_path)
 
 
 def write(table: Table, rows: pa.Table) -> Iterator[DataFile]:
