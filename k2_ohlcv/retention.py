@@ -168,6 +168,7 @@ class _Room(ABC):
         report = replace(
             self._report(going),
             files_removed=removed.files,
+            files_refused=removed.refused,
             bytes_freed=removed.bytes - written - compacted.written - expiry.written,
             snapshots_expired=expiry.snapshots,
             compacted=compacted,

@@ -21,7 +21,7 @@ from pyiceberg.table import Table, WriteTask
 from pyiceberg.table.snapshots import Operation
 
 from k2_ohlcv.domain.errors import CommitConflictError
-from k2_ohlcv.lake.commit import Change, commit
+from k2_ohlcv.lake.commit import Change, commit, remove_uncommitted
 from k2_ohlcv.lake.retry import retry_conflicts
 
 #: Enough for many writers of small files beside one of a large one.
@@ -63,7 +63,7 @@ def append_new(
         nonlocal written
         rows = find_new(table)
         if written and (written.table != table.metadata.table_uuid or not written.rows.equals(rows)):
-            _remove(table, written)
+            remove_uncommitted(table, written.files)
             written = None
         if not rows.num_rows:
             return table
@@ -89,13 +89,8 @@ def append_new(
         )
     except CommitConflictError:
         if written:
-            _remove(load(), written)
+            remove_uncommitted(load(), written.files)
         raise
-
-
-def _remove(table: Table, written: _Written) -> None:
-    for file in written.files:
-        table.io.delete(file.file_path)
 
 
 def write(table: Table, rows: pa.Table) -> Iterator[DataFile]:

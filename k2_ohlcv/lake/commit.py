@@ -144,7 +144,7 @@ def commit(table: Table, change: Change) -> Table:
         _expire(transaction, change.protected)
         return transaction.commit_transaction()
     except CONFLICTS:
-        _remove(table, written)
+        remove_uncommitted(table, written)
         raise
 
 
@@ -181,7 +181,8 @@ def _expire(transaction: Transaction, protected: Iterable[int]) -> None:
         ExpireSnapshots(transaction).by_ids(old).commit()
 
 
-def _remove(table: Table, files: Iterable[DataFile]) -> None:
+def remove_uncommitted(table: Table, files: Iterable[DataFile]) -> None:
+    """Remove data files that no commit took. A store that refuses is left with them, and holds up nothing."""
     for data_file in files:
         try:
             table.io.delete(data_file.file_path)

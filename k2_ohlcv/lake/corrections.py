@@ -17,7 +17,7 @@ from pyiceberg.table import FileScanTask, Table
 
 from k2_ohlcv.lake.appends import write
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.commit import Change, commit
+from k2_ohlcv.lake.commit import Change, commit, remove_uncommitted
 from k2_ohlcv.lake.dedupe import Int64s
 from k2_ohlcv.lake.files import TIME
 from k2_ohlcv.lake.trades import needed
@@ -65,8 +65,7 @@ def commit_correction(
         for rows in added:
             files += write(table, rows)
     except BaseException:
-        for file in files:
-            table.io.delete(file.file_path)
+        remove_uncommitted(table, files)
         raise
     change = Change(
         removed=tuple(cut.task.file for cut in cuts),

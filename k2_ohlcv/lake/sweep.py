@@ -15,7 +15,7 @@ from pyiceberg.table.snapshots import Snapshot
 
 from k2_ohlcv.domain.retention import ORPHAN_AGE
 from k2_ohlcv.domain.window import DAY
-from k2_ohlcv.lake.location import Location, Removed
+from k2_ohlcv.lake.location import Key, Location, Removed
 
 _LIST = "k2-removal-"
 _HINT = "version-hint.text"
@@ -72,28 +72,37 @@ def remove_listed(load: Callable[[], Table], path: str) -> Removed:
     """
     table = load()
     location = Location(table)
-    alive = {location.key(p) for p in _alive(table, table.snapshots())}
-    listed = [p for p in json.loads(location.read(path)) if location.key(p) not in alive]
+    own = location.key(path)
+    listed = {location.key(p) for p in json.loads(location.read(own))}
+    return _remove_all(location, listed - _alive_keys(location, table), own)
+
+
+def _remove_all(location: Location, listed: Iterable[Key], own: Key) -> Removed:
+    """Remove files and then the list of them, which stays where the store refused to remove one."""
     removed = location.remove(listed)
-    location.remove([path])
+    if not removed.refused:
+        location.remove([own])
     return removed
+
+
+def _alive_keys(location: Location, table: Table) -> set[Key]:
+    return {location.key(path) for path in _alive(table, table.snapshots())}
 
 
 def finish_lists(load: Callable[[], Table], now: datetime) -> Removed:
     """Finish what processes that died have left: the lists that lie beside the table."""
     table, removed = load(), Removed()
     location = Location(table)
-    for found in [f for f in location.found() if _base(f.path).startswith(_LIST)]:
+    for found in [f for f in location.found() if f.key.base.startswith(_LIST)]:
         try:
-            listed = json.loads(location.read(found.path))
+            listed = {location.key(p) for p in json.loads(location.read(found.key))}
         except (ValueError, FileNotFoundError):
-            listed = []  # it was being written, or somebody else has just finished it
-        alive = {location.key(p) for p in _alive(table, table.snapshots())}
-        if all(location.key(p) in alive for p in listed) and now - found.written < _LIST_AGE:
+            listed = set()  # it was being written, or somebody else has just finished it
+        alive = _alive_keys(location, table)
+        if listed <= alive and now - found.written < _LIST_AGE:
             continue
         _log.info("finishing a removal that was cut off", table=location.name, files=len(listed))
-        removed += location.remove(p for p in listed if location.key(p) not in alive)
-        location.remove([found.path])
+        removed += _remove_all(location, listed - alive, found.key)
     return removed
 
 
@@ -102,11 +111,9 @@ def remove_orphans(load: Callable[[], Table], now: datetime) -> Removed:
     location = Location(load())
     there = location.found()
     table = load()  # after the look: whatever was committed meanwhile is known
-    alive = {location.key(p) for p in _alive(table, table.snapshots())}
-    old = [f.path for f in there if now - f.written > ORPHAN_AGE]
-    return location.remove(
-        p for p in old if location.key(p) not in alive and not _base(p).startswith((_LIST, _HINT))
-    )
+    alive = _alive_keys(location, table)
+    old = [f.key for f in there if now - f.written > ORPHAN_AGE]
+    return location.remove(key for key in old if key not in alive and not key.base.startswith((_LIST, _HINT)))
 
 
 class Meter:
@@ -118,13 +125,16 @@ class Meter:
         self._version = table.metadata_location
         # One commit rotates out the oldest of the versions that are kept.
         oldest = [entry.metadata_file for entry in table.metadata.metadata_log[:2]]
-        self._sizes = {path: self._location.size(path) for path in oldest}
+        self._sizes = {path: self._size(path) for path in oldest}
 
     def added(self, table: Table) -> int:
         """Bytes added between the version that this was made with and the one that a commit led to."""
         kept = {entry.metadata_file for entry in table.metadata.metadata_log}
         rotated = sum(size for path, size in self._sizes.items() if path not in kept)
-        return sum(self._location.size(path) for path in self._written(table)) - rotated
+        return sum(map(self._size, self._written(table))) - rotated
+
+    def _size(self, path: str) -> int:
+        return self._location.size(self._location.key(path))
 
     def _written(self, table: Table) -> Iterator[str]:
         if table.metadata_location != self._version:
@@ -135,7 +145,3 @@ class Meter:
                 for manifest in snapshot.manifests(table.io):
                     if manifest.added_snapshot_id == snapshot.snapshot_id:
                         yield manifest.manifest_path
-
-
-def _base(path: str) -> str:
-    return path.rpartition("/")[2]

@@ -66,8 +66,7 @@ def dropped(lake: Lake) -> Going:
 
 
 def on_disk(lake: Lake) -> set[str]:
-    folder = Path(lake.candles(MINUTE).location().removeprefix("file://"))
-    return {str(f) for f in folder.rglob("*") if f.is_file()}
+    return set(lakes.files_of(lake.candles(MINUTE)))
 
 
 def assert_right(lake: Lake, some: list[Trade] | None = None) -> None:
@@ -88,11 +87,12 @@ def test_a_line_moves_forward_only(filled: Lake) -> None:
     assert moved_to(table, EXPIRED, LINE + DAY) == {EXPIRED: (LINE + DAY).isoformat()}
 
 
+@pytest.mark.each_store
 def test_what_expired_snapshots_alone_reached_is_removed_and_counted(filled: Lake) -> None:
     """And nothing else: the other files are those that were there before, and the commit's own metadata."""
     dropped(filled)
-    before = on_disk(filled)
-    sizes = {path: Path(path).stat().st_size for path in before}
+    sizes = lakes.files_of(filled.candles(MINUTE))
+    before = set(sizes)
     done = expire(load(filled), LATER)
     gone = before - on_disk(filled)
     assert done.snapshots == 2
@@ -101,6 +101,7 @@ def test_what_expired_snapshots_alone_reached_is_removed_and_counted(filled: Lak
     assert_right(filled)
 
 
+@pytest.mark.each_store
 def test_a_manifest_or_file_that_a_kept_snapshot_shares_stays(filled: Lake) -> None:
     table = filled.candles(MINUTE)
     table.manage_snapshots().create_tag(table.snapshots()[0].snapshot_id, "first").commit()
@@ -239,7 +240,7 @@ def test_killed_anywhere_the_tables_read_and_the_next_run_finishes(
     table = filled.candles(MINUTE)
     assert len(table.snapshots()) == 1
     parquet = {path for path in on_disk(filled) if path.endswith(".parquet")}
-    assert parquet == {path.removeprefix("file://") for path in lakes.data_files(table)}
+    assert parquet == set(lakes.data_files(table))
     assert not [path for path in on_disk(filled) if "k2-removal" in path]
 
 
@@ -251,17 +252,19 @@ def _owner(name: str) -> object:
     }[name]
 
 
+@pytest.mark.each_store
 def test_a_list_of_files_that_are_reached_removes_none_of_them(filled: Lake) -> None:
     """It belongs to a run that has not committed yet, and goes when that has surely given up."""
     table = filled.candles(MINUTE)
     before = on_disk(filled)
-    listed = sweep.write_list(table, lakes.data_files(table)).removeprefix("file://")
+    listed = sweep.write_list(table, lakes.data_files(table))
     assert finish_lists(load(filled), datetime.now(UTC)) == Removed()
     assert on_disk(filled) == {*before, listed}
     assert finish_lists(load(filled), datetime.now(UTC) + 2 * DAY) == Removed()
     assert on_disk(filled) == before
 
 
+@pytest.mark.each_store
 @pytest.mark.parametrize("content", [b"", b"[", b'["/etc/passwd", "../../../x", "file:///etc/hosts"]'])
 def test_a_list_that_is_cut_or_names_files_elsewhere_harms_nothing(filled: Lake, content: bytes) -> None:
     path = f"{filled.candles(MINUTE).location()}/metadata/k2-removal-0.json"
@@ -275,8 +278,8 @@ def test_a_location_owns_what_is_in_it_alone(filled: Lake, tmp_path: Path) -> No
     table = filled.candles(MINUTE)
     location = Location(table)
     inside = f"{table.location()}/data/x.parquet"
-    assert location.owns(inside)
-    assert location.owns(inside.removeprefix("file://"))
+    assert location.owns(location.key(inside))
+    assert location.owns(location.key(inside.removeprefix("file://")))
     for outside in [
         f"{table.location()}2/data/x.parquet",
         f"{table.location()}/../x.parquet",
@@ -285,13 +288,13 @@ def test_a_location_owns_what_is_in_it_alone(filled: Lake, tmp_path: Path) -> No
         "/",
         "s3://bucket/data/x.parquet",
     ]:
-        assert not location.owns(outside), outside
+        assert not location.owns(location.key(outside)), outside
     target = tmp_path / "target.parquet"
     target.write_bytes(b"x")
     link = Path(inside.removeprefix("file://"))
     link.symlink_to(target)
-    assert not location.owns(inside)
-    assert location.remove([inside, str(target)]) == Removed()
+    assert not location.owns(location.key(inside))
+    assert location.remove([location.key(inside), location.key(str(target))]) == Removed()
     assert target.exists()
 
 
@@ -300,13 +303,13 @@ def test_files_of_writers_under_way_are_no_orphans(filled: Lake) -> None:
     table = filled.candles(MINUTE)
     folder = Path(table.location().removeprefix("file://"))
     for path in on_disk(filled):
-        os.utime(path, (0, 0))
+        os.utime(path.removeprefix("file://"), (0, 0))
     young, old = folder / "data" / "young.parquet", folder / "data" / "old.parquet"
     for path in (young, old):
         path.write_bytes(b"x" * 7)
     past = (datetime.now(UTC) - ORPHAN_AGE - timedelta(minutes=1)).timestamp()
     os.utime(old, (past, past))
-    known = on_disk(filled) - {str(old)}
+    known = on_disk(filled) - {f"file://{old}"}
     assert remove_orphans(load(filled), datetime.now(UTC)) == Removed(1, 7)
     assert on_disk(filled) == known
     assert lakes.stored(filled, MINUTE) == aggregate(trades(20), MINUTE)
@@ -322,7 +325,7 @@ def test_what_a_commit_brings_while_orphans_are_looked_for_is_known(
         monkeypatch.undo()
         put(filled, trades(25)[60:])
         for path in on_disk(filled):
-            os.utime(path, (0, 0))
+            os.utime(path.removeprefix("file://"), (0, 0))
         return real(self)
 
     monkeypatch.setattr(Location, "found", found)
