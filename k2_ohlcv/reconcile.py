@@ -4,7 +4,6 @@ Everything else only chooses the intervals (`plan`). Here: the attempts, the com
 partitions; what changed since the watermark is brought in by `refresh`.
 """
 
-import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -12,33 +11,29 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import polars as pl
-import structlog
 from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.table import Table
 
-from k2_ohlcv.domain.errors import CommitConflictError
 from k2_ohlcv.domain.frame import SHOWN, finish
 from k2_ohlcv.domain.timeframe import Grain, Timeframe
 from k2_ohlcv.domain.window import Interval, coalesce, intersect_all
+from k2_ohlcv.domain.window_counts import WindowCounts
 from k2_ohlcv.engine import rollup
 from k2_ohlcv.engine.session import Engine
 from k2_ohlcv.lake.candles import CandleChange, Stored
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.commit import CONFLICTS, Change, commit
+from k2_ohlcv.lake.commit import Change, commit
 from k2_ohlcv.lake.files import LiveFile, live_files
 from k2_ohlcv.lake.foreign import ForeignTrades
 from k2_ohlcv.lake.missing import MissingTable
+from k2_ohlcv.lake.retry import retry_conflicts
 from k2_ohlcv.lake.watermark import RefusedWindow, Watermark
 from k2_ohlcv.plan import Plan, plan_rebuild
 from k2_ohlcv.report import PartitionReport, RefusedWindowsError, Report
 
-#: How often a commit that lost a race is tried anew. Another writer holds the table for well under a second.
-ATTEMPTS = 8
 #: Bounds of what one commit handles, so that memory stays bounded: partitions, and trades read.
 _CHUNK_PARTITIONS = 31
 _CHUNK_TRADES = 12_500_000
-
-_log = structlog.get_logger(__name__)
 
 
 def rebuild(
@@ -80,28 +75,24 @@ def reconcile(
 ) -> Report:
     """Carry out the plan chosen for the tables as they are loaded; start over if a race is lost."""
     started = time.monotonic()
-    for attempt in range(ATTEMPTS):
+
+    def attempt(candles: Table) -> Report:
         # The candle table first, then the pin: whoever commits candles after our load makes our commit fail,
         # and whoever committed before it pinned no newer trades than we do.
-        candles = lake.candles(timeframe)
         base, trades = candles.metadata_location, lake.trades()
         try:
             work = _Work(lake, engine, trades, choose(candles, trades), progress or (lambda _: None))
             report = work.carry_out(candles)
-        except (*CONFLICTS, FileNotFoundError) as conflict:
-            if isinstance(conflict, FileNotFoundError) and not _moved(lake, timeframe, base):
-                raise
-            _log.warning("conflict", table=timeframe.table, attempt=attempt + 1, error=str(conflict))
-            time.sleep(random.uniform(0.05, 0.2) * 2**attempt)  # noqa: S311 - a pause, not a secret
-        else:
-            report = replace(report, seconds=time.monotonic() - started)
-            if report.refused:
-                raise work.refusal(report)
-            return report
-    raise CommitConflictError(
-        f"other writers committed to {timeframe.table} during each of {ATTEMPTS} attempts; nothing is lost, "
-        "run it again when fewer write at once"
-    )
+        except FileNotFoundError as gone:
+            if _moved(lake, timeframe, base):
+                raise CommitFailedException(f"files of the loaded version are gone: {gone}") from gone
+            raise
+        report = replace(report, seconds=time.monotonic() - started)
+        if report.refused:
+            raise work.refusal(report)
+        return report
+
+    return retry_conflicts(lambda: lake.candles(timeframe), attempt)
 
 
 def _moved(lake: Lake, timeframe: Timeframe, base: str) -> bool:
@@ -138,8 +129,7 @@ class _Work:
             if change is not None and computed is not None:
                 partitions.extend(_reports(plan.timeframe, change, computed, chunk))
             refused += bad
-        snapshot = candles.metadata.current_snapshot_id
-        return Report(plan, snapshot, committed, 0.0, tuple(partitions), tuple(refused), mark)
+        return Report(plan, committed, 0.0, tuple(partitions), tuple(refused), mark)
 
     def _change(self, candles: Table, chunk: Sequence[Interval]) -> tuple[CandleChange, pl.DataFrame]:
         """Compute some windows at the pinned snapshot, and compare them with the table as it was loaded.
@@ -211,8 +201,8 @@ def _reports(
     for partition, fate, count in change.fates.group_by(start, "fate").len().iter_rows():
         fates.setdefault(partition, {})[fate] = count
     for partition in timeframe.grain.partitions(chunk):
-        found = fates.get(partition.start, {})
-        yield PartitionReport(partition, **found, trades=trades.get(partition.start, 0))
+        counts = WindowCounts(**fates.get(partition.start, {}))
+        yield PartitionReport(partition, counts, trades.get(partition.start, 0))
 
 
 def _to_commit(
@@ -241,7 +231,7 @@ def _to_commit(
 
 def _chunks(plan: Plan, trades: Table) -> Iterator[list[Interval]]:
     """The intervals in lots that one commit can handle in bounded memory, cut between partitions."""
-    files = live_files(trades, "timestamp", Grain.DAY, plan.trades_to)
+    files = live_files(trades, plan.trades_to)
     chunk: list[Interval] = []
     weight, count = 0, 0
     for partition in plan.partitions:

@@ -29,7 +29,7 @@ LINE = midnight((AT + DAY).date())
 def drop_trades(bench: Bench) -> None:
     """Drop the first day of trades, as retention does."""
     table = bench.lake.trades()
-    files = live_files(table, "timestamp", MINUTE.grain, histories.current(table))
+    files = live_files(table, histories.current(table))
     gone = tuple(f.file for f in files if f.span.end <= LINE)
     assert gone
     stamp = LINE.isoformat()
@@ -38,7 +38,7 @@ def drop_trades(bench: Bench) -> None:
 
 def drop_candles(bench: Bench, each: Timeframe) -> None:
     table = bench.lake.candles(each)
-    files = live_files(table, "window_start", each.grain, histories.current(table))
+    files = live_files(table, histories.current(table))
     gone = tuple(f.file for f in files if f.span.end <= LINE)
     commit(table, Change(removed=gone, properties={EXPIRED: LINE.isoformat()}, summary=carried(table)))
 
@@ -69,7 +69,7 @@ def test_late_trades_change_no_frozen_candle(sail: Bench) -> None:
     more = [trade(1000, AT + timedelta(minutes=7)), trade(1001, AT + DAY)]
     lakes.add_trades(sail.lake, more)
     report = refresh(sail.lake, sail.engine, MINUTE)
-    assert (report.plan.behind, report.added + report.changed) == (1, 1)
+    assert (report.plan.behind, report.counts.added + report.counts.changed) == (1, 1)
     refresh_all(sail)
     lakes.assert_equal_to_trades(sail.lake, [*some, more[1]])
     assert plan(sail.lake, MINUTE).is_current
@@ -104,7 +104,7 @@ def test_reconciling_everything_keeps_frozen_candles(sail: Bench, how: str) -> N
             report = rebuild(sail.lake, sail.engine, each)
         assert report.plan.behind > 0
         assert report.watermark_moved
-        assert report.removed == 0
+        assert report.counts.removed == 0
     lakes.assert_equal_to_trades(sail.lake, [*some, trade(1001, AT + DAY)])
 
 

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 from pyiceberg.table import Table
 
-from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.domain.window import Interval, from_micros
 from k2_ohlcv.engine.honour import refuse_unhonoured
 from k2_ohlcv.engine.ticks import clock_of, column, rows_of, time_terms
-from k2_ohlcv.lake.files import TIME, live_files
+from k2_ohlcv.lake.files import live_files
 from k2_ohlcv.lake.foreign import Clock
 from k2_ohlcv.lake.trade_columns import columns_at
 
@@ -48,7 +47,7 @@ def rows_outside(engine: "Engine", trades: Table, snapshot: int, times: Interval
         snapshot: the trades snapshot id.
         times: the times that a trade can have (`trading_times`).
     """
-    files = live_files(trades, TIME, Grain.DAY, snapshot)
+    files = live_files(trades, snapshot)
     if not any(f.strays for f in files):
         return []
     key = (str(trades.metadata.table_uuid), snapshot, times)

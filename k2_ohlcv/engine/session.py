@@ -19,6 +19,8 @@ from k2_ohlcv.domain.addresses import shown_address
 from k2_ohlcv.domain.errors import EngineUnavailableError, UsageError
 from k2_ohlcv.domain.window import Interval
 from k2_ohlcv.engine.jars import spark_jars
+from k2_ohlcv.engine.private_metadata import PrivateMetadata
+from k2_ohlcv.engine.sail_storage import SailStorage, sail_storage
 from k2_ohlcv.lake.catalog import CATALOG, catalog_properties
 from k2_ohlcv.lake.embedded import database_of
 from k2_ohlcv.lake.watermark import RefusedWindow
@@ -64,6 +66,7 @@ class Engine:
         spark: the session, in UTC.
         embedded: whether the server is Sail in this process, which finds tables by location, not by name.
         workspace: a private folder of this session, removed with it.
+        storage: the environment in which an embedded server finds the object store.
         share: names of the timeframes that this session's user means to ask for. A scan for one of them
             answers the others that it can.
         done: by timeframe, what this session did to its table, for the checks that follow.
@@ -73,6 +76,7 @@ class Engine:
     spark: "SparkSession"
     embedded: bool
     workspace: Path
+    storage: SailStorage | None = None
     share: frozenset[str] = field(default_factory=frozenset)
     done: dict[str, Done] = field(default_factory=dict)
     totals: dict[tuple[int, str], "tuple[list[Interval], pl.DataFrame]"] = field(default_factory=dict)
@@ -81,6 +85,7 @@ class Engine:
         from k2_ohlcv.engine.rollup import Shelf
 
         self.shelf = Shelf()
+        self.metadata = PrivateMetadata(self.workspace)
 
 
 @contextmanager
@@ -99,8 +104,8 @@ def open_engine(settings: Settings, config: Mapping[str, str] | None = None) -> 
     workspace = Path(tempfile.mkdtemp(prefix="k2-ohlcv-"))
     try:
         if remote is None:
-            with _sail() as address:
-                yield from _session(address, config or {}, workspace, embedded=True)
+            with sail_storage(catalog_properties(settings)) as storage, _sail() as address:
+                yield from _session(address, config or {}, workspace, storage)
         elif remote.startswith("sc://"):
             _try_port(remote)
             yield from _session(remote, config or {}, workspace)
@@ -116,7 +121,7 @@ def open_engine(settings: Settings, config: Mapping[str, str] | None = None) -> 
 
 
 def _session(
-    remote: str, config: Mapping[str, str], workspace: Path, *, embedded: bool = False
+    remote: str, config: Mapping[str, str], workspace: Path, storage: SailStorage | None = None
 ) -> Iterator[Engine]:
     from pyspark.sql import SparkSession
 
@@ -128,9 +133,11 @@ def _session(
         # and warns that they can't be changed there.
         warnings.simplefilter("ignore", UserWarning)
         spark = builder.getOrCreate() if remote.startswith("local") else builder.create()
+    engine = Engine(spark, storage is not None, workspace, storage)
     try:
-        yield Engine(spark, embedded, workspace)
+        yield engine
     finally:
+        engine.metadata.remove()
         spark.stop()
 
 

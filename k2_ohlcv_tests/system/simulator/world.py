@@ -80,9 +80,8 @@ class World:
         self.engine.share = frozenset()
         self.engine.done.clear()
         self.engine.totals.clear()
-        for kept in vars(files).values():
-            if isinstance(kept, files._Kept):
-                kept._found.clear()
+        for reader in (files._listed, files._numbered, files._spans):
+            reader.cache_clear()
 
     # What there is.
 
