@@ -13,6 +13,8 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
+from k2_ohlcv.defs.run_state import RunState
+from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv.engine.session import Engine, open_engine
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv_tests import lakes
@@ -29,11 +31,12 @@ SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 
 @dataclass(frozen=True)
 class Bench:
-    """A lake with empty tables, and an engine that reads them."""
+    """A lake with empty tables, an engine that reads them, and the state of a run over all tables."""
 
     lake: Lake
     engine: Engine
     home: Path
+    run: RunState
 
 
 @pytest.fixture(scope="session")
@@ -50,23 +53,42 @@ def lake(tmp_path: Path) -> Lake:
     return lakes.open_lake(tmp_path)
 
 
+def empty_bench(home: Path, engine: Engine) -> Bench:
+    """An engine over a lake that is emptied. Tests share the session of the engine, and nothing else."""
+    lake = lakes.open_lake(home)
+    lakes.empty(lake)
+    return Bench(lake, engine, home, RunState.of(TIMEFRAMES))
+
+
 @pytest.fixture(scope="session")
-def sail(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    """Sail in this process."""
+def sail_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Engine]]:
+    """Sail in this process, and the folder of its lake."""
     home = tmp_path_factory.mktemp("sail")
     with open_engine(lakes.settings(home)) as engine:
-        yield Bench(lakes.open_lake(home), engine, home)
+        yield home, engine
 
 
 @pytest.fixture(scope="session")
-def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    """Real Apache Spark: a Connect server in a process of its own."""
+def spark_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Engine]]:
+    """Real Apache Spark, a Connect server in a process of its own, and the folder of its lake."""
     if shutil.which("java") is None and not os.environ.get("K2_REQUIRE_SPARK"):
         pytest.skip("real Spark needs Java, and none is found")
     home = tmp_path_factory.mktemp("spark")
     lakes.empty(lakes.open_lake(home))  # Spark's catalog expects its tables to be there
     with connect_server(home) as remote, open_engine(lakes.settings(home, SPARK_REMOTE=remote)) as engine:
-        yield Bench(lakes.open_lake(home), engine, home)
+        yield home, engine
+
+
+@pytest.fixture
+def sail(sail_session: tuple[Path, Engine]) -> Bench:
+    """Sail over empty tables. The examples of a property empty them themselves: `lakes.empty`."""
+    return empty_bench(*sail_session)
+
+
+@pytest.fixture
+def spark(spark_session: tuple[Path, Engine]) -> Bench:
+    """Real Apache Spark over empty tables."""
+    return empty_bench(*spark_session)
 
 
 @pytest.fixture(
@@ -78,12 +100,4 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 def bench(request: pytest.FixtureRequest) -> Bench:
     """Each engine in turn, over empty tables."""
     chosen: Bench = request.getfixturevalue(request.param)
-    clear(chosen)
     return chosen
-
-
-def clear(bench: Bench) -> None:
-    """Empty the lake, and forget what the engine has on its shelf."""
-    lakes.empty(bench.lake)
-    bench.engine.shelf.__init__()  # type: ignore[misc]
-    bench.engine.share = frozenset()

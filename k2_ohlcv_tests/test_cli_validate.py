@@ -15,7 +15,7 @@ from k2_ohlcv.domain.timeframe import TIMEFRAMES, timeframe
 from k2_ohlcv.engine.session import open_engine
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.lines import EXPIRED
-from k2_ohlcv.refresh import refresh
+from k2_ohlcv.reconcile import refresh
 from k2_ohlcv_tests import histories, lakes
 
 

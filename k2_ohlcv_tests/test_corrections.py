@@ -27,10 +27,10 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.foreign import Source
 from k2_ohlcv.lake.lines import FROZEN
 from k2_ohlcv.lake.schemas import NAMESPACE, TRADES
-from k2_ohlcv.refresh import refresh
+from k2_ohlcv.reconcile import refresh
 from k2_ohlcv.replacement import replace_trades
 from k2_ohlcv_tests import lakes
-from k2_ohlcv_tests.conftest import Bench, clear
+from k2_ohlcv_tests.conftest import Bench
 
 AT = datetime(2024, 8, 8, 12, tzinfo=UTC)
 MARKET = ("E", "S")
@@ -283,7 +283,6 @@ def test_a_lost_race_starts_over_and_a_crash_loses_no_record(
 
 def test_candles_follow_corrections(sail: Bench, tmp_path: Path, write: Write) -> None:
     """A refresh after a deletion and a replacement gives the candles of what is stored then."""
-    clear(sail)
     ingest(sail.lake, [write(SOME)], workspace=tmp_path / "work")
     for each in (MINUTE, DAILY):
         refresh(sail.lake, sail.engine, each)
@@ -297,7 +296,6 @@ def test_candles_follow_corrections(sail: Bench, tmp_path: Path, write: Write) -
 
 def test_missing_trades_are_neither_corrected_nor_created(sail: Bench, tmp_path: Path, write: Write) -> None:
     """While the trades table is renamed, corrections refuse. An ingestion of bad files creates no table."""
-    clear(sail)
     lakes.add_trades(sail.lake, SOME)
     refresh(sail.lake, sail.engine, timeframe("1m"))
     away = (NAMESPACE, "away")

@@ -12,11 +12,10 @@ from k2_ohlcv.domain.window import DAY
 from k2_ohlcv.lake.candles import Stored
 from k2_ohlcv.lake.delete_files import refuse_equality_deletes
 from k2_ohlcv.lake.files import live_files, partition_of
-from k2_ohlcv.reconcile import rebuild
-from k2_ohlcv.refresh import refresh
+from k2_ohlcv.reconcile import rebuild, refresh
 from k2_ohlcv.validate import validate
 from k2_ohlcv_tests import lakes, theirs
-from k2_ohlcv_tests.conftest import Bench, clear
+from k2_ohlcv_tests.conftest import Bench
 from k2_ohlcv_tests.test_reconcile import AT, trade
 
 MINUTE = timeframe("1m")
@@ -27,7 +26,6 @@ DAYS = Grain.DAY.partitions([Grain.DAY.partition(t.timestamp) for t in SOME])
 
 def started(bench: Bench) -> Table:
     """Candles of three days, in a file each."""
-    clear(bench)
     lakes.add_trades(bench.lake, SOME)
     refresh(bench.lake, bench.engine, MINUTE)
     return bench.lake.candles(MINUTE)
@@ -103,7 +101,6 @@ def _partition(table: Table) -> object:
 
 def test_equality_deletes_on_trades_are_refused_by_name(sail: Bench) -> None:
     """For whoever reads trades without an engine."""
-    clear(sail)
     table = lakes.add_trades(sail.lake, SOME[:2])
     refuse_equality_deletes(table)
     theirs.delete_equal(table, ["trade_id"], [("0",)], partition=_partition(table))

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 
-from k2_ohlcv import reconcile
+from k2_ohlcv import plan, reconcile
 from k2_ohlcv.domain.candle import KEY, Trade, aggregate
 from k2_ohlcv.domain.errors import CommitConflictError, GateError
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe, timeframe
@@ -22,7 +22,7 @@ from k2_ohlcv.lake.files import live_files
 from k2_ohlcv.lake.watermark import SNAPSHOT, Watermark
 from k2_ohlcv.reconcile import Report, rebuild
 from k2_ohlcv_tests import histories, lakes
-from k2_ohlcv_tests.conftest import Bench, clear
+from k2_ohlcv_tests.conftest import Bench
 from k2_ohlcv_tests.strategies import late, trades
 
 MINUTE, DAILY = timeframe("1m"), timeframe("1d")
@@ -68,7 +68,7 @@ def test_late_trades_change_their_windows_and_no_other(
     sail: Bench, some: list[Trade], more: list[Trade]
 ) -> None:
     """After new trades, `updated_at` moves in the windows that they fall in, and `created_at` stays."""
-    clear(sail)
+    lakes.empty(sail.lake)
     lakes.add_trades(sail.lake, some)
     rebuild_all(sail)
     before = {each.name: lakes.frame(sail.lake, each) for each in TIMEFRAMES}
@@ -90,7 +90,7 @@ def test_late_trades_change_their_windows_and_no_other(
 @settings(max_examples=8)
 @given(trades())
 def test_any_order_and_batching_of_trades_gives_the_same_tables(sail: Bench, some: list[Trade]) -> None:
-    clear(sail)
+    lakes.empty(sail.lake)
     half = len(some) // 2
     for batch in (some[half:][::-1], some[:half]):
         if batch:
@@ -112,7 +112,6 @@ def test_a_second_rebuild_commits_nothing(bench: Bench) -> None:
 
 def test_new_trades_that_change_no_window_move_only_the_watermark(sail: Bench) -> None:
     """Trades rewritten as they were: no data file changes, and one empty snapshot carries the watermark."""
-    clear(sail)
     some = week()
     table = lakes.add_trades(sail.lake, some)
     rebuild(sail.lake, sail.engine, MINUTE)
@@ -131,7 +130,6 @@ def test_new_trades_that_change_no_window_move_only_the_watermark(sail: Bench) -
 
 def test_trades_that_went_take_their_candles_along(sail: Bench) -> None:
     """Windows without trades have no candle, and a partition that loses all its trades loses all its rows."""
-    clear(sail)
     some = week()
     table = lakes.add_trades(sail.lake, some)
     rebuild_all(sail)
@@ -147,7 +145,6 @@ def test_trades_that_went_take_their_candles_along(sail: Bench) -> None:
 
 def test_damage_is_repaired(sail: Bench) -> None:
     """Repeated rows, rows off the grid and rows with wrong values: a rebuild leaves one right row a key."""
-    clear(sail)
     some = week()
     lakes.add_trades(sail.lake, some)
     rebuild(sail.lake, sail.engine, MINUTE)
@@ -166,7 +163,6 @@ def test_damage_is_repaired(sail: Bench) -> None:
 
 def test_a_row_in_a_partition_that_it_does_not_belong_to_goes(sail: Bench) -> None:
     """No filter on window_start finds such a row, so it would stay for ever."""
-    clear(sail)
     some = week()
     lakes.add_trades(sail.lake, some)
     rebuild(sail.lake, sail.engine, MINUTE)
@@ -179,7 +175,6 @@ def test_a_row_in_a_partition_that_it_does_not_belong_to_goes(sail: Bench) -> No
 
 def test_only_the_chosen_partitions_are_rebuilt(sail: Bench) -> None:
     """And the table has no complete watermark: the other days stay open."""
-    clear(sail)
     some = week()
     lakes.add_trades(sail.lake, some)
     report = rebuild(sail.lake, sail.engine, MINUTE, [day(AT)])
@@ -195,7 +190,6 @@ def test_only_the_chosen_partitions_are_rebuilt(sail: Bench) -> None:
 
 def test_a_rebuild_that_covers_all_that_is_dirty_moves_the_watermark(sail: Bench) -> None:
     """Be it only one day: the others have not changed since the watermark."""
-    clear(sail)
     some = week()
     lakes.add_trades(sail.lake, some)
     rebuild(sail.lake, sail.engine, MINUTE)
@@ -206,7 +200,6 @@ def test_a_rebuild_that_covers_all_that_is_dirty_moves_the_watermark(sail: Bench
 
 
 def test_no_trades_at_all_is_no_error(sail: Bench) -> None:
-    clear(sail)
     for report in rebuild_all(sail):
         assert not report.committed
         assert report.trades_snapshot is None
@@ -216,10 +209,9 @@ def test_no_trades_at_all_is_no_error(sail: Bench) -> None:
 def test_a_long_rebuild_commits_in_parts_and_moves_the_watermark_last(
     sail: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clear(sail)
     some = week()
     lakes.add_trades(sail.lake, some)
-    monkeypatch.setattr(reconcile, "_CHUNK_PARTITIONS", 2)
+    monkeypatch.setattr(plan, "_CHUNK_PARTITIONS", 2)
     real = reconcile.commit
 
     def breaks_off(*args: object) -> object:
@@ -240,7 +232,6 @@ def test_a_long_rebuild_commits_in_parts_and_moves_the_watermark_last(
 def test_candles_that_break_an_invariant_are_never_committed(
     sail: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clear(sail)
     lakes.add_trades(sail.lake, week())
     real = reconcile.finish
 
@@ -272,7 +263,6 @@ def test_an_old_pin_is_never_written_over_a_newer_result(sail: Bench) -> None:
 
     Fails when the trades are pinned before the candle table is loaded.
     """
-    clear(sail)
     lakes.add_trades(sail.lake, week())
     rebuild(sail.lake, sail.engine, MINUTE)
     lakes.add_trades(sail.lake, [trade(20_000)])
@@ -291,9 +281,9 @@ def interrupt_windows(
     """Let something happen while windows are being computed; counts the computations."""
     real, calls = rollup.windows, [0]
 
-    def windows(*args: object) -> object:
+    def windows(*args: object, **options: object) -> object:
         calls[0] += 1
-        computed = real(*args)  # type: ignore[arg-type]
+        computed = real(*args, **options)  # type: ignore[arg-type]
         if calls[0] <= times:
             monkeypatch.setattr(rollup, "windows", real)
             what()
@@ -309,7 +299,6 @@ def test_any_other_commit_makes_a_rebuild_start_over(
     sail: Bench, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """Fails when PyIceberg's own retry is left on: it sees no conflict with a commit that adds no file."""
-    clear(sail)
     some = week()
     lakes.add_trades(sail.lake, some)
     rebuild(sail.lake, sail.engine, MINUTE)
@@ -332,7 +321,6 @@ def test_any_other_commit_makes_a_rebuild_start_over(
 
 def test_two_moves_of_the_watermark_conflict(sail: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails when the watermark moves without a snapshot: then nothing conflicts with it."""
-    clear(sail)
     some = week()
     lakes.add_trades(sail.lake, some)
     rebuild(sail.lake, sail.engine, MINUTE)
@@ -349,7 +337,6 @@ def test_two_moves_of_the_watermark_conflict(sail: Bench, monkeypatch: pytest.Mo
 
 
 def test_losing_every_race_says_so(sail: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    clear(sail)
     lakes.add_trades(sail.lake, week())
     numbers = iter(range(50_000, 60_000))
 
@@ -372,7 +359,7 @@ def test_the_two_engines_write_equal_tables(bench: Bench, sail: Bench) -> None:
         each.name: lakes.frame(bench.lake, each).drop("created_at", "updated_at").sort(*KEY)
         for each in TIMEFRAMES
     }
-    clear(sail)
+    lakes.empty(sail.lake)
     lakes.add_trades(sail.lake, some)
     rebuild_all(sail)
     for each in TIMEFRAMES:

@@ -20,11 +20,10 @@ from k2_ohlcv.domain.window import DAY, Interval, covers
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.files import live_files
 from k2_ohlcv.lake.watermark import Watermark
-from k2_ohlcv.reconcile import rebuild
-from k2_ohlcv.refresh import plan, refresh
+from k2_ohlcv.reconcile import preview_refresh, rebuild, refresh
 from k2_ohlcv.report import Report
 from k2_ohlcv_tests import histories, lakes
-from k2_ohlcv_tests.conftest import Bench, clear
+from k2_ohlcv_tests.conftest import Bench
 from k2_ohlcv_tests.test_reconcile import AT, MINUTE, Interrupted, day, interrupt_windows, trade, week
 
 HOURLY, DAILY = timeframe("1h"), timeframe("1d")
@@ -36,7 +35,6 @@ def refresh_all(bench: Bench) -> list[Report]:
 
 def started(bench: Bench) -> list[Trade]:
     """A lake with a week of trades, one append a day, all tables up to date."""
-    clear(bench)
     some = week()
     for first in range(0, len(some), 48):
         lakes.add_trades(bench.lake, some[first : first + 48])
@@ -55,7 +53,6 @@ def windows_of(some: list[Trade], each: Timeframe) -> list[Interval]:
 
 
 def test_the_first_refresh_makes_everything(bench: Bench) -> None:
-    clear(bench)
     some = week()
     lakes.add_trades(bench.lake, some)
     for report in refresh_all(bench):
@@ -137,12 +134,12 @@ def test_compaction_dirties_nothing(sail: Bench) -> None:
     started(sail)
     table = sail.lake.trades()
     histories.compact(table, list(table.scan().plan_files()))
-    assert not plan(sail.lake, MINUTE).is_current, "the watermark has to move"
+    assert not preview_refresh(sail.lake, MINUTE).is_current, "the watermark has to move"
     for report in refresh_all(sail):
         assert report.plan.intervals == ()
         assert report.plan.files_read == 0
         assert report.watermark_moved
-    assert plan(sail.lake, MINUTE).is_current
+    assert preview_refresh(sail.lake, MINUTE).is_current
 
 
 def test_what_came_before_a_compaction_is_not_lost_in_it(sail: Bench) -> None:
@@ -247,7 +244,7 @@ def test_many_scattered_trades_are_read_as_few_intervals(sail: Bench) -> None:
 def test_a_plan_says_ten_intervals_and_how_many_more(sail: Bench) -> None:
     started(sail)
     lakes.add_trades(sail.lake, [trade(1000 + n, AT + timedelta(minutes=7 + 10 * n)) for n in range(13)])
-    said = plan(sail.lake, MINUTE).lines()
+    said = preview_refresh(sail.lake, MINUTE).lines()
     assert said[-1].strip() == "and 3 more"
     assert len(said) == 2 + 10 + 1
 
@@ -267,7 +264,7 @@ def test_explaining_does_nothing(sail: Bench) -> None:
     started(sail)
     lakes.add_trades(sail.lake, [trade(1000, AT)])
     before = histories.current(sail.lake.candles(MINUTE))
-    found = plan(sail.lake, MINUTE)
+    found = preview_refresh(sail.lake, MINUTE)
     assert not found.is_current
     assert found.as_json()["partitions"] == ["2024-02-28"]
     assert "1 trades files differ" in found.lines()[0]
@@ -316,7 +313,7 @@ class History(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        clear(self.bench)
+        lakes.empty(self.bench.lake)
         self.number = 0
 
     @property
@@ -395,7 +392,7 @@ class History(RuleBasedStateMachine):
         """A refresh dies with all files written and nothing committed."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("pyiceberg.table.Transaction.commit_transaction", _crash)
-            if not plan(self.lake, each).is_current:
+            if not preview_refresh(self.lake, each).is_current:
                 with pytest.raises(Crash):
                     refresh(self.lake, self.bench.engine, each)
 

@@ -19,9 +19,9 @@ from k2_ohlcv.domain.timeframe import Grain, timeframe
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.files import LiveFile, live_files
 from k2_ohlcv.lake.row_deletes import RowDeletes
-from k2_ohlcv.refresh import refresh
+from k2_ohlcv.reconcile import refresh
 from k2_ohlcv_tests import histories, lakes, theirs
-from k2_ohlcv_tests.conftest import Bench, clear
+from k2_ohlcv_tests.conftest import Bench
 from k2_ohlcv_tests.test_reconcile import AT, trade
 
 MINUTE = timeframe("1m")
@@ -74,7 +74,6 @@ def replace(table: Table, gone: list[LiveFile], rows: pl.DataFrame | None, again
 
 
 def started(bench: Bench, delete: Delete | None) -> Table:
-    clear(bench)
     table = lakes.add_trades(bench.lake, SOME)
     if delete is not None:
         delete(table, data_file(table))
@@ -146,7 +145,6 @@ def test_a_rollback_over_row_level_deletes(sail: Bench, delete: Delete) -> None:
 
 def test_a_compaction_before_row_level_deletes_moves_rows_only(sail: Bench) -> None:
     """Files merged while nothing was deleted, and then a delete on the merged one: its window, no other."""
-    clear(sail)
     table = lakes.add_trades(sail.lake, SOME[:3])
     lakes.add_trades(sail.lake, SOME[3:])
     refresh(sail.lake, sail.engine, MINUTE)

@@ -20,13 +20,12 @@ from k2_ohlcv.lake.commit import Change
 from k2_ohlcv.lake.lines import EXPIRED, FROZEN, line_of
 from k2_ohlcv.lake.schemas import TRADES
 from k2_ohlcv.lake.watermark import Watermark
-from k2_ohlcv.reconcile import rebuild
-from k2_ohlcv.refresh import plan, refresh
+from k2_ohlcv.reconcile import preview_refresh, rebuild, refresh
 from k2_ohlcv.retention import retention
 from k2_ohlcv.retention_report import RetentionReport, TableReport
 from k2_ohlcv.settings import Settings
 from k2_ohlcv_tests import histories, lakes
-from k2_ohlcv_tests.conftest import Bench, clear
+from k2_ohlcv_tests.conftest import Bench
 from k2_ohlcv_tests.test_reconcile import interrupt_windows
 
 MINUTE, DAILY = timeframe("1m"), timeframe("1d")
@@ -53,14 +52,12 @@ def asked(**environ: str) -> Kept:
 
 def refresh_all(bench: Bench) -> None:
     for each in TIMEFRAMES:
-        refresh(bench.lake, bench.engine, each)
+        refresh(bench.lake, bench.engine, each, cache=bench.run.windows)
 
 
 @pytest.fixture
 def filled(sail: Bench) -> Bench:
     """Forty days of trades, all tables up to date."""
-    clear(sail)
-    sail.engine.share = frozenset(each.name for each in TIMEFRAMES)
     lakes.add_trades(sail.lake, history())
     refresh_all(sail)
     return sail
@@ -77,7 +74,7 @@ def usage(home: Path) -> int:
 
 
 def empty_folders(home: Path) -> list[Path]:
-    """Partition folders without files. Tables that earlier tests dropped in this warehouse may have left some."""
+    """Partition folders without files. Tables that earlier tests dropped may have left some."""
     return sorted(p for p in (home / "warehouse").rglob("*_day=*") if not list(p.iterdir()))
 
 
@@ -139,7 +136,6 @@ def test_dropping_is_one_commit_of_metadata_alone(filled: Bench) -> None:
 
 def test_the_disk_gets_back_what_is_reported(sail: Bench) -> None:
     """Within 5%, with folders that are empty now gone as well."""
-    clear(sail)
     lakes.add_trades(sail.lake, history(timedelta(minutes=10)))
     refresh_all(sail)
     before = usage(sail.home)
@@ -180,7 +176,7 @@ def test_trades_keep_every_snapshot_from_the_oldest_watermark_on(filled: Bench) 
     report = retention(filled.lake, asked(**FREEING), apply=True)
     assert of(report, "trades").snapshots_expired == 0
     assert len(filled.lake.trades().snapshots()) == 4
-    assert plan(filled.lake, DAILY).reason is None
+    assert preview_refresh(filled.lake, DAILY).reason is None
     assert Watermark.of(filled.lake.candles(DAILY)).snapshot_id == watermark  # type: ignore[union-attr]
     refresh_all(filled)
     assert of(retention(filled.lake, asked(**FREEING), apply=True), "trades").snapshots_expired == 3
@@ -221,7 +217,9 @@ def test_candles_that_were_frozen_outlive_their_trades_table(filled: Bench) -> N
     retention(filled.lake, asked(K2_RETENTION_TRADES="20d", **FREEING), apply=True)
     line = line_of(filled.lake.trades(), FROZEN)
     assert line is not None
-    assert not any(plan(filled.lake, each).intervals for each in TIMEFRAMES), "nothing is open by the line"
+    assert not any(preview_refresh(filled.lake, each).intervals for each in TIMEFRAMES), (
+        "nothing is open by the line"
+    )
     filled.lake.catalog.drop_table(TRADES.identifier)
     lakes.add_trades(filled.lake, [t for t in history() if t.timestamp >= line])
     refresh_all(filled)
@@ -316,7 +314,6 @@ def test_nothing_outside_the_tables_is_touched(filled: Bench, tmp_path: Path) ->
 
 def test_small_files_of_trades_become_few(sail: Bench) -> None:
     """But not those of the newest day, and no window is dirtied by it."""
-    clear(sail)
     some = [trade(i, FIRST + (i % 2) * DAY + timedelta(minutes=i)) for i in range(40)]
     for first in range(0, 40, 2):
         lakes.add_trades(sail.lake, some[first : first + 2])
@@ -336,7 +333,6 @@ def test_small_files_of_trades_become_few(sail: Bench) -> None:
 
 
 def test_an_empty_lake_is_no_error(sail: Bench) -> None:
-    clear(sail)
     report = retention(sail.lake, asked(K2_RETENTION_TRADES="20d"), apply=True)
     assert all(t.partitions == () and t.cutoff is None for t in report.tables)
 

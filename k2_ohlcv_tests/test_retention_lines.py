@@ -13,8 +13,7 @@ from k2_ohlcv.lake.files import live_files
 from k2_ohlcv.lake.lines import EXPIRED, FROZEN, Lines, line_of
 from k2_ohlcv.lake.watermark import Watermark, carried
 from k2_ohlcv.plan import plan_refresh
-from k2_ohlcv.reconcile import rebuild
-from k2_ohlcv.refresh import plan, refresh
+from k2_ohlcv.reconcile import preview_refresh, rebuild, refresh
 from k2_ohlcv.retention import retention
 from k2_ohlcv_tests import histories, lakes
 from k2_ohlcv_tests.conftest import Bench
@@ -72,7 +71,7 @@ def test_late_trades_change_no_frozen_candle(sail: Bench) -> None:
     assert (report.plan.behind, report.added + report.changed) == (1, 1)
     refresh_all(sail)
     lakes.assert_equal_to_trades(sail.lake, [*some, more[1]])
-    assert plan(sail.lake, MINUTE).is_current
+    assert preview_refresh(sail.lake, MINUTE).is_current
 
 
 def test_retention_itself_has_the_candles_remember_the_line(sail: Bench) -> None:

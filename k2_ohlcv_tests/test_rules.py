@@ -18,10 +18,9 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.changes import changes
 from k2_ohlcv.lake.foreign import EVERYTHING, Source
 from k2_ohlcv.lake.lines import newest_trade
-from k2_ohlcv.reconcile import rebuild
-from k2_ohlcv.refresh import refresh
+from k2_ohlcv.reconcile import rebuild, refresh
 from k2_ohlcv_tests import histories, lakes, theirs
-from k2_ohlcv_tests.conftest import Bench, clear
+from k2_ohlcv_tests.conftest import Bench
 from k2_ohlcv_tests.test_reconcile import day
 from k2_ohlcv_tests.test_refresh import all_trades
 
@@ -49,7 +48,6 @@ def of_two_days() -> list[Trade]:
 @pytest.fixture
 def filled(sail: Bench) -> Bench:
     """Two days of our own trades, a file each, and their 1m candles."""
-    clear(sail)
     lakes.add_trades(sail.lake, of_two_days())
     refresh(sail.lake, sail.engine, MINUTE)
     return sail
@@ -160,7 +158,6 @@ def test_a_file_that_is_gone_for_good_ends_the_run(filled: Bench, monkeypatch: p
 @pytest.fixture
 def tied(bench: Bench) -> Bench:
     """Three trades of one moment: 9 is the first and 100 the last, though not so by their text."""
-    clear(bench)
     prices = {"100": "3", "9": "1", "10": "2"}
     lakes.add_trades(bench.lake, [trade(name, AT, price) for name, price in prices.items()])
     return bench

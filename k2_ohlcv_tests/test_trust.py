@@ -10,7 +10,7 @@ from pyiceberg.expressions import EqualTo
 from pyiceberg.table import Table
 from structlog.testing import capture_logs
 
-from k2_ohlcv import reconcile
+from k2_ohlcv import plan, reconcile
 from k2_ohlcv.domain import trading_times
 from k2_ohlcv.domain.candle import Trade, aggregate
 from k2_ohlcv.domain.errors import ContractError, MissingTradesError
@@ -21,12 +21,11 @@ from k2_ohlcv.lake.missing import MissingTable
 from k2_ohlcv.lake.schemas import NAMESPACE, TRADES
 from k2_ohlcv.lake.staleness import Staleness
 from k2_ohlcv.lake.watermark import HEAD, SNAPSHOT, STATE, Watermark
-from k2_ohlcv.reconcile import rebuild
-from k2_ohlcv.refresh import plan, refresh
+from k2_ohlcv.reconcile import preview_refresh, rebuild, refresh
 from k2_ohlcv.report import RefusedWindowsError
 from k2_ohlcv.validate import validate
 from k2_ohlcv_tests import histories, lakes
-from k2_ohlcv_tests.conftest import Bench, clear
+from k2_ohlcv_tests.conftest import Bench
 from k2_ohlcv_tests.test_reconcile import AT, DAILY, MINUTE, day, trade, week
 
 RENAMED = (NAMESPACE, "trades_elsewhere")
@@ -35,7 +34,6 @@ RENAMED = (NAMESPACE, "trades_elsewhere")
 @pytest.fixture
 def started(sail: Bench) -> Bench:
     """Three days of trades in three appends, 1m and 1d up to date."""
-    clear(sail)
     some = week()
     for first in range(0, len(some), 48):
         lakes.add_trades(sail.lake, some[first : first + 48])
@@ -52,7 +50,7 @@ def assert_refreshed(bench: Bench, some: list[Trade]) -> None:
     """A refresh makes the tables equal to these trades, and the next one has nothing to do."""
     for each in (MINUTE, DAILY):
         refresh(bench.lake, bench.engine, each)
-        assert plan(bench.lake, each).is_current
+        assert preview_refresh(bench.lake, each).is_current
         assert not Staleness.of(bench.lake, each).is_behind
     lakes.assert_equal_to_trades(bench.lake, some, [MINUTE, DAILY])
 
@@ -129,7 +127,7 @@ def test_a_summary_that_cannot_be_read_is_no_watermark(started: Bench, text: str
     rows = table.scan(row_filter=EqualTo("window_date", AT.date())).to_arrow()
     table.append(rows, snapshot_properties={STATE: text})
     assert Staleness.of(started.lake, MINUTE).is_behind
-    assert "cannot be read" in (plan(started.lake, MINUTE).reason or "")
+    assert "cannot be read" in (preview_refresh(started.lake, MINUTE).reason or "")
     assert_refreshed(started, week())
 
 
@@ -154,7 +152,7 @@ def test_another_writers_compaction_of_candles_dirties_nothing(started: Bench) -
     table = minutes(started)
     histories.compact(table, list(table.scan().plan_files()))
     assert not Staleness.of(started.lake, MINUTE).is_behind
-    assert plan(started.lake, MINUTE).is_current
+    assert preview_refresh(started.lake, MINUTE).is_current
 
 
 def test_a_watermark_of_an_older_version_means_one_full_refresh(started: Bench) -> None:
@@ -164,7 +162,7 @@ def test_a_watermark_of_an_older_version_means_one_full_refresh(started: Bench) 
     started.lake.catalog.drop_table((NAMESPACE, MINUTE.table))
     made = started.lake.candles_to_write(MINUTE)
     lakes.commit_candles(made, MINUTE, week(), datetime.now(UTC), {SNAPSHOT: mark})
-    found = plan(started.lake, MINUTE)
+    found = preview_refresh(started.lake, MINUTE)
     assert not found.is_current
     assert found.reason is not None
     assert "an older version" in found.reason
@@ -189,7 +187,7 @@ def test_a_replaced_trades_table_is_another_one(started: Bench) -> None:
     started.lake.catalog.drop_table(TRADES.identifier)
     other = [trade(7, AT + timedelta(minutes=3), "55")]
     lakes.add_trades(started.lake, other)
-    assert "the trades table is another one" in (plan(started.lake, MINUTE).reason or "")
+    assert "the trades table is another one" in (preview_refresh(started.lake, MINUTE).reason or "")
     assert_refreshed(started, other)
 
 
@@ -220,7 +218,6 @@ def test_missing_trades_are_not_deleted_trades(started: Bench) -> None:
 
 
 def test_reading_creates_no_table(sail: Bench) -> None:
-    clear(sail)
     for each in TIMEFRAMES:
         refresh(sail.lake, sail.engine, each)
         rebuild(sail.lake, sail.engine, each)
@@ -264,7 +261,7 @@ def test_a_trade_ahead_of_its_time_comes_in_once_its_time_has_come(
     lakes.add_trades(started.lake, [ahead])
     refresh(started.lake, started.engine, MINUTE)
     lakes.assert_equal_to_trades(started.lake, week(), [MINUTE])
-    assert plan(started.lake, MINUTE).is_current
+    assert preview_refresh(started.lake, MINUTE).is_current
 
     class Later(datetime):
         @classmethod
@@ -275,7 +272,7 @@ def test_a_trade_ahead_of_its_time_comes_in_once_its_time_has_come(
     assert Staleness.of(started.lake, MINUTE).is_behind
     refresh(started.lake, started.engine, MINUTE)
     lakes.assert_equal_to_trades(started.lake, [*week(), ahead], [MINUTE])
-    assert plan(started.lake, MINUTE).is_current
+    assert preview_refresh(started.lake, MINUTE).is_current
 
 
 def test_a_bad_trade_among_good_ones_of_a_window_is_seen(started: Bench) -> None:
@@ -337,7 +334,7 @@ def test_a_refresh_that_breaks_off_goes_on_where_it_stopped(
     started: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is done is not done again, although trades have gone on meanwhile."""
-    monkeypatch.setattr(reconcile, "_CHUNK_PARTITIONS", 1)
+    monkeypatch.setattr(plan, "_CHUNK_PARTITIONS", 1)
     late = [trade(1000 + n, AT + n * DAY + timedelta(minutes=5)) for n in range(3)]
     lakes.add_trades(started.lake, late)
     broken_after(monkeypatch, 2)
@@ -353,9 +350,8 @@ def test_a_refresh_that_breaks_off_goes_on_where_it_stopped(
 
 
 def test_a_first_refresh_that_breaks_off_goes_on_too(sail: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    clear(sail)
     lakes.add_trades(sail.lake, week())
-    monkeypatch.setattr(reconcile, "_CHUNK_PARTITIONS", 1)
+    monkeypatch.setattr(plan, "_CHUNK_PARTITIONS", 1)
     broken_after(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         refresh(sail.lake, sail.engine, MINUTE)
@@ -390,7 +386,7 @@ def test_a_refused_window_behind_a_line_is_open_no_longer(started: Bench, name: 
     table = started.lake.trades() if name == FROZEN else minutes(started)
     table.transaction().set_properties({name: day(AT + DAY).start.isoformat()}).commit_transaction()
     refresh(started.lake, started.engine, MINUTE)
-    assert plan(started.lake, MINUTE).is_current
+    assert preview_refresh(started.lake, MINUTE).is_current
     assert not Staleness.of(started.lake, MINUTE).refused
     lakes.assert_equal_to_trades(started.lake, week(), [MINUTE])
 
@@ -401,7 +397,7 @@ def test_a_line_that_is_no_moment_is_named(started: Bench) -> None:
     with pytest.raises(ContractError, match=f"{FROZEN} of market_data.gold_ohlcv_1m is 'soon'"):
         refresh(started.lake, started.engine, MINUTE)
     minutes(started).transaction().set_properties({FROZEN: f"{AT:%Y-%m-%d}"}).commit_transaction()
-    assert plan(started.lake, MINUTE).is_current
+    assert preview_refresh(started.lake, MINUTE).is_current
 
 
 def test_a_refresh_of_everything_is_logged(started: Bench) -> None:

@@ -9,12 +9,11 @@ import pytest
 from k2_ohlcv.domain.checks import CHECKS, Finding
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe, timeframe
 from k2_ohlcv.domain.window import DAY, Interval, from_micros
-from k2_ohlcv.engine.session import Done
-from k2_ohlcv.reconcile import rebuild
-from k2_ohlcv.refresh import refresh
+from k2_ohlcv.reconcile import rebuild, refresh
+from k2_ohlcv.report import ReconciledWindows
 from k2_ohlcv.validate import validate
 from k2_ohlcv_tests import histories, lakes
-from k2_ohlcv_tests.conftest import Bench, clear
+from k2_ohlcv_tests.conftest import Bench
 from k2_ohlcv_tests.test_reconcile import AT, MINUTE, day, trade, week
 
 HOUR = timeframe("1h")
@@ -24,7 +23,6 @@ BLOCKING = [check.name for check in CHECKS if check.blocking]
 
 @pytest.fixture
 def week_lake(sail: Bench) -> Bench:
-    clear(sail)
     lakes.add_trades(sail.lake, week())
     for each in TIMEFRAMES:
         refresh(sail.lake, sail.engine, each)
@@ -32,13 +30,14 @@ def week_lake(sail: Bench) -> Bench:
 
 
 def failures(bench: Bench, each: Timeframe = MINUTE) -> dict[str, int]:
-    found = validate(bench.lake, bench.engine, each, [SPAN])
+    found = validate(bench.lake, bench.engine, each, [SPAN], cache=bench.run.totals)
     assert [f.check for f in found] == [c.name for c in CHECKS]
     return {f.check: f.failures for f in found if f.failures and f.check != "freshness"}
 
 
 def finding(bench: Bench, check: str, each: Timeframe = MINUTE) -> Finding:
-    (found,) = [f for f in validate(bench.lake, bench.engine, each, [SPAN]) if f.check == check]
+    findings = validate(bench.lake, bench.engine, each, [SPAN], cache=bench.run.totals)
+    (found,) = [f for f in findings if f.check == check]
     return found
 
 
@@ -51,11 +50,9 @@ def damage(bench: Bench, change: Callable[[pl.DataFrame], pl.DataFrame], each: T
 
 def test_sound_tables_pass_every_check(bench: Bench) -> None:
     """On both engines, every table, with everything examined."""
-    clear(bench)
     lakes.add_trades(bench.lake, week())
-    bench.engine.share = frozenset(t.name for t in TIMEFRAMES)
     for each in TIMEFRAMES:
-        rebuild(bench.lake, bench.engine, each)
+        rebuild(bench.lake, bench.engine, each, cache=bench.run.windows)
     for each in TIMEFRAMES:
         assert failures(bench, each) == {}
         assert finding(bench, "reconciles_with_trades", each).examined == len(lakes.stored(bench.lake, each))
@@ -151,7 +148,6 @@ def test_windows_dirty_since_the_watermark_are_pending_not_wrong(week_lake: Benc
 
 def test_partitions_that_were_never_made_are_pending(sail: Bench) -> None:
     """Without a watermark; those that were made are held to the trades."""
-    clear(sail)
     lakes.add_trades(sail.lake, week())
     rebuild(sail.lake, sail.engine, MINUTE, [day(AT)])
     one = finding(sail, "reconciles_with_trades")
@@ -164,7 +160,8 @@ def test_after_a_run_nothing_is_pending(week_lake: Bench) -> None:
     """At the run's pinned snapshot, all that it reconciled must be right, later trades or not."""
     pinned = week_lake.lake.trades().metadata.current_snapshot_id
     lakes.add_trades(week_lake.lake, [trade(1000, AT)])
-    found = validate(week_lake.lake, week_lake.engine, MINUTE, [day(AT)], reconciled=Done(pinned, (day(AT),)))
+    reconciled = ReconciledWindows(pinned, (day(AT),))
+    found = validate(week_lake.lake, week_lake.engine, MINUTE, [day(AT)], reconciled=reconciled)
     assert all(f.ok for f in found if f.check in BLOCKING)
 
 
@@ -189,7 +186,6 @@ def test_freshness_is_that_of_the_watermark(week_lake: Bench) -> None:
 
 
 def test_an_empty_table_passes(sail: Bench) -> None:
-    clear(sail)
     assert failures(sail) == {}
 
 

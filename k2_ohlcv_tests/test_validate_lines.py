@@ -9,9 +9,9 @@ from k2_ohlcv.domain.checks import Finding
 from k2_ohlcv.domain.gaps import ALL, EXPIRED, NO_TRADES, NOT_COMPUTED
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
 from k2_ohlcv.domain.window import DAY, Interval
-from k2_ohlcv.engine.session import Done
 from k2_ohlcv.lake.lines import FROZEN
-from k2_ohlcv.refresh import refresh
+from k2_ohlcv.reconcile import refresh
+from k2_ohlcv.report import ReconciledWindows
 from k2_ohlcv.validate import validate
 from k2_ohlcv_tests import lakes
 from k2_ohlcv_tests.conftest import Bench
@@ -62,7 +62,7 @@ def test_after_a_run_the_line_holds_too(sail: Bench) -> None:
     daily_trades(sail)
     drop_trades(sail)
     current = sail.lake.trades().metadata.current_snapshot_id
-    found = validate(sail.lake, sail.engine, MINUTE, [SPAN], reconciled=Done(current, (SPAN,)))
+    found = validate(sail.lake, sail.engine, MINUTE, [SPAN], reconciled=ReconciledWindows(current, (SPAN,)))
     assert [f.check for f in found if f.check in BLOCKING and not f.ok] == []
 
 

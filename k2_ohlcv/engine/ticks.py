@@ -23,6 +23,7 @@ from k2_ohlcv.domain.errors import ContractError
 from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.domain.window import Interval, to_micros
 from k2_ohlcv.engine.honour import explain, refuse_unhonoured
+from k2_ohlcv.engine.session import Engine
 from k2_ohlcv.lake.catalog import CATALOG
 from k2_ohlcv.lake.files import TIME, live_files
 from k2_ohlcv.lake.foreign import Clock, ForeignTrades
@@ -32,8 +33,6 @@ from k2_ohlcv.lake.trade_columns import columns_at
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import Column, DataFrame
-
-    from k2_ohlcv.engine.session import Engine
 
 #: The column that counts rows which do not fit, in trades and in windows made of them.
 MISFITS = "misfits"
@@ -58,7 +57,7 @@ class Reading:
     frame: "DataFrame"
     ids: bool
     checked: bool
-    _engine: "Engine"
+    _engine: Engine
     _trades: Table
     _snapshot: int
 
@@ -95,7 +94,7 @@ class Reading:
         )
 
 
-def read_trades(engine: "Engine", trades: Table, snapshot: int, intervals: Sequence[Interval]) -> Reading:
+def read_trades(engine: Engine, trades: Table, snapshot: int, intervals: Sequence[Interval]) -> Reading:
     """The trades of some intervals as they were at a snapshot.
 
     Raises:
@@ -141,7 +140,7 @@ def _marked(rows: "DataFrame") -> "DataFrame":
     return rows.withColumn(MISFITS, F.when(fits, 0).otherwise(1).cast("long"))
 
 
-def rows_of(engine: "Engine", trades: Table, snapshot: int) -> "DataFrame":
+def rows_of(engine: Engine, trades: Table, snapshot: int) -> "DataFrame":
     """All rows of a table at a snapshot, under the names of that snapshot's schema."""
     reader = engine.spark.read.format("iceberg").option("versionAsOf", str(snapshot))
     if engine.embedded:
@@ -167,7 +166,7 @@ def _private_folder(workspace: Path, table: Table) -> str:
     return str(folder)
 
 
-def _between(engine: "Engine", trades: Table, snapshot: int, intervals: Sequence[Interval]) -> "DataFrame":
+def _between(engine: Engine, trades: Table, snapshot: int, intervals: Sequence[Interval]) -> "DataFrame":
     """The rows of some intervals, by their own time column, so that files are pruned by its bounds.
 
     Rows of impossible times, or without any, are in no interval that may be asked for: see `outside`.

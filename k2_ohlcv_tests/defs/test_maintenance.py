@@ -17,7 +17,7 @@ from k2_ohlcv.domain.timeframe import Grain, timeframe
 from k2_ohlcv.domain.window import DAY, coalesce
 from k2_ohlcv.engine.session import open_engine
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.refresh import refresh
+from k2_ohlcv.reconcile import refresh
 from k2_ohlcv.settings import Settings
 from k2_ohlcv_tests import histories, lakes
 

@@ -20,7 +20,7 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.foreign import Source
 from k2_ohlcv.lake.trade_columns import field_ids_read, time_unit
 from k2_ohlcv_tests import lakes, theirs
-from k2_ohlcv_tests.conftest import Bench, clear
+from k2_ohlcv_tests.conftest import Bench
 
 AT = datetime(2024, 5, 17, 12, tzinfo=UTC)
 HOUR = timeframe("1h")
@@ -49,12 +49,10 @@ def rows(some: list[Trade], **named: str) -> list[dict[str, object]]:
 
 
 def made(bench: Bench) -> Table:
-    clear(bench)
     return theirs.create(bench.lake, COLUMNS, rows(SOME))
 
 
 def read(bench: Bench, table: Table, **columns: str) -> list[Candle]:
-    bench.engine.shelf.__init__()  # type: ignore[misc]
     trades = Lake(bench.lake.catalog, Source(table.name(), tuple(columns.items()))).trades()
     snapshot = trades.metadata.current_snapshot_id
     assert snapshot is not None
@@ -93,7 +91,6 @@ def test_columns_that_exchanged_their_names_are_what_they_are_called_now(bench: 
 @pytest.mark.parametrize("local", [True, False])
 def test_time_columns_that_exchanged_their_names(bench: Bench, local: bool) -> None:
     """An engine that plans files by the current name would rule out the ones that matter."""
-    clear(bench)
     kind = TimestampType() if local else TimestamptzType()
     table = theirs.create(bench.lake, COLUMNS | {"timestamp": kind, "received": kind})
     for first in (0, 1):
@@ -127,7 +124,6 @@ def test_a_column_added_again_under_its_old_name_is_another_one(bench: Bench) ->
 
 def test_a_renamed_column_of_our_own_table_is_found(bench: Bench) -> None:
     """Exchange and symbol are of one type: only their ids tell which is which at an older snapshot."""
-    clear(bench)
     table = lakes.add_trades(bench.lake, SOME)
     renamed(table, ("exchange", "other"), ("symbol", "exchange"), ("other", "symbol"))
     with table.update_schema() as update:
@@ -164,7 +160,6 @@ def add_file(table: Table, names: list[str], some: list[Trade] = SOME) -> None:
 
 
 def test_files_without_field_ids_are_read_by_name(bench: Bench) -> None:
-    clear(bench)
     table = theirs.create(bench.lake, COLUMNS)
     add_file(table, list(COLUMNS))
     assert read(bench, table) == aggregate(SOME, HOUR)
@@ -173,7 +168,6 @@ def test_files_without_field_ids_are_read_by_name(bench: Bench) -> None:
 @pytest.mark.parametrize("how", ["mapping", "renamed"])
 def test_files_added_under_other_names_are_read_so_or_refused(bench: Bench, how: str) -> None:
     """Spark goes by the table's name mapping. Sail does not, and would take prices for quantities."""
-    clear(bench)
     table = theirs.create(bench.lake, COLUMNS)
     add_file(table, list(COLUMNS))
     if how == "mapping":

@@ -20,11 +20,10 @@ from k2_ohlcv.lake import changes, files, open_work
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.foreign import Source
 from k2_ohlcv.lake.lines import newest_trade
-from k2_ohlcv.reconcile import rebuild
-from k2_ohlcv.refresh import refresh
+from k2_ohlcv.reconcile import rebuild, refresh
 from k2_ohlcv.validate import validate
 from k2_ohlcv_tests import lakes, theirs
-from k2_ohlcv_tests.conftest import Bench, clear
+from k2_ohlcv_tests.conftest import Bench
 
 #: A few days ago: what has a stray row counts with its bounds, which reach until tomorrow then.
 AT = trading_times().end - 5 * DAY + timedelta(hours=12)
@@ -79,7 +78,6 @@ def test_windows_before_1970_are_whole(bench: Bench) -> None:
 @pytest.mark.parametrize("clock", CLOCKS)
 def test_rows_of_impossible_times_are_left_out(bench: Bench, clock: str) -> None:
     """And of no time at all; all else goes on, in the same market and in every command's planning."""
-    clear(bench)
     kind, moment = CLOCKS[clock]
     good = [trade(0, AT), trade(1, AT + timedelta(minutes=1), "B")]
     table = theirs.create(bench.lake, COLUMNS | {"timestamp": kind})
@@ -104,7 +102,6 @@ def test_rows_of_impossible_times_are_left_out(bench: Bench, clock: str) -> None
 
 
 def test_the_rows_that_are_left_out_are_named(bench: Bench) -> None:
-    clear(bench)
     table = lakes.add_trades(bench.lake, [trade(0, AT), trade(1, STRAYS[1], "B"), trade(2, STRAYS[2], "B")])
     lakes.add_trades(bench.lake, [trade(3, LAST)])
     snapshot = table.refresh().metadata.current_snapshot_id
@@ -117,7 +114,6 @@ def test_the_rows_that_are_left_out_are_named(bench: Bench) -> None:
 
 def test_only_files_that_may_have_strays_are_read(sail: Bench) -> None:
     """Metadata rules the others out: without any of its files, a clean table is clean."""
-    clear(sail)
     table = lakes.add_trades(sail.lake, [trade(0, AT)])
     for path in lakes.data_files(table):
         Path(path.removeprefix("file://")).unlink()
@@ -139,7 +135,6 @@ def test_a_stray_row_is_not_the_newest_trade(lake: Lake) -> None:
 
 def test_rows_are_taken_in_once_their_time_has_come(sail: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """They were left out when their snapshot was refreshed, and nothing changed in their file since."""
-    clear(sail)
     soon = trade(1, trading_times().end + timedelta(hours=1))
     table = lakes.add_trades(sail.lake, [trade(0, AT), soon])
     refresh(sail.lake, sail.engine, MINUTE)
@@ -158,7 +153,6 @@ def test_a_file_that_reaches_beyond_all_times_is_looked_at_once_a_day(
     sail: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its bounds are open each time that a day becomes possible, though it may hold no row of that day."""
-    clear(sail)
     file = [row(trade(0, trading_times().end - timedelta(hours=1))), row(trade(1, LAST))]
     table = theirs.create(sail.lake, COLUMNS, file)
     lake = Lake(sail.lake.catalog, Source(table.name()))

@@ -12,7 +12,7 @@ from k2_ohlcv.domain.errors import UsageError
 from k2_ohlcv.domain.timeframe import timeframe
 from k2_ohlcv.engine.session import open_engine
 from k2_ohlcv.lake.embedded import embedded_properties
-from k2_ohlcv.refresh import refresh
+from k2_ohlcv.reconcile import refresh
 from k2_ohlcv.retention import retention
 from k2_ohlcv.settings import _WITH_SPACE, _WITHOUT_SPACE, Settings
 from k2_ohlcv_tests import lakes

@@ -30,11 +30,10 @@ from k2_ohlcv.lake import appends, expiry
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.commit import CommitOf
 from k2_ohlcv.lake.schemas import REJECTED, TRADES
-from k2_ohlcv.reconcile import rebuild
-from k2_ohlcv.refresh import refresh
+from k2_ohlcv.reconcile import rebuild, refresh
 from k2_ohlcv.retention import retention
 from k2_ohlcv_tests import lakes
-from k2_ohlcv_tests.conftest import Bench, clear
+from k2_ohlcv_tests.conftest import Bench
 
 MINUTE = timeframe("1m")
 AT = datetime(2024, 2, 28, 12, tzinfo=UTC)
@@ -101,7 +100,6 @@ def put_in(bench: Bench, tmp_path: Path, numbers: range, extra: str = "") -> Non
 @pytest.fixture
 def filled(sail: Bench) -> Bench:
     """Ten days of trades, the last of them in many small files, and candles of all."""
-    clear(sail)
     for day in range(10):
         lakes.add_trades(sail.lake, [trade(day, AT + day * DAY)])
     for number in range(20, 20 + MANY_FILES):

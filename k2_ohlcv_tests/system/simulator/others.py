@@ -15,7 +15,7 @@ from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.errors import MissingTradesError
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv.lake.schemas import NAMESPACE, TRADES
-from k2_ohlcv.refresh import refresh as refresh_table
+from k2_ohlcv.reconcile import refresh as refresh_table
 from k2_ohlcv_tests import histories, lakes, theirs
 from k2_ohlcv_tests.system.simulator.model import key_of
 from k2_ohlcv_tests.system.simulator.ours import put_in

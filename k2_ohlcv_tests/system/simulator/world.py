@@ -21,7 +21,7 @@ from k2_ohlcv.lake import files
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.lines import EXPIRED, FROZEN, line_of
 from k2_ohlcv.lake.schemas import CANDLES, TRADES
-from k2_ohlcv.refresh import plan
+from k2_ohlcv.reconcile import preview_refresh
 from k2_ohlcv_tests import lakes
 from k2_ohlcv_tests.system.simulator.faults import Hooks
 from k2_ohlcv_tests.system.simulator.model import Model, by_key, differences
@@ -76,10 +76,6 @@ class World:
     def reopen(self) -> None:
         """A new process: nothing is left of what the last one knew."""
         self.lake = lakes.open_lake(self.home)
-        self.engine.shelf.__init__()  # type: ignore[misc]
-        self.engine.share = frozenset()
-        self.engine.done.clear()
-        self.engine.totals.clear()
         for kept in vars(files).values():
             if isinstance(kept, files._Kept):
                 kept._found.clear()
@@ -160,7 +156,7 @@ class World:
     def check_honest(self, timeframe: Timeframe) -> bool:
         """A table that is called up to date is equal to the trades. Returns whether it is called so."""
         with self.hooks.asleep():
-            current = plan(self.lake, timeframe).is_current
+            current = preview_refresh(self.lake, timeframe).is_current
         if not current:
             return False
         if self.model.unfit(timeframe):
