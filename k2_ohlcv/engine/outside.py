@@ -13,7 +13,8 @@ from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.domain.window import Interval, from_micros
 from k2_ohlcv.engine.honour import refuse_unhonoured
 from k2_ohlcv.engine.session import Engine
-from k2_ohlcv.engine.ticks import clock_of, column, rows_of, time_terms
+from k2_ohlcv.engine.sql_terms import clock_of, column, time_terms
+from k2_ohlcv.engine.ticks import rows_of
 from k2_ohlcv.lake.files import TIME, live_files
 from k2_ohlcv.lake.foreign import Clock
 from k2_ohlcv.lake.trade_columns import columns_at

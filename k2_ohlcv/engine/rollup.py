@@ -15,8 +15,9 @@ from pyiceberg.table import Table
 from k2_ohlcv.domain.timeframe import Grain, Timeframe
 from k2_ohlcv.domain.trading_times import possible
 from k2_ohlcv.domain.window import Interval, bound, to_micros
+from k2_ohlcv.engine.external_values import MISFITS
 from k2_ohlcv.engine.session import Engine
-from k2_ohlcv.engine.ticks import MISFITS, Reading, read_trades
+from k2_ohlcv.engine.ticks import Reading, read_trades
 from k2_ohlcv.engine.window_cache import WindowCache, is_within
 from k2_ohlcv.lake.files import TIME, live_files
 from k2_ohlcv.lake.foreign import ForeignTrades

@@ -13,8 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pyiceberg.types import DecimalType, DoubleType, IcebergType
 
+from k2_ohlcv.engine.external_values import exactly
 from k2_ohlcv.engine.session import Engine
-from k2_ohlcv.engine.ticks import exactly
 from k2_ohlcv.lake.schemas import PRICE, QUANTITY
 from k2_ohlcv_tests.conftest import Bench
 
