@@ -6,19 +6,17 @@ Set K2_REQUIRE_SPARK=1 (as CI does) to fail instead of skip where Spark cannot r
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-from k2_ohlcv.defs.run_state import RunState
-from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv.engine.session import Engine, open_engine
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv_tests import lakes
 from k2_ohlcv_tests.sparks import connect_server
+from k2_ohlcv_tests.support.bench import Bench, empty_bench
 
 # The same examples in every run: a failure that somebody else caused is nobody's to find.
 hypothesis_settings.register_profile(
@@ -27,16 +25,6 @@ hypothesis_settings.register_profile(
 hypothesis_settings.load_profile("k2")
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
-
-
-@dataclass(frozen=True)
-class Bench:
-    """A lake with empty tables, an engine that reads them, and the state of a run over all tables."""
-
-    lake: Lake
-    engine: Engine
-    home: Path
-    run: RunState
 
 
 @pytest.fixture(scope="session")
@@ -51,13 +39,6 @@ def shared_data() -> Path:
 def lake(tmp_path: Path) -> Lake:
     """An empty lake of its own."""
     return lakes.open_lake(tmp_path)
-
-
-def empty_bench(home: Path, engine: Engine) -> Bench:
-    """An engine over a lake that is emptied. Tests share the session of the engine, and nothing else."""
-    lake = lakes.open_lake(home)
-    lakes.empty(lake)
-    return Bench(lake, engine, home, RunState.of(TIMEFRAMES))
 
 
 @pytest.fixture(scope="session")

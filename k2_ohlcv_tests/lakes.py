@@ -107,3 +107,9 @@ def data_files(table: Table) -> list[str]:
 def trades_of(path: str) -> pl.DataFrame:
     """The rows of a data file, as they lie in it."""
     return pl.read_parquet(path.removeprefix("file://"))
+
+
+def all_trades(lake: Lake) -> list[Trade]:
+    """The trades as they are."""
+    rows = pl.DataFrame(lake.trades().scan().to_arrow()).drop("ingested_at").to_dicts()
+    return [Trade(**row) for row in rows]

@@ -30,7 +30,8 @@ from k2_ohlcv.lake.schemas import NAMESPACE, TRADES
 from k2_ohlcv.reconcile import refresh
 from k2_ohlcv.replacement import replace_trades
 from k2_ohlcv_tests import lakes
-from k2_ohlcv_tests.conftest import Bench
+from k2_ohlcv_tests.support.bench import Bench
+from k2_ohlcv_tests.support.trades import make_trade
 
 AT = datetime(2024, 8, 8, 12, tzinfo=UTC)
 MARKET = ("E", "S")
@@ -40,7 +41,7 @@ Write = Callable[..., Path]
 
 
 def trade(number: int, symbol: str = "S", **values: Any) -> Trade:
-    made = Trade("E", symbol, str(number), AT + timedelta(hours=number), Decimal(number + 1), Decimal(1))
+    made = make_trade(number, AT + timedelta(hours=number), number + 1, 1, market=("E", symbol))
     return replace(made, **values)
 
 
@@ -94,8 +95,8 @@ def snapshots(lake: Lake) -> int:
 
 
 def swap(lake: Lake, path: Path, tmp_path: Path, **options: Any) -> Any:
-    options = {"workspace": tmp_path / "work", "apply": True} | options
-    return replace_trades(lake, path, **options)
+    given: dict[str, Any] = {"workspace": tmp_path / "work", "apply": True} | options
+    return replace_trades(lake, path, **given)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 
 import pytest
 from pyiceberg.table import Table
@@ -19,7 +18,8 @@ from k2_ohlcv.lake.lines import Lines
 from k2_ohlcv.lake.watermark import Watermark
 from k2_ohlcv.reconcile import preview_refresh, rebuild, refresh
 from k2_ohlcv_tests import lakes, theirs
-from k2_ohlcv_tests.conftest import Bench
+from k2_ohlcv_tests.support.bench import Bench
+from k2_ohlcv_tests.support.trades import make_trade
 
 MINUTE, DAILY = timeframe("1m"), timeframe("1d")
 BOTH = (MINUTE, DAILY)
@@ -36,7 +36,7 @@ COLUMNS = {
 
 
 def trade(number: int, at: datetime) -> Trade:
-    return Trade("X", "A", str(number), at, Decimal(number % 7 + 1), Decimal(2))
+    return make_trade(number, at, number % 7 + 1, 2, market=("X", "A"))
 
 
 #: Ten days of a trade each; the line is at noon of the fifth, where a trade is still kept.

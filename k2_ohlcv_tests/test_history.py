@@ -15,8 +15,9 @@ from k2_ohlcv.history import move_expired_line, move_frozen_line, read_lines
 from k2_ohlcv.lake.lines import EXPIRED, FROZEN, line_of
 from k2_ohlcv.reconcile import preview_refresh, refresh
 from k2_ohlcv_tests import histories, lakes
-from k2_ohlcv_tests.conftest import Bench
-from k2_ohlcv_tests.test_reconcile import AT, DAILY, MINUTE, day, trade, week
+from k2_ohlcv_tests.support.bench import Bench
+from k2_ohlcv_tests.support.candles import DAILY, MINUTE, day
+from k2_ohlcv_tests.support.trades import AT, make_trade, week
 
 LINE = day(AT + DAY).start
 
@@ -28,7 +29,7 @@ def frozen(sail: Bench) -> Bench:
     for each in (MINUTE, DAILY):
         refresh(sail.lake, sail.engine, each)
     sail.lake.trades().transaction().set_properties({FROZEN: LINE.isoformat()}).commit_transaction()
-    lakes.add_trades(sail.lake, [trade(1000, AT + timedelta(minutes=3))])
+    lakes.add_trades(sail.lake, [make_trade(1000, AT + timedelta(minutes=3))])
     for each in (MINUTE, DAILY):
         refresh(sail.lake, sail.engine, each)
     assert preview_refresh(sail.lake, MINUTE).is_current
@@ -54,7 +55,7 @@ def test_what_was_frozen_follows_the_trades_again(frozen: Bench) -> None:
     assert not preview_refresh(frozen.lake, MINUTE).is_current
     for each in (MINUTE, DAILY):
         refresh(frozen.lake, frozen.engine, each)
-    late = trade(1000, AT + timedelta(minutes=3))
+    late = make_trade(1000, AT + timedelta(minutes=3))
     lakes.assert_equal_to_trades(frozen.lake, [*week(), late], [MINUTE, DAILY])
     with pytest.raises(UsageError, match="nothing to move back"):
         move_frozen_line(frozen.lake, LINE - DAY, apply=True)
@@ -67,7 +68,7 @@ def test_dropped_candles_are_computed_again(frozen: Bench) -> None:
     candles.transaction().set_properties({EXPIRED: LINE.isoformat()}).commit_transaction()
     frozen.lake.candles(MINUTE).delete(f"window_start < '{LINE.isoformat()}'")
     refresh(frozen.lake, frozen.engine, MINUTE)
-    late = trade(1000, AT + timedelta(minutes=3))
+    late = make_trade(1000, AT + timedelta(minutes=3))
     wanted = aggregate([*week(), late], MINUTE)
     assert lakes.stored(frozen.lake, MINUTE) == [c for c in wanted if c.window_start >= LINE]
     move_expired_line(frozen.lake, LINE - DAY, [MINUTE], apply=True)

@@ -34,7 +34,7 @@ from k2_ohlcv.reconcile import preview_refresh, rebuild, refresh
 from k2_ohlcv.retention import retention
 from k2_ohlcv.validate import validate
 from k2_ohlcv_tests import lakes, lakes_of_before
-from k2_ohlcv_tests.conftest import Bench
+from k2_ohlcv_tests.support.bench import Bench
 
 NAME = "lake-of-2026-11-25"
 EXPIRED_BEFORE = datetime(2024, 1, 30, tzinfo=UTC)

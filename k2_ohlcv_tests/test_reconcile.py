@@ -1,9 +1,7 @@
 """The one operation: candle tables become equal to the trades, exactly, whoever else is writing."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from dataclasses import replace
+from datetime import timedelta
 
 import polars as pl
 import pyarrow as pa
@@ -13,38 +11,22 @@ from hypothesis import given, settings
 from k2_ohlcv import plan, reconcile
 from k2_ohlcv.domain.candle import KEY, Trade, aggregate
 from k2_ohlcv.domain.errors import CommitConflictError, GateError
-from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe, timeframe
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
 from k2_ohlcv.domain.window import DAY, Interval
-from k2_ohlcv.engine import rollup
-from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.commit import Change, commit
 from k2_ohlcv.lake.files import live_files
 from k2_ohlcv.lake.watermark import SNAPSHOT, Watermark
 from k2_ohlcv.reconcile import Report, rebuild
 from k2_ohlcv_tests import histories, lakes
-from k2_ohlcv_tests.conftest import Bench
 from k2_ohlcv_tests.strategies import late, trades
-
-MINUTE, DAILY = timeframe("1m"), timeframe("1d")
-AT = datetime(2024, 2, 28, 12, tzinfo=UTC)
-
-
-def trade(number: int, at: datetime = AT, price: str = "100", quantity: str = "1") -> Trade:
-    return Trade("BINANCE", "BTCUSDT", str(number), at, Decimal(price), Decimal(quantity))
-
-
-def week() -> list[Trade]:
-    """Three days across a month's end, two trades an hour."""
-    moments = [AT + timedelta(minutes=30 * i) for i in range(48 * 3)]
-    return [trade(i, at, str(100 + i % 7), f"0.{i % 9 + 1}") for i, at in enumerate(moments)]
+from k2_ohlcv_tests.support.bench import Bench
+from k2_ohlcv_tests.support.candles import MINUTE, day
+from k2_ohlcv_tests.support.crash import Interrupted, interrupt_windows
+from k2_ohlcv_tests.support.trades import AT, make_trade, week
 
 
 def rebuild_all(bench: Bench, timeframes: tuple[Timeframe, ...] = TIMEFRAMES) -> list[Report]:
     return [rebuild(bench.lake, bench.engine, each) for each in timeframes]
-
-
-def day(moment: datetime) -> Interval:
-    return Grain.DAY.partition(moment)
 
 
 def test_both_engines_make_the_candles_of_the_trades(bench: Bench) -> None:
@@ -193,10 +175,10 @@ def test_a_rebuild_that_covers_all_that_is_dirty_moves_the_watermark(sail: Bench
     some = week()
     lakes.add_trades(sail.lake, some)
     rebuild(sail.lake, sail.engine, MINUTE)
-    lakes.add_trades(sail.lake, [trade(10_000, AT + DAY)])
+    lakes.add_trades(sail.lake, [make_trade(10_000, AT + DAY)])
     assert not rebuild(sail.lake, sail.engine, MINUTE, [day(AT)]).watermark_moved
     assert rebuild(sail.lake, sail.engine, MINUTE, [day(AT + DAY)]).watermark_moved
-    lakes.assert_equal_to_trades(sail.lake, [*some, trade(10_000, AT + DAY)], [MINUTE])
+    lakes.assert_equal_to_trades(sail.lake, [*some, make_trade(10_000, AT + DAY)], [MINUTE])
 
 
 def test_no_trades_at_all_is_no_error(sail: Bench) -> None:
@@ -245,19 +227,6 @@ def test_candles_that_break_an_invariant_are_never_committed(
     assert sail.lake.candles(MINUTE).current_snapshot() is None
 
 
-@dataclass(frozen=True)
-class Interrupted(Lake):
-    """A lake in which something happens right after the trades table is loaded, for so many times."""
-
-    what: list[Callable[[], object]] = None  # type: ignore[assignment]
-
-    def trades(self):  # type: ignore[no-untyped-def]
-        table = super().trades()
-        if self.what:
-            self.what.pop(0)()
-        return table
-
-
 def test_an_old_pin_is_never_written_over_a_newer_result(sail: Bench) -> None:
     """Trades are pinned, then others add trades and rebuild: the commit from the old pin must not land.
 
@@ -265,33 +234,14 @@ def test_an_old_pin_is_never_written_over_a_newer_result(sail: Bench) -> None:
     """
     lakes.add_trades(sail.lake, week())
     rebuild(sail.lake, sail.engine, MINUTE)
-    lakes.add_trades(sail.lake, [trade(20_000)])
+    lakes.add_trades(sail.lake, [make_trade(20_000)])
 
     def others() -> None:
-        lakes.add_trades(sail.lake, [trade(30_000)])
+        lakes.add_trades(sail.lake, [make_trade(30_000)])
         rebuild(sail.lake, sail.engine, MINUTE)
 
     rebuild(Interrupted(sail.lake.catalog, what=[others]), sail.engine, MINUTE, [day(AT)])
-    lakes.assert_equal_to_trades(sail.lake, [*week(), trade(20_000), trade(30_000)], [MINUTE])
-
-
-def interrupt_windows(
-    monkeypatch: pytest.MonkeyPatch, what: Callable[[], object], times: int = 1
-) -> list[int]:
-    """Let something happen while windows are being computed; counts the computations."""
-    real, calls = rollup.windows, [0]
-
-    def windows(*args: object, **options: object) -> object:
-        calls[0] += 1
-        computed = real(*args, **options)  # type: ignore[arg-type]
-        if calls[0] <= times:
-            monkeypatch.setattr(rollup, "windows", real)
-            what()
-            monkeypatch.setattr(rollup, "windows", windows)
-        return computed
-
-    monkeypatch.setattr(rollup, "windows", windows)
-    return calls
+    lakes.assert_equal_to_trades(sail.lake, [*week(), make_trade(20_000), make_trade(30_000)], [MINUTE])
 
 
 @pytest.mark.parametrize("what", ["in another file", "of properties alone"])
@@ -302,7 +252,7 @@ def test_any_other_commit_makes_a_rebuild_start_over(
     some = week()
     lakes.add_trades(sail.lake, some)
     rebuild(sail.lake, sail.engine, MINUTE)
-    lakes.add_trades(sail.lake, [trade(10_000)])
+    lakes.add_trades(sail.lake, [make_trade(10_000)])
 
     def others() -> None:
         candles = sail.lake.candles(MINUTE)
@@ -313,7 +263,7 @@ def test_any_other_commit_makes_a_rebuild_start_over(
     calls = interrupt_windows(monkeypatch, others)
     rebuild(sail.lake, sail.engine, MINUTE, [day(AT)])
     assert calls[0] == 2
-    wanted = aggregate([*some, trade(10_000)], MINUTE)
+    wanted = aggregate([*some, make_trade(10_000)], MINUTE)
     assert [c for c in lakes.stored(sail.lake, MINUTE) if c.window_start in day(AT)] == [
         c for c in wanted if c.window_start in day(AT)
     ]
@@ -341,7 +291,7 @@ def test_losing_every_race_says_so(sail: Bench, monkeypatch: pytest.MonkeyPatch)
     numbers = iter(range(50_000, 60_000))
 
     def others() -> None:
-        lakes.add_trades(sail.lake, [trade(next(numbers))])
+        lakes.add_trades(sail.lake, [make_trade(next(numbers))])
         rebuild(sail.lake, sail.engine, MINUTE, [day(AT)])
 
     monkeypatch.setattr(reconcile, "ATTEMPTS", 2)

@@ -3,7 +3,6 @@
 import os
 import time
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -25,8 +24,9 @@ from k2_ohlcv.retention import retention
 from k2_ohlcv.retention_report import RetentionReport, TableReport
 from k2_ohlcv.settings import Settings
 from k2_ohlcv_tests import histories, lakes
-from k2_ohlcv_tests.conftest import Bench
-from k2_ohlcv_tests.test_reconcile import interrupt_windows
+from k2_ohlcv_tests.support.bench import Bench
+from k2_ohlcv_tests.support.crash import interrupt_windows
+from k2_ohlcv_tests.support.trades import make_trade
 
 MINUTE, DAILY = timeframe("1m"), timeframe("1d")
 #: Forty days from here on, over a month's end.
@@ -38,7 +38,7 @@ FREEING = {"K2_SNAPSHOT_DAYS": "0"}
 
 
 def trade(number: int, at: datetime) -> Trade:
-    return Trade("BINANCE", "BTCUSDT", str(number), at, Decimal(number % 7 + 100), Decimal("0.5"))
+    return make_trade(number, at, number % 7 + 100, "0.5")
 
 
 def history(each: timedelta = timedelta(hours=4)) -> list[Trade]:
@@ -128,7 +128,7 @@ def test_dropping_is_one_commit_of_metadata_alone(filled: Bench) -> None:
     after = filled.lake.candles(MINUTE)
     assert len(after.snapshots()) == len(before.snapshots()) + 1
     assert set(lakes.data_files(after)) < set(lakes.data_files(before))
-    summary = after.current_snapshot().summary  # type: ignore[union-attr]
+    summary = after.current_snapshot().summary
     assert summary is not None
     assert summary.operation.value == "delete"
     assert Watermark.of(after) == Watermark.of(before)
@@ -177,7 +177,7 @@ def test_trades_keep_every_snapshot_from_the_oldest_watermark_on(filled: Bench) 
     assert of(report, "trades").snapshots_expired == 0
     assert len(filled.lake.trades().snapshots()) == 4
     assert preview_refresh(filled.lake, DAILY).reason is None
-    assert Watermark.of(filled.lake.candles(DAILY)).snapshot_id == watermark  # type: ignore[union-attr]
+    assert Watermark.of(filled.lake.candles(DAILY)).snapshot_id == watermark
     refresh_all(filled)
     assert of(retention(filled.lake, asked(**FREEING), apply=True), "trades").snapshots_expired == 3
     assert len(filled.lake.trades().snapshots()) == 1

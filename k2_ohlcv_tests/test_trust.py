@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, tzinfo
-from decimal import Decimal
 
 import polars as pl
 import pytest
@@ -25,8 +24,9 @@ from k2_ohlcv.reconcile import preview_refresh, rebuild, refresh
 from k2_ohlcv.report import RefusedWindowsError
 from k2_ohlcv.validate import validate
 from k2_ohlcv_tests import histories, lakes
-from k2_ohlcv_tests.conftest import Bench
-from k2_ohlcv_tests.test_reconcile import AT, DAILY, MINUTE, day, trade, week
+from k2_ohlcv_tests.support.bench import Bench
+from k2_ohlcv_tests.support.candles import DAILY, MINUTE, day
+from k2_ohlcv_tests.support.trades import AT, make_trade, week
 
 RENAMED = (NAMESPACE, "trades_elsewhere")
 
@@ -58,7 +58,7 @@ def assert_refreshed(bench: Bench, some: list[Trade]) -> None:
 def test_a_rolled_back_candle_table_is_refreshed_again(started: Bench) -> None:
     """The property stays where it was; the snapshots say what the candles are equal to."""
     before = histories.current(minutes(started))
-    late = trade(1000, AT + DAY)
+    late = make_trade(1000, AT + DAY)
     lakes.add_trades(started.lake, [late])
     refresh(started.lake, started.engine, MINUTE)
     histories.rollback(minutes(started), before)
@@ -137,7 +137,7 @@ def test_a_commit_of_ours_vouches_for_its_own_partitions_only(
 ) -> None:
     """A rebuild of another day on top leaves the damaged day open."""
     commit(minutes(started))
-    late = trade(1000, AT + DAY)
+    late = make_trade(1000, AT + DAY)
     lakes.add_trades(started.lake, [late])
     assert not rebuild(started.lake, started.engine, MINUTE, [day(AT + DAY)]).watermark_moved
     mark = Watermark.of(minutes(started))
@@ -170,7 +170,7 @@ def test_a_watermark_of_an_older_version_means_one_full_refresh(started: Bench) 
 
 
 def test_a_property_that_somebody_sets_is_not_believed(started: Bench) -> None:
-    late = trade(1000, AT + DAY)
+    late = make_trade(1000, AT + DAY)
     current = histories.current(lakes.add_trades(started.lake, [late]))
     minutes(started).transaction().set_properties({SNAPSHOT: str(current)}).commit_transaction()
     assert Staleness.of(started.lake, MINUTE).is_behind
@@ -185,7 +185,7 @@ def test_a_replaced_trades_table_is_another_one(started: Bench) -> None:
     assert snapshot.summary is not None
     assert str(started.lake.trades().metadata.table_uuid) in snapshot.summary.additional_properties[STATE]
     started.lake.catalog.drop_table(TRADES.identifier)
-    other = [trade(7, AT + timedelta(minutes=3), "55")]
+    other = [make_trade(7, AT + timedelta(minutes=3), "55")]
     lakes.add_trades(started.lake, other)
     assert "the trades table is another one" in (preview_refresh(started.lake, MINUTE).reason or "")
     assert_refreshed(started, other)
@@ -194,7 +194,7 @@ def test_a_replaced_trades_table_is_another_one(started: Bench) -> None:
 def test_a_rebuild_at_other_trades_stays_open(started: Bench) -> None:
     """A stray trade comes in, its day is rebuilt, and trades are rolled back: the candle must go."""
     before = histories.current(started.lake.trades())
-    lakes.add_trades(started.lake, [trade(1000, AT + DAY), trade(1001, AT + 2 * DAY)])
+    lakes.add_trades(started.lake, [make_trade(1000, AT + DAY), make_trade(1001, AT + 2 * DAY)])
     rebuild(started.lake, started.engine, MINUTE, [day(AT + DAY)])
     histories.rollback(started.lake.trades(), before)
     assert Staleness.of(started.lake, MINUTE).is_behind
@@ -240,7 +240,7 @@ def test_candle_tables_remember_the_frozen_line(started: Bench) -> None:
     line = day(AT + DAY).start
     trades = started.lake.trades()
     trades.transaction().set_properties({FROZEN: line.isoformat()}).commit_transaction()
-    late = trade(1000, AT + DAY + timedelta(minutes=3))
+    late = make_trade(1000, AT + DAY + timedelta(minutes=3))
     lakes.add_trades(started.lake, [late])
     for each in (MINUTE, DAILY):
         refresh(started.lake, started.engine, each)
@@ -257,7 +257,7 @@ def test_a_trade_ahead_of_its_time_comes_in_once_its_time_has_come(
     started: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Although no trade has changed since: what was left out then is open now."""
-    ahead = trade(1000, datetime.now(UTC) + 4 * DAY)
+    ahead = make_trade(1000, datetime.now(UTC) + 4 * DAY)
     lakes.add_trades(started.lake, [ahead])
     refresh(started.lake, started.engine, MINUTE)
     lakes.assert_equal_to_trades(started.lake, week(), [MINUTE])
@@ -277,7 +277,7 @@ def test_a_trade_ahead_of_its_time_comes_in_once_its_time_has_come(
 
 def test_a_bad_trade_among_good_ones_of_a_window_is_seen(started: Bench) -> None:
     """The volume of the window is positive all the same: the bounds of the file tell."""
-    bad = Trade("BINANCE", "BTCUSDT", "bad", week()[0].timestamp, Decimal(100), Decimal("-0.05"))
+    bad = make_trade("bad", week()[0].timestamp, 100, "-0.05")
     lakes.add_trades(started.lake, [bad])
     with pytest.raises(RefusedWindowsError, match="positive_metrics"):
         refresh(started.lake, started.engine, MINUTE)
@@ -286,12 +286,12 @@ def test_a_bad_trade_among_good_ones_of_a_window_is_seen(started: Bench) -> None
 
 def bad_trade(number: int, at: datetime, symbol: str = "BAD") -> Trade:
     """A trade of another writer, without any quantity."""
-    return Trade("BINANCE", symbol, str(number), at, Decimal(100), Decimal(0))
+    return make_trade(number, at, 100, 0, market=("BINANCE", symbol))
 
 
 def test_a_window_that_breaks_the_gate_holds_up_no_other(started: Bench) -> None:
     """All others are committed; it stays as it was, is named, and is read again until it is mended."""
-    good = [trade(1000, AT + DAY), trade(1001, AT + 2 * DAY)]
+    good = [make_trade(1000, AT + DAY), make_trade(1001, AT + 2 * DAY)]
     bad = bad_trade(1, AT + timedelta(minutes=1))
     lakes.add_trades(started.lake, [*good, bad])
     with pytest.raises(
@@ -305,7 +305,7 @@ def test_a_window_that_breaks_the_gate_holds_up_no_other(started: Bench) -> None
     assert not found["positive_metrics"].ok
     assert "BINANCE BAD" in found["positive_metrics"].note
 
-    more = trade(1002, AT + timedelta(minutes=30))
+    more = make_trade(1002, AT + timedelta(minutes=30))
     lakes.add_trades(started.lake, [more])
     with pytest.raises(RefusedWindowsError) as again:
         refresh(started.lake, started.engine, MINUTE)
@@ -323,7 +323,7 @@ def test_a_window_that_breaks_the_gate_holds_up_no_other(started: Bench) -> None
 
 def test_a_stored_candle_of_a_refused_window_stays(started: Bench) -> None:
     first = week()[0]
-    bad = Trade("BINANCE", "BTCUSDT", "bad", first.timestamp, Decimal(100), Decimal("-0.5"))
+    bad = make_trade("bad", first.timestamp, 100, "-0.5")
     lakes.add_trades(started.lake, [bad])
     with pytest.raises(RefusedWindowsError):
         refresh(started.lake, started.engine, MINUTE)
@@ -335,14 +335,14 @@ def test_a_refresh_that_breaks_off_goes_on_where_it_stopped(
 ) -> None:
     """What is done is not done again, although trades have gone on meanwhile."""
     monkeypatch.setattr(plan, "_CHUNK_PARTITIONS", 1)
-    late = [trade(1000 + n, AT + n * DAY + timedelta(minutes=5)) for n in range(3)]
+    late = [make_trade(1000 + n, AT + n * DAY + timedelta(minutes=5)) for n in range(3)]
     lakes.add_trades(started.lake, late)
     broken_after(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         refresh(started.lake, started.engine, MINUTE)
     monkeypatch.setattr(reconcile, "commit", REAL_COMMIT)
     assert Staleness.of(started.lake, MINUTE).is_behind
-    more = trade(2000, AT + timedelta(minutes=40))
+    more = make_trade(2000, AT + timedelta(minutes=40))
     lakes.add_trades(started.lake, [more])
     report = refresh(started.lake, started.engine, MINUTE)
     assert [i.start for i in report.plan.intervals] == [more.timestamp, late[2].timestamp]
@@ -372,7 +372,7 @@ def broken_after(monkeypatch: pytest.MonkeyPatch, commits: int) -> None:
         if not left[0]:
             raise KeyboardInterrupt
         left[0] -= 1
-        return REAL_COMMIT(*arguments)  # type: ignore[arg-type]
+        return REAL_COMMIT(*arguments)
 
     monkeypatch.setattr(reconcile, "commit", commit)
 

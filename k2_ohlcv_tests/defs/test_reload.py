@@ -26,7 +26,7 @@ from k2_ohlcv.domain.timeframe import timeframe
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.settings import Settings
 from k2_ohlcv_tests import lakes
-from k2_ohlcv_tests.lake.test_expiry import put, trades
+from k2_ohlcv_tests.support.days import put_candles, trades_of_days
 
 # Dagster 1.13 reads a pydantic attribute that pydantic 2.14 calls deprecated, and calls gql 4 as gql 3 was.
 pytestmark = [
@@ -82,8 +82,8 @@ def free_port() -> int:
 @pytest.fixture
 def lake(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
     """Twenty days of candles, half of them past their time, where partitions begin with retention."""
-    put(lake, trades(20))
-    lakes.add_trades(lake, trades(20))
+    put_candles(lake, trades_of_days(20))
+    lakes.add_trades(lake, trades_of_days(20))
     for name in ("DAGSTER_HOME", "SPARK_REMOTE", "K2_WEBSERVER"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("K2_HOME", str(tmp_path))

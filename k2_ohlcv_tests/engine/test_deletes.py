@@ -30,7 +30,7 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.files import data_files
 from k2_ohlcv.lake.foreign import Source
 from k2_ohlcv_tests import theirs
-from k2_ohlcv_tests.conftest import Bench
+from k2_ohlcv_tests.support.bench import Bench
 
 START = datetime(2024, 5, 17, tzinfo=UTC)
 #: So many trades a window, of quantities 1, 2, 4, ...: a window's volume says which trades it was made of.

@@ -15,8 +15,8 @@ from k2_ohlcv.engine import rollup
 from k2_ohlcv.engine.rollup import windows
 from k2_ohlcv.engine.window_cache import WindowCache
 from k2_ohlcv_tests import lakes
-from k2_ohlcv_tests.conftest import Bench
 from k2_ohlcv_tests.strategies import trades
+from k2_ohlcv_tests.support.bench import Bench
 
 
 def computed(

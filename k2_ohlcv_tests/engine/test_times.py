@@ -1,12 +1,13 @@
 """Times: before 1970 windows are whole, and what cannot be a trade's time is in none of them."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
-from pyiceberg.types import DoubleType, LongType, StringType, TimestampType, TimestamptzType
+from pyiceberg.types import DoubleType, IcebergType, LongType, StringType, TimestampType, TimestamptzType
 
 from k2_ohlcv import plan as planning
 from k2_ohlcv.domain import trading_times as times
@@ -23,7 +24,8 @@ from k2_ohlcv.lake.lines import newest_trade
 from k2_ohlcv.reconcile import rebuild, refresh
 from k2_ohlcv.validate import validate
 from k2_ohlcv_tests import lakes, theirs
-from k2_ohlcv_tests.conftest import Bench
+from k2_ohlcv_tests.support.bench import Bench
+from k2_ohlcv_tests.support.trades import make_trade
 
 #: A few days ago: what has a stray row counts with its bounds, which reach until tomorrow then.
 AT = trading_times().end - 5 * DAY + timedelta(hours=12)
@@ -36,7 +38,7 @@ COLUMNS = {
     "price": DoubleType(),
     "quantity": DoubleType(),
 }
-CLOCKS = {
+CLOCKS: dict[str, tuple[IcebergType, Callable[[datetime], Any]]] = {
     "zoned": (TimestamptzType(), lambda at: at),
     "local": (TimestampType(), lambda at: at.replace(tzinfo=None)),
     "micros": (LongType(), to_micros),
@@ -53,7 +55,7 @@ STRAYS = [
 
 
 def trade(number: int, at: datetime, symbol: str = "A") -> Trade:
-    return Trade("X", symbol, str(number), at, Decimal("1.5"), Decimal(number + 1))
+    return make_trade(number, at, "1.5", number + 1, market=("X", symbol))
 
 
 def row(one: Trade) -> dict[str, object]:

@@ -14,8 +14,9 @@ from k2_ohlcv.engine.rollup import MOST_INTERVALS
 from k2_ohlcv.reconcile import refresh
 from k2_ohlcv.validate import validate
 from k2_ohlcv_tests import histories, lakes
-from k2_ohlcv_tests.conftest import Bench
-from k2_ohlcv_tests.test_reconcile import AT, MINUTE, day, trade, week
+from k2_ohlcv_tests.support.bench import Bench
+from k2_ohlcv_tests.support.candles import MINUTE, day
+from k2_ohlcv_tests.support.trades import AT, make_trade, week
 
 Scans = list[Sequence[Interval]]
 
@@ -43,7 +44,7 @@ def validate_all(bench: Bench, spans: Sequence[Interval]) -> None:
 def test_trades_are_scanned_once_for_all_tables(sail: Bench, scans: Scans) -> None:
     """Also where the days lie so far apart that they are looked at one after the other."""
     later = AT + 60 * DAY
-    lakes.add_trades(sail.lake, [*week(), trade(1000, later)])
+    lakes.add_trades(sail.lake, [*week(), make_trade(1000, later)])
     for each in TIMEFRAMES:
         refresh(sail.lake, sail.engine, each)
     spans = [Interval(day(AT).start, day(AT + 3 * DAY).end), day(later)]
@@ -64,7 +65,7 @@ def test_too_many_windows_are_not_kept(sail: Bench, scans: Scans, monkeypatch: p
 
 def test_more_intervals_than_a_scan_takes_are_counted_once(sail: Bench, scans: Scans) -> None:
     """Scattered windows are read with what lies between, which comes again when it is asked for itself."""
-    some = [trade(i, AT + timedelta(minutes=i)) for i in range(4 * MOST_INTERVALS)]
+    some = [make_trade(i, AT + timedelta(minutes=i)) for i in range(4 * MOST_INTERVALS)]
     lakes.add_trades(sail.lake, some)
     cache, trades = totals.TotalsCache([MINUTE]), sail.lake.trades()
     every_other = [MINUTE.window(each.timestamp) for each in some[::2]]

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,8 @@ from k2_ohlcv.lake.schemas import REJECTED, TRADES
 from k2_ohlcv.reconcile import rebuild, refresh
 from k2_ohlcv.retention import retention
 from k2_ohlcv_tests import lakes
-from k2_ohlcv_tests.conftest import Bench
+from k2_ohlcv_tests.support.bench import Bench
+from k2_ohlcv_tests.support.trades import make_trade
 
 MINUTE = timeframe("1m")
 AT = datetime(2024, 2, 28, 12, tzinfo=UTC)
@@ -56,7 +56,7 @@ class Commits:
 def commits(monkeypatch: pytest.MonkeyPatch) -> Commits:
     """Counts transactions and calls of the catalog; `before` may make a call fail."""
     seen, real, real_transaction = Commits(), SqlCatalog.commit_table, Transaction.commit_transaction
-    busy = []  # what `before` commits itself is not counted
+    busy: list[object] = []  # what `before` commits itself is not counted
 
     def commit_table(
         catalog: SqlCatalog, table: Table, requirements: Any, updates: Any
@@ -86,7 +86,7 @@ def commits(monkeypatch: pytest.MonkeyPatch) -> Commits:
 
 
 def trade(number: int, at: datetime = AT) -> Trade:
-    return Trade("X", "Y", str(number), at + timedelta(seconds=number), Decimal(1), Decimal(1))
+    return make_trade(number, at + timedelta(seconds=number), 1, 1, market=("X", "Y"))
 
 
 def put_in(bench: Bench, tmp_path: Path, numbers: range, extra: str = "") -> None:

@@ -17,7 +17,7 @@ from k2_ohlcv.lake.commit import CONFLICTS
 from k2_ohlcv.reconcile import rebuild, refresh
 from k2_ohlcv.retention import retention
 from k2_ohlcv_tests import histories, lakes
-from k2_ohlcv_tests.conftest import Bench
+from k2_ohlcv_tests.support.bench import Bench
 from k2_ohlcv_tests.system.simulator import others, ours
 from k2_ohlcv_tests.system.simulator.faults import Fault
 from k2_ohlcv_tests.system.simulator.life import LifeError, play, world

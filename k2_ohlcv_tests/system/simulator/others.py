@@ -87,9 +87,10 @@ def delete_rows(world: World) -> None:
     """Merge-on-read: a delete file names rows by position, and the day it is of."""
     if (table := _filled(world)) is None:
         return
-    (task, *_) = _tasks(world, table, 1) or [None]
-    if task is None:
+    tasks = _tasks(world, table, 1)
+    if not tasks:
         return
+    task = tasks[0]
     position = world.rng.randrange(task.file.record_count)
     theirs.delete_positions(table, [(task.file.file_path, position)], partition=task.file.partition)
     world.note_trades()

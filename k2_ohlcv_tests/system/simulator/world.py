@@ -23,6 +23,7 @@ from k2_ohlcv.lake.lines import EXPIRED, FROZEN, line_of
 from k2_ohlcv.lake.schemas import CANDLES, TRADES
 from k2_ohlcv.reconcile import preview_refresh
 from k2_ohlcv_tests import lakes
+from k2_ohlcv_tests.support.trades import make_trade
 from k2_ohlcv_tests.system.simulator.faults import Hooks
 from k2_ohlcv_tests.system.simulator.model import Model, by_key, differences
 
@@ -181,7 +182,7 @@ class World:
         exchange, symbol = MARKETS[rng.randrange(len(MARKETS)) if market is None else market]
         price = Decimal(rng.choice([1, rng.randrange(1, 10**6), 9_999_999_999])).scaleb(-rng.randrange(9))
         quantity = Decimal(rng.randrange(1, 10**5)).scaleb(-rng.randrange(9))
-        return Trade(exchange, symbol, str(self.numbers), at or self.moment(), price, quantity)
+        return make_trade(self.numbers, at or self.moment(), price, quantity, market=(exchange, symbol))
 
     def moment(self) -> datetime:
         """A moment of the last days, often one at which things go wrong."""
