@@ -17,9 +17,10 @@ from bench.lake import Dataset, append_trades, open_lake, settings_of
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv.domain.window import DAY, midnight, to_micros
 from k2_ohlcv.engine.session import open_engine
+from k2_ohlcv.engine.window_cache import WindowCache
 from k2_ohlcv.lake.schemas import CANDLES
 from k2_ohlcv.lake.watermark import STATE
-from k2_ohlcv.refresh import refresh
+from k2_ohlcv.reconcile import refresh
 
 #: A day that no data set reaches: its trades are those that come new, moved into the last day.
 _LATER = trades.FIRST_DAY + timedelta(days=10_000)
@@ -54,11 +55,11 @@ def _make(data: Dataset) -> None:
     shutil.rmtree(data.home, ignore_errors=True)
     lake = open_lake(data.home)
     with open_engine(settings_of(data.home)) as engine:
-        engine.share = frozenset(t.name for t in TIMEFRAMES)
         for day in trades.days(data.days):
             append_trades(lake, trades.day_of_trades(day, data.rows))
+            cache = WindowCache(TIMEFRAMES)
             for timeframe in TIMEFRAMES:
-                refresh(lake, engine, timeframe)
+                refresh(lake, engine, timeframe, cache=cache)
     for table in (lake.trades(), *map(lake.candles, TIMEFRAMES)):
         # What the catalog is put back to must still be there, with all that it names.
         with table.transaction() as transaction:

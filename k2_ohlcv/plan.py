@@ -3,7 +3,7 @@
 Made from the two tables as they were loaded, so that a plan and the commits that carry it out share one base.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -13,13 +13,16 @@ from k2_ohlcv.domain.timeframe import Grain, Timeframe
 from k2_ohlcv.domain.trading_times import trading_times
 from k2_ohlcv.domain.window import Interval, bound, coalesce, intersect_all, subtract
 from k2_ohlcv.lake.changes import dirty_windows, trades_spans
-from k2_ohlcv.lake.files import live_files
+from k2_ohlcv.lake.files import LiveFile, live_files
 from k2_ohlcv.lake.lines import Lines, frozen_before, head_of, remembered
 from k2_ohlcv.lake.open_work import OpenWork, reject_missing_trades
 from k2_ohlcv.lake.watermark import Watermark
 
 #: Scattered windows are read as so many intervals at the most, by filling the narrowest gaps between them.
 MOST_INTERVALS = 64
+#: Bounds of what one commit handles, so that memory stays bounded: partitions, and trades read.
+_CHUNK_PARTITIONS = 31
+_CHUNK_TRADES = 12_500_000
 
 
 @dataclass(frozen=True)
@@ -208,3 +211,30 @@ def _spans(trades: Table, snapshot: int | None, intervals: Sequence[Interval]) -
     """The spans of those files of trades that may have some in the intervals."""
     files = live_files(trades, snapshot)
     return [f.span for f in files if not f.is_delete and any(map(f.span.intersect, intervals))]
+
+
+def cut_into_chunks(plan: Plan, trades: Table) -> Iterator[list[Interval]]:
+    """The intervals of a plan, in parts that one commit can handle in bounded memory.
+
+    Parts are cut between partitions.
+    """
+    files = live_files(trades, plan.trades_to)
+    chunk: list[Interval] = []
+    weight, count = 0, 0
+    for partition in plan.partitions:
+        inside = intersect_all(plan.intervals, [partition])
+        # A file that lies across partitions counts with its share of the time.
+        rows = int(sum(_share(f, i) for f in files for i in inside))
+        if chunk and (count >= _CHUNK_PARTITIONS or weight + rows > _CHUNK_TRADES):
+            yield coalesce(chunk)
+            chunk, weight, count = [], 0, 0
+        chunk += inside
+        weight, count = weight + rows, count + 1
+    if chunk:
+        yield coalesce(chunk)
+
+
+def _share(file: LiveFile, interval: Interval) -> float:
+    both = file.span.intersect(interval)
+    length = file.span.end - file.span.start
+    return file.file.record_count * ((both.end - both.start) / length) if both else 0.0

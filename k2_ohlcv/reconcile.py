@@ -1,39 +1,43 @@
 """The one operation: make windows of a candle table equal to the trades, in atomic commits.
 
-Everything else only chooses the intervals (`plan`). Here: the attempts, the commits, and rebuilds of whole
-partitions; what changed since the watermark is brought in by `refresh`.
+`rebuild` and `refresh` differ only in the plan: which windows they make equal is chosen in `plan`. What came
+of it is in `report`.
 """
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 
 import polars as pl
+import structlog
 from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.table import Table
 
-from k2_ohlcv.domain.frame import SHOWN, finish
-from k2_ohlcv.domain.timeframe import Grain, Timeframe
-from k2_ohlcv.domain.window import Interval, coalesce, intersect_all
-from k2_ohlcv.domain.window_counts import WindowCounts
+from k2_ohlcv.domain.frame import finish
+from k2_ohlcv.domain.timeframe import Timeframe
+from k2_ohlcv.domain.window import Interval, intersect_all
 from k2_ohlcv.engine import rollup
 from k2_ohlcv.engine.session import Engine
+from k2_ohlcv.engine.window_cache import WindowCache
 from k2_ohlcv.lake.candles import CandleChange, Stored
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.commit import Change, commit
-from k2_ohlcv.lake.files import LiveFile, live_files
 from k2_ohlcv.lake.foreign import ForeignTrades
 from k2_ohlcv.lake.missing import MissingTable
 from k2_ohlcv.lake.retry import retry_conflicts
 from k2_ohlcv.lake.watermark import RefusedWindow, Watermark
-from k2_ohlcv.plan import Plan, plan_rebuild
-from k2_ohlcv.report import PartitionReport, RefusedWindowsError, Report
+from k2_ohlcv.plan import Plan, cut_into_chunks, plan_rebuild, plan_refresh
+from k2_ohlcv.report import (
+    PartitionReport,
+    RefusedWindowsError,
+    Report,
+    partition_reports,
+    refused_windows,
+)
 
-#: Bounds of what one commit handles, so that memory stays bounded: partitions, and trades read.
-_CHUNK_PARTITIONS = 31
-_CHUNK_TRADES = 12_500_000
+_log = structlog.get_logger(__name__)
 
 
 def rebuild(
@@ -42,6 +46,7 @@ def rebuild(
     timeframe: Timeframe,
     intervals: Sequence[Interval] | None = None,
     *,
+    cache: WindowCache | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Report:
     """Make whole partitions of a candle table equal to the trades as they are now.
@@ -52,6 +57,7 @@ def rebuild(
         timeframe: the candle table.
         intervals: what to rebuild, widened to whole partitions; None is every partition that has trades or
             candles.
+        cache: windows that are shared with the other tables of the same run.
         progress: told in words what is being done.
 
     Raises:
@@ -59,21 +65,42 @@ def rebuild(
         MissingTradesError: the candles were made from trades, and there are none any more.
         CommitConflictError: other writers won every attempt.
     """
-
-    def choose(candles: Table, trades: Table) -> Plan:
-        return plan_rebuild(candles, trades, timeframe, intervals)
-
-    return reconcile(lake, engine, timeframe, choose, progress)
+    plan = partial(plan_rebuild, intervals=intervals)
+    return _run(lake, engine, timeframe, plan, cache=cache, progress=progress)
 
 
-def reconcile(
+def refresh(
     lake: Lake,
     engine: Engine,
     timeframe: Timeframe,
-    choose: Callable[[Table, Table], Plan],
+    *,
+    cache: WindowCache | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Report:
-    """Carry out the plan chosen for the tables as they are loaded; start over if a race is lost."""
+    """Bring a candle table from its watermark to the trades as they are now, reading what changed.
+
+    The watermark moves in the commit that makes it true. A crash anywhere therefore repeats work, and never
+    loses or doubles any. Arguments and errors are those of `rebuild`.
+    """
+    return _run(lake, engine, timeframe, plan_refresh, cache=cache, progress=progress)
+
+
+def preview_refresh(lake: Lake, timeframe: Timeframe) -> Plan:
+    """The plan that `refresh` would carry out at this moment. Changes nothing."""
+    candles = lake.candles(timeframe)
+    return plan_refresh(candles, lake.trades(), timeframe)
+
+
+def _run(
+    lake: Lake,
+    engine: Engine,
+    timeframe: Timeframe,
+    plan: Callable[[Table, Table, Timeframe], Plan],
+    *,
+    cache: WindowCache | None,
+    progress: Callable[[str], None] | None,
+) -> Report:
+    """Carry out the plan for the tables as they are loaded. Load and plan again if a race is lost."""
     started = time.monotonic()
 
     def attempt(candles: Table) -> Report:
@@ -81,7 +108,7 @@ def reconcile(
         # and whoever committed before it pinned no newer trades than we do.
         base, trades = candles.metadata_location, lake.trades()
         try:
-            work = _Work(lake, engine, trades, choose(candles, trades), progress or (lambda _: None))
+            work = _Work(lake, engine, trades, plan(candles, trades, timeframe), cache, progress)
             report = work.carry_out(candles)
         except FileNotFoundError as gone:
             if _moved(lake, timeframe, base):
@@ -89,7 +116,7 @@ def reconcile(
             raise
         report = replace(report, seconds=time.monotonic() - started)
         if report.refused:
-            raise work.refusal(report)
+            raise _refusal(work, report)
         return report
 
     return retry_conflicts(lambda: lake.candles(timeframe), attempt)
@@ -108,26 +135,30 @@ class _Work:
     engine: Engine
     trades: Table
     plan: Plan
-    progress: Callable[[str], None]
+    cache: WindowCache | None
+    progress: Callable[[str], None] | None
 
     def carry_out(self, candles: Table) -> Report:
         """Compute and commit the plan in chunks. Each commit closes the intervals that it reconciled."""
         plan = self.plan
-        chunks = list(_chunks(plan, self.trades))
+        self._warn(candles)
         partitions: list[PartitionReport] = []
         refused: list[RefusedWindow] = []
         mark, committed = plan.start, False
-        for chunk in chunks or [[]]:
-            self.progress(f"{plan.timeframe.table}: {len(partitions)} of {len(plan.partitions)} partitions")
+        for chunk in list(cut_into_chunks(plan, self.trades)) or [[]]:
+            if self.progress:
+                self.progress(
+                    f"{plan.timeframe.table}: {len(partitions)} of {len(plan.partitions)} partitions"
+                )
             change, computed = self._change(candles, chunk) if chunk else (None, None)
-            bad = _refused_windows(change, plan.timeframe)
+            bad = refused_windows(change, plan.timeframe)
             mark = mark.after(chunk, bad) if mark else None
             step = _to_commit(candles, change, mark, dict(plan.properties))
             if step is not None:
                 candles = commit(self._created(candles), step)
                 committed = True
             if change is not None and computed is not None:
-                partitions.extend(_reports(plan.timeframe, change, computed, chunk))
+                partitions.extend(partition_reports(plan.timeframe, change, computed, chunk))
             refused += bad
         return Report(plan, committed, 0.0, tuple(partitions), tuple(refused), mark)
 
@@ -140,7 +171,9 @@ class _Work:
         plan, windows = self.plan, rollup.WINDOWS.empty_table()
         if plan.trades_to is not None:
             wanted = intersect_all(chunk, plan.days)
-            windows = rollup.windows(self.engine, self.trades, plan.trades_to, plan.timeframe, wanted)
+            windows = rollup.windows(
+                self.engine, self.trades, plan.trades_to, plan.timeframe, wanted, cache=self.cache
+            )
         computed, refused = finish(windows, plan.timeframe)
         stored = Stored.load(candles, plan.timeframe, chunk)
         return stored.change(computed, refused, chunk, datetime.now(UTC)), computed
@@ -158,51 +191,21 @@ class _Work:
             raise CommitFailedException("the table was created meanwhile")
         return created
 
-    def refusal(self, report: Report) -> RefusedWindowsError:
-        """The error that names the refused windows, and what to do."""
-        shown = [str(window) for window in report.refused[:SHOWN]]
-        more = f" and {len(report.refused) - SHOWN:,} more" if len(report.refused) > SHOWN else ""
-        counts = Counter(window.check for window in report.refused)
-        named = f"{len(report.refused):,} windows of {self.plan.timeframe.table} break {', '.join(counts)}: "
-        todo = (
-            "Correct or delete their trades (k2-ohlcv trades delete), then refresh"
-            if self.lake.owns_trades
-            else "Their trades have to be corrected by the owner of the table, then refresh"
-        )
-        told = f"{named}{'; '.join(shown)}{more}. They stay as they were; all others are committed. {todo}"
-        return RefusedWindowsError(f"{told}{self._misfits(report)}", counts, report)
-
-    def _misfits(self, report: Report) -> str:
-        """The trades of another writer that cannot be read exactly, where some windows have such."""
-        if not isinstance(self.trades, ForeignTrades) or self.plan.trades_to is None:
-            return ""
-        spans = [r.window for r in report.refused if r.check == "positive_metrics"]
-        if not spans:
-            return ""
-        return f". {rollup.describe_misfits(self.engine, self.trades, self.plan.trades_to, spans)}"
+    def _warn(self, candles: Table) -> None:
+        """Log why everything is computed again, and what another writer broke for good."""
+        plan, table = self.plan, self.plan.timeframe.table
+        if plan.reason and candles.current_snapshot() is not None:
+            _log.warning("everything is dirty", table=table, reason=plan.reason)
+        if plan.damaged:
+            _log.warning("candles behind a line were changed", table=table, reason=plan.damage)
 
 
-def _refused_windows(change: CandleChange | None, timeframe: Timeframe) -> list[RefusedWindow]:
-    if change is None:
-        return []
-    return [
-        RefusedWindow(row["check"], row["exchange"], row["symbol"], timeframe.window(row["window_start"]))
-        for row in change.refused.to_dicts()
-    ]
-
-
-def _reports(
-    timeframe: Timeframe, change: CandleChange, computed: pl.DataFrame, chunk: Sequence[Interval]
-) -> Iterator[PartitionReport]:
-    """A report for each partition of a chunk."""
-    start = pl.col("window_start").dt.truncate("1d" if timeframe.grain is Grain.DAY else "1mo")
-    trades = dict(computed.group_by(start).agg(pl.col("trade_count").sum()).iter_rows())
-    fates: dict[datetime, dict[str, int]] = {}
-    for partition, fate, count in change.fates.group_by(start, "fate").len().iter_rows():
-        fates.setdefault(partition, {})[fate] = count
-    for partition in timeframe.grain.partitions(chunk):
-        counts = WindowCounts(**fates.get(partition.start, {}))
-        yield PartitionReport(partition, counts, trades.get(partition.start, 0))
+def _refusal(work: _Work, report: Report) -> RefusedWindowsError:
+    """The error that names the refused windows, and the trades that cannot be read exactly."""
+    misfits, spans = "", [r.window for r in report.refused if r.check == "positive_metrics"]
+    if isinstance(work.trades, ForeignTrades) and report.trades_snapshot is not None and spans:
+        misfits = rollup.describe_misfits(work.engine, work.trades, report.trades_snapshot, spans)
+    return RefusedWindowsError.of(report, owns_trades=work.lake.owns_trades, misfits=misfits)
 
 
 def _to_commit(
@@ -227,27 +230,3 @@ def _to_commit(
         properties={**missing, **(mark.properties() if mark else {})},
         summary=mark.summary() if mark else {},
     )
-
-
-def _chunks(plan: Plan, trades: Table) -> Iterator[list[Interval]]:
-    """The intervals in lots that one commit can handle in bounded memory, cut between partitions."""
-    files = live_files(trades, plan.trades_to)
-    chunk: list[Interval] = []
-    weight, count = 0, 0
-    for partition in plan.partitions:
-        inside = intersect_all(plan.intervals, [partition])
-        # A file that lies across partitions counts with its share of the time.
-        rows = int(sum(_share(f, i) for f in files for i in inside))
-        if chunk and (count >= _CHUNK_PARTITIONS or weight + rows > _CHUNK_TRADES):
-            yield coalesce(chunk)
-            chunk, weight, count = [], 0, 0
-        chunk += inside
-        weight, count = weight + rows, count + 1
-    if chunk:
-        yield coalesce(chunk)
-
-
-def _share(file: LiveFile, interval: Interval) -> float:
-    both = file.span.intersect(interval)
-    length = file.span.end - file.span.start
-    return file.file.record_count * ((both.end - both.start) / length) if both else 0.0

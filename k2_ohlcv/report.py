@@ -1,14 +1,35 @@
 """What a reconciliation did, in numbers. Made by `reconcile`, shown by the graph and the command line."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+
+import polars as pl
 
 from k2_ohlcv.domain.errors import GateError
-from k2_ohlcv.domain.timeframe import Timeframe
+from k2_ohlcv.domain.frame import SHOWN
+from k2_ohlcv.domain.timeframe import Grain, Timeframe
 from k2_ohlcv.domain.window import Interval
 from k2_ohlcv.domain.window_counts import WindowCounts
+from k2_ohlcv.lake.candles import CandleChange
 from k2_ohlcv.lake.watermark import RefusedWindow, Watermark
 from k2_ohlcv.plan import Plan
+
+
+@dataclass(frozen=True)
+class ReconciledWindows:
+    """The windows that a run made equal to the trades.
+
+    Attributes:
+        snapshot: the trades snapshot; None where trades have none.
+        intervals: whole windows.
+        refused: those of them that break an invariant, and stay as they were.
+    """
+
+    snapshot: int | None
+    intervals: tuple[Interval, ...]
+    refused: tuple[RefusedWindow, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,6 +72,11 @@ class Report:
         return self.plan.trades_to
 
     @property
+    def windows(self) -> ReconciledWindows:
+        """The windows that were made equal to the trades."""
+        return ReconciledWindows(self.trades_snapshot, self.plan.intervals, self.refused)
+
+    @property
     def watermark_moved(self) -> bool:
         """Whether the watermark now says `trades_snapshot`."""
         return self.mark is not None and self.mark.is_complete
@@ -87,3 +113,55 @@ class RefusedWindowsError(GateError):
     def __init__(self, message: str, checks: Mapping[str, int], report: Report) -> None:
         super().__init__(message, checks)
         self.report = report
+
+    @classmethod
+    def of(cls, report: Report, *, owns_trades: bool, misfits: str) -> "RefusedWindowsError":
+        """The error of a report with refused windows.
+
+        Args:
+            report: what was done.
+            owns_trades: whether the trades table is ours to correct.
+            misfits: names trades that cannot be read exactly, or is empty.
+        """
+        shown = [str(window) for window in report.refused[:SHOWN]]
+        more = f" and {len(report.refused) - SHOWN:,} more" if len(report.refused) > SHOWN else ""
+        counts = Counter(window.check for window in report.refused)
+        named = f"{len(report.refused):,} windows of {report.timeframe.table} break {', '.join(counts)}: "
+        todo = (
+            "Correct or delete their trades (k2-ohlcv trades delete), then refresh"
+            if owns_trades
+            else "Their trades have to be corrected by the owner of the table, then refresh"
+        )
+        told = f"{named}{'; '.join(shown)}{more}. They stay as they were; all others are committed. {todo}"
+        return cls(f"{told}. {misfits}" if misfits else told, counts, report)
+
+
+def refused_windows(change: CandleChange | None, timeframe: Timeframe) -> list[RefusedWindow]:
+    """The windows that a change leaves as they were, since they break an invariant."""
+    if change is None:
+        return []
+    return [
+        RefusedWindow(row["check"], row["exchange"], row["symbol"], timeframe.window(row["window_start"]))
+        for row in change.refused.to_dicts()
+    ]
+
+
+def partition_reports(
+    timeframe: Timeframe, change: CandleChange, computed: pl.DataFrame, chunk: Sequence[Interval]
+) -> Iterator[PartitionReport]:
+    """A report for each partition of a chunk of whole windows.
+
+    Args:
+        timeframe: the candle table.
+        change: what became of the windows.
+        computed: the windows that trades make.
+        chunk: the intervals that were looked at.
+    """
+    start = pl.col("window_start").dt.truncate("1d" if timeframe.grain is Grain.DAY else "1mo")
+    trades = dict(computed.group_by(start).agg(pl.col("trade_count").sum()).iter_rows())
+    fates: dict[datetime, dict[str, int]] = {}
+    for partition, fate, count in change.fates.group_by(start, "fate").len().iter_rows():
+        fates.setdefault(partition, {})[fate] = count
+    for partition in timeframe.grain.partitions(chunk):
+        counts = WindowCounts(**fates.get(partition.start, {}))
+        yield PartitionReport(partition, counts, trades.get(partition.start, 0))

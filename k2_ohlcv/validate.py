@@ -1,6 +1,7 @@
-"""Validation: hold what is stored to what must hold of it, reading tables and trades on its own.
+"""Validation: compare what is stored with what must hold of it, reading tables and trades on its own.
 
-What the checks are is in `domain.checks`. A table that cannot be read raises: an outage is no failed check.
+What the checks are is in `domain.checks`. Which windows are compared is in `validation_scope`. A table that
+cannot be read raises: an outage is no failed check.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,91 +9,31 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
-from pyiceberg.expressions import AlwaysTrue
-from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.table import Table
 
 from k2_ohlcv.domain import checks
 from k2_ohlcv.domain.checks import CHECKS, Finding, merged
-from k2_ohlcv.domain.frame import CANDLE_TYPES, SHOWN, inside
+from k2_ohlcv.domain.frame import SHOWN, inside
 from k2_ohlcv.domain.gaps import Gaps
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
 from k2_ohlcv.domain.trading_times import trading_times
-from k2_ohlcv.domain.window import DAY, Interval, coalesce, intersect_all, subtract
+from k2_ohlcv.domain.window import Interval, coalesce, intersect_all, subtract
 from k2_ohlcv.engine.outside import rows_outside
-from k2_ohlcv.engine.session import Done, Engine
-from k2_ohlcv.engine.totals import totals
+from k2_ohlcv.engine.session import Engine
+from k2_ohlcv.engine.totals import TotalsCache, totals
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.changes import trades_spans
-from k2_ohlcv.lake.delete_files import plan
-from k2_ohlcv.lake.files import data_files, live_files, partition_of
-from k2_ohlcv.lake.lines import Lines
+from k2_ohlcv.lake.files import data_files
 from k2_ohlcv.lake.open_work import OpenWork
 from k2_ohlcv.lake.staleness import behind_since
 from k2_ohlcv.lake.watermark import Watermark
-
-#: So many days are in memory at once: 31 of 1m with 50 markets are two million rows.
-_CHUNK = 31 * DAY
-
-
-@dataclass(frozen=True)
-class _Side:
-    """A candle table as it was loaded, and where it is not held to the trades.
-
-    Attributes:
-        table: the table.
-        timeframe: what it has candles of.
-        lines: where history stands still.
-        pending: windows ahead of the lines that are dirty since the watermark.
-        too_late: windows behind the lines that changed since, and stay as they are.
-    """
-
-    table: Table
-    timeframe: Timeframe
-    lines: Lines
-    pending: tuple[Interval, ...]
-    too_late: tuple[Interval, ...]
-
-    @classmethod
-    def of(cls, table: Table, trades: Table, timeframe: Timeframe) -> "_Side":
-        """The side of a candle table that was loaded before the trades: its watermark is none to come."""
-        lines = Lines.of(table, trades, timeframe)
-        dirty = timeframe.align(_dirty(table, trades, timeframe))
-        pending = lines.ahead(dirty)
-        return cls(table, timeframe, lines, tuple(pending), tuple(subtract(dirty, pending)))
-
-    def behind(self, intervals: Sequence[Interval]) -> list[Interval]:
-        """The windows of some intervals that lie behind a line."""
-        return self.timeframe.align(subtract(intervals, self.lines.ahead(intervals)))
-
-    def read(self, intervals: Sequence[Interval]) -> pl.DataFrame:
-        """The rows of the intervals' partitions, with the key of the partition that each is stored in."""
-        wanted = set(self.timeframe.grain.partitions(intervals))
-        scan = ArrowScan(self.table.metadata, self.table.io, self.table.schema(), AlwaysTrue())
-        frames = [pl.DataFrame(schema={**CANDLE_TYPES, "partition": pl.String})]
-        grain, current = self.timeframe.grain, self.table.metadata.current_snapshot_id
-        files = live_files(self.table, current)
-        inside = [f for f in files if not f.is_delete and partition_of(f.file, grain) in wanted]
-        for task in plan(self.table, self.timeframe, inside)[0]:
-            rows = pl.DataFrame(scan.to_table([task])).cast(pl.Schema(CANDLE_TYPES))
-            key = grain.key(partition_of(task.file, grain))
-            frames.append(rows.with_columns(pl.lit(key).alias("partition")))
-        return pl.concat(frames)
-
-
-def _dirty(table: Table, trades: Table, timeframe: Timeframe) -> Sequence[Interval]:
-    work = OpenWork.of(table, trades)
-    if work.current is None:
-        return []
-    if work.mark is None:
-        # Never complete: partitions without any candle are still to be made, the others were made.
-        files = live_files(table, table.metadata.current_snapshot_id)
-        made = timeframe.grain.partitions(f.span for f in files)
-        return subtract(timeframe.grain.partitions(trades_spans(trades, work.current)), made)
-    if work.reason is not None:
-        return trades_spans(trades, work.current)
-    # What another writer did to the candles is no reason to look away.
-    return [*work.changes.bounds, *subtract(work.mark.open, work.mark.touched)]
+from k2_ohlcv.report import ReconciledWindows
+from k2_ohlcv.validation_scope import (
+    CandleTableState,
+    ComparisonScope,
+    cut_into_chunks,
+    incomparable_with_minutes,
+)
 
 
 def validate(
@@ -101,9 +42,10 @@ def validate(
     timeframe: Timeframe,
     intervals: Sequence[Interval],
     *,
-    reconciled: Done | None = None,
+    reconciled: ReconciledWindows | None = None,
     told: Sequence[Interval] = (),
     now: datetime | None = None,
+    cache: TotalsCache | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[Finding]:
     """Every check of one candle table.
@@ -122,6 +64,7 @@ def validate(
             watermark are left out and counted, and all others are held to the current trades.
         told: partitions whose refused windows another call has named.
         now: the clock for freshness.
+        cache: totals of trades that are shared with the validations of other tables.
         progress: told in words what is being done.
 
     Returns:
@@ -129,55 +72,120 @@ def validate(
     """
     tables = {each: lake.candles(each) for each in (timeframe, TIMEFRAMES[0])}
     trades = lake.trades()
-    side, minutes = (_Side.of(tables[each], trades, each) for each in (timeframe, TIMEFRAMES[0]))
-    snapshot, compared = trades.metadata.current_snapshot_id, timeframe.align(intervals)
-    if reconciled:
-        snapshot = reconciled.snapshot
-        compared = subtract(reconciled.intervals, [r.window for r in reconciled.refused])
-    with_trades = _Scope.of(timeframe, compared, [] if reconciled else side.pending, side.behind(compared))
-    with_minutes = _Scope.of(
-        timeframe,
-        compared,
-        timeframe.align([*side.pending, *minutes.pending]),
-        timeframe.align([*side.behind(compared), *minutes.behind(compared)]),
-    )
-    unlike = _incomparable(side, minutes)
-    gaps = Gaps(timeframe, pending=side.pending, too_late=side.too_late, expired=side.lines.expired)
+    state, minutes = (CandleTableState.of(tables[each], trades, each) for each in (timeframe, TIMEFRAMES[0]))
+    work = _Comparison.of(engine, trades, state, minutes, intervals=intervals, reconciled=reconciled)
+    gaps = Gaps(timeframe, pending=state.pending, too_late=state.too_late, expired=state.lines.expired)
     found: dict[str, list[Finding]] = {check.name: [] for check in CHECKS}
     whole = coalesce(timeframe.grain.partitions(intervals))
-    for chunk in _chunks(whole, timeframe) or [[]]:
+    for chunk in cut_into_chunks(whole, timeframe) or [[]]:
         if progress and chunk:
             progress(f"{timeframe.table}: checking {chunk[0].start:%Y-%m-%d} to {chunk[-1].end:%Y-%m-%d}")
-        stored = side.read(chunk)
-        for finding in checks.row_findings(stored, timeframe):
+        stored = state.read(chunk)
+        for finding in (*checks.row_findings(stored, timeframe), *work.findings(stored, chunk, cache)):
             found[finding.check].append(finding)
-        part = intersect_all(chunk, with_trades.examined)
-        rows, wanted = _only(stored, part), _wanted(engine, trades, snapshot, timeframe, part)
-        found["reconciles_with_trades"].append(checks.reconciles(rows, wanted, timeframe))
-        if not unlike:
-            part = intersect_all(chunk, with_minutes.examined)
-            rows, ones = _only(stored, part), _only(minutes.read(part), part)
-            found["timeframes_agree"].append(checks.timeframes_agree(rows, ones, timeframe))
         gaps.look(stored, chunk)
-    found["reconciles_with_trades"].append(with_trades.left_out("reconciles_with_trades", timeframe))
-    found["timeframes_agree"].append(unlike or with_minutes.left_out("timeframes_agree", timeframe))
-    for refused in _refused(side, subtract(whole, told), reconciled):
-        found[refused.check].append(refused)
+    for finding in (*work.left_out(), *_refused(state, subtract(whole, told), reconciled)):
+        found[finding.check].append(finding)
     found["gaps"] = [gaps.finding()]
-    found["freshness"] = [_freshness(side, trades, now or datetime.now(UTC))]
-    found["trade_times"] = [_trade_times(engine, trades, snapshot, timeframe)]
+    found["freshness"] = [_freshness(state, trades, now or datetime.now(UTC))]
+    found["trade_times"] = [_trade_times(engine, trades, work.snapshot, timeframe)]
     return [merged(parts) for parts in found.values()]
 
 
-def _refused(side: _Side, whole: Sequence[Interval], reconciled: Done | None) -> list[Finding]:
+@dataclass(frozen=True)
+class _Comparison:
+    """What the windows of a candle table are compared with: trades at a snapshot, and candles of 1m.
+
+    Attributes:
+        engine: the session to recompute totals in.
+        trades: the trades table.
+        snapshot: the trades snapshot that the windows are compared with; None where trades have none.
+        candles: the candle table.
+        minutes: the candle table of 1m.
+        with_trades: the windows that are compared with trades.
+        with_minutes: the windows that are compared with 1m.
+        unlike: the finding that nothing is compared with 1m; None where windows are.
+    """
+
+    engine: Engine
+    trades: Table
+    snapshot: int | None
+    candles: CandleTableState
+    minutes: CandleTableState
+    with_trades: ComparisonScope
+    with_minutes: ComparisonScope
+    unlike: Finding | None
+
+    @classmethod
+    def of(
+        cls,
+        engine: Engine,
+        trades: Table,
+        candles: CandleTableState,
+        minutes: CandleTableState,
+        *,
+        intervals: Sequence[Interval],
+        reconciled: ReconciledWindows | None,
+    ) -> "_Comparison":
+        """The comparison of some intervals, or of what a run has just made equal to the trades."""
+        timeframe = candles.timeframe
+        snapshot, compared = trades.metadata.current_snapshot_id, timeframe.align(intervals)
+        if reconciled:
+            snapshot = reconciled.snapshot
+            compared = subtract(reconciled.intervals, [r.window for r in reconciled.refused])
+        pending, behind = [] if reconciled else candles.pending, candles.behind(compared)
+        with_trades = ComparisonScope.of(timeframe, compared, pending, behind)
+        with_minutes = ComparisonScope.of(
+            timeframe,
+            compared,
+            timeframe.align([*candles.pending, *minutes.pending]),
+            timeframe.align([*behind, *minutes.behind(compared)]),
+        )
+        unlike = incomparable_with_minutes(candles, minutes)
+        return cls(engine, trades, snapshot, candles, minutes, with_trades, with_minutes, unlike)
+
+    def findings(
+        self, stored: pl.DataFrame, chunk: Sequence[Interval], cache: TotalsCache | None
+    ) -> list[Finding]:
+        """What differs in a chunk of the stored rows."""
+        timeframe = self.candles.timeframe
+        part = intersect_all(chunk, self.with_trades.examined)
+        found = [checks.reconciles(_only(stored, part), self._totals(part, cache), timeframe)]
+        if not self.unlike:
+            part = intersect_all(chunk, self.with_minutes.examined)
+            ones = _only(self.minutes.read(part), part)
+            found.append(checks.timeframes_agree(_only(stored, part), ones, timeframe))
+        return found
+
+    def left_out(self) -> list[Finding]:
+        """What is not compared, in numbers."""
+        timeframe = self.candles.timeframe
+        return [
+            self.with_trades.left_out("reconciles_with_trades", timeframe),
+            self.unlike or self.with_minutes.left_out("timeframes_agree", timeframe),
+        ]
+
+    def _totals(self, examined: Sequence[Interval], cache: TotalsCache | None) -> pl.DataFrame:
+        """The totals of the trades, read only where there are any."""
+        timeframe = self.candles.timeframe
+        if self.snapshot is None:
+            return totals(self.engine, self.trades, 0, timeframe, [])
+        days = coalesce(Grain.DAY.partitions(trades_spans(self.trades, self.snapshot)))
+        wanted = intersect_all(examined, days)
+        return totals(self.engine, self.trades, self.snapshot, timeframe, wanted, cache=cache)
+
+
+def _refused(
+    candles: CandleTableState, whole: Sequence[Interval], reconciled: ReconciledWindows | None
+) -> list[Finding]:
     """A finding for each check that windows break which were therefore not stored."""
-    mark, grain = Watermark.of(side.table), side.timeframe.grain
+    mark, grain = Watermark.of(candles.table), candles.timeframe.grain
     named = {*(mark.refused if mark else ()), *(reconciled.refused if reconciled else ())}
     windows = sorted((r for r in named if intersect_all([r.window], whole)), key=lambda r: (r.window, str(r)))
     return [
         Finding(
             check,
-            side.timeframe.name,
+            candles.timeframe.name,
             0,
             failures=len(broken),
             partitions=tuple(grain.key(p) for p in grain.partitions(r.window for r in broken)),
@@ -189,81 +197,23 @@ def _refused(side: _Side, whole: Sequence[Interval], reconciled: Done | None) ->
     ]
 
 
-def _chunks(whole: Sequence[Interval], timeframe: Timeframe) -> list[list[Interval]]:
-    lots: list[list[Interval]] = []
-    for partition in timeframe.grain.partitions(whole):
-        if lots and partition.end - lots[-1][0].start <= _CHUNK:
-            lots[-1].append(partition)
-        else:
-            lots.append([partition])
-    return [coalesce(lot) for lot in lots]
-
-
-@dataclass(frozen=True)
-class _Scope:
-    """Which of some windows are held to the other side, and how many are not: pending, or behind a line."""
-
-    examined: Sequence[Interval]
-    pending: int
-    behind: int
-
-    @classmethod
-    def of(
-        cls,
-        timeframe: Timeframe,
-        windows: Sequence[Interval],
-        pending: Sequence[Interval],
-        behind: Sequence[Interval],
-    ) -> "_Scope":
-        """What is left of some windows; what is behind a line is not counted as pending too."""
-
-        def count(left_out: Sequence[Interval]) -> int:
-            return sum((i.end - i.start) // timeframe.length for i in left_out)
-
-        gone = intersect_all(windows, behind)
-        waiting = subtract(intersect_all(windows, pending), gone)
-        return cls(subtract(windows, [*gone, *waiting]), count(waiting), count(gone))
-
-    def left_out(self, check: str, timeframe: Timeframe) -> Finding:
-        return checks.left_out(check, timeframe, pending=self.pending, behind=self.behind)
-
-
-def _wanted(
-    engine: Engine, trades: Table, snapshot: int | None, timeframe: Timeframe, examined: Sequence[Interval]
-) -> pl.DataFrame:
-    """The totals of the trades, read only where there are any."""
-    if snapshot is None:
-        return totals(engine, trades, 0, timeframe, [])
-    days = coalesce(Grain.DAY.partitions(trades_spans(trades, snapshot)))
-    return totals(engine, trades, snapshot, timeframe, intersect_all(examined, days))
-
-
-def _incomparable(side: _Side, minutes: _Side) -> Finding | None:
-    """Tables are held to 1m only where both claim to be up to date, and both have been made."""
-    if side.timeframe == minutes.timeframe or minutes.table.current_snapshot() is None:
-        return Finding("timeframes_agree", side.timeframe.name, 0)
-    if Watermark.of(side.table) is None or Watermark.of(minutes.table) is None:
-        return Finding("timeframes_agree", side.timeframe.name, 0, note="not both tables are complete yet")
-    return None
-
-
 def _only(rows: pl.DataFrame, windows: Sequence[Interval]) -> pl.DataFrame:
     return rows.filter(inside("window_start", windows))
 
 
-def _freshness(side: _Side, trades: Table, now: datetime) -> Finding:
+def _freshness(candles: CandleTableState, trades: Table, now: datetime) -> Finding:
     """Behind since the first trades snapshot that the watermark has not reached."""
-    work = OpenWork.of(side.table, trades)
+    work = OpenWork.of(candles.table, trades)
     complete = work.mark.complete if work.mark else None
     since = None if work.is_done else behind_since(trades, complete)
     lag = now - since if since else timedelta(0)
-    late = lag > side.timeframe.warn
+    late = lag > candles.timeframe.warn
     note = f"behind the trades for {lag}" if since else "up to date"
     if since is None and work.open:
         note = f"{len(work.open)} intervals are open since an earlier run, or another writer touched them"
     return Finding(
         "freshness",
-        side.timeframe.name,
+        candles.timeframe.name,
         1,
         failures=int(late),
         note=note,

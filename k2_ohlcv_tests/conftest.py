@@ -7,7 +7,6 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv_tests import lakes
 from k2_ohlcv_tests.servers import S3, s3_server
 from k2_ohlcv_tests.sparks import connect_server
+from k2_ohlcv_tests.support.bench import Bench, empty_bench
 
 # The same examples in every run: a failure that somebody else caused is nobody's to find.
 hypothesis_settings.register_profile(
@@ -27,15 +27,6 @@ hypothesis_settings.register_profile(
 hypothesis_settings.load_profile("k2")
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
-
-
-@dataclass(frozen=True)
-class Bench:
-    """A lake with empty tables, and an engine that reads them."""
-
-    lake: Lake
-    engine: Engine
-    home: Path
 
 
 @pytest.fixture(scope="session")
@@ -83,22 +74,34 @@ def lake(tmp_path: Path, store: str, request: pytest.FixtureRequest) -> Lake:
 
 
 @pytest.fixture(scope="session")
-def sail(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    """Sail in this process."""
+def sail_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Engine]]:
+    """Sail in this process, and the folder of its lake."""
     home = tmp_path_factory.mktemp("sail")
     with open_engine(lakes.settings(home)) as engine:
-        yield Bench(lakes.open_lake(home), engine, home)
+        yield home, engine
 
 
 @pytest.fixture(scope="session")
-def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    """Real Apache Spark: a Connect server in a process of its own."""
+def spark_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Engine]]:
+    """Real Apache Spark, a Connect server in a process of its own, and the folder of its lake."""
     if shutil.which("java") is None and not os.environ.get("K2_REQUIRE_SPARK"):
         pytest.skip("real Spark needs Java, and none is found")
     home = tmp_path_factory.mktemp("spark")
     lakes.empty(lakes.open_lake(home))  # Spark's catalog expects its tables to be there
     with connect_server(home) as remote, open_engine(lakes.settings(home, SPARK_REMOTE=remote)) as engine:
-        yield Bench(lakes.open_lake(home), engine, home)
+        yield home, engine
+
+
+@pytest.fixture
+def sail(sail_session: tuple[Path, Engine]) -> Bench:
+    """Sail over empty tables. The examples of a property empty them themselves: `lakes.empty`."""
+    return empty_bench(*sail_session)
+
+
+@pytest.fixture
+def spark(spark_session: tuple[Path, Engine]) -> Bench:
+    """Real Apache Spark over empty tables."""
+    return empty_bench(*spark_session)
 
 
 @pytest.fixture(
@@ -110,12 +113,4 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 def bench(request: pytest.FixtureRequest) -> Bench:
     """Each engine in turn, over empty tables."""
     chosen: Bench = request.getfixturevalue(request.param)
-    clear(chosen)
     return chosen
-
-
-def clear(bench: Bench) -> None:
-    """Empty the lake, and forget what the engine has on its shelf."""
-    lakes.empty(bench.lake)
-    bench.engine.shelf.__init__()  # type: ignore[misc]
-    bench.engine.share = frozenset()

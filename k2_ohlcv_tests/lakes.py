@@ -131,3 +131,9 @@ def files_of(table: Table) -> dict[str, int]:
 def trades_of(path: str) -> pl.DataFrame:
     """The rows of a data file, as they lie in it."""
     return pl.read_parquet(path.removeprefix("file://"))
+
+
+def all_trades(lake: Lake) -> list[Trade]:
+    """The trades as they are."""
+    rows = pl.DataFrame(lake.trades().scan().to_arrow()).drop("ingested_at").to_dicts()
+    return [Trade(**row) for row in rows]

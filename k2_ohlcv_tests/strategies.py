@@ -1,5 +1,6 @@
 """Random trades: ties, ids of different lengths, windows' edges, huge and tiny quantities."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 
 from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.window import MICROSECOND
+from k2_ohlcv_tests.support.trades import make_trade
 
 #: Moments around which things go wrong: midnights, month ends, leap days, year ends.
 EDGES = [
@@ -45,17 +47,10 @@ def trades(draw: st.DrawFn, most: int = 60) -> list[Trade]:
         exchange, symbol = draw(st.sampled_from(MARKETS))
         price = draw(decimals("0.00000001", "99999"))
         quantity = draw(st.one_of(decimals("0.00000001", "9999"), st.just(Decimal("12345678901.12345678"))))
-        drawn.append(Trade(exchange, symbol, str(number), draw(moments()), price, quantity))
+        drawn.append(make_trade(number, draw(moments()), price, quantity, market=(exchange, symbol)))
     return drawn
 
 
 def late(trade: Trade, by: timedelta) -> Trade:
     """The same trade as another one, at another time."""
-    return Trade(
-        trade.exchange,
-        trade.symbol,
-        trade.trade_id + "9",
-        trade.timestamp + by,
-        trade.price,
-        trade.quantity,
-    )
+    return replace(trade, trade_id=trade.trade_id + "9", timestamp=trade.timestamp + by)

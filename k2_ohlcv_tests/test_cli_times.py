@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 
 import dagster as dg
@@ -17,6 +16,7 @@ from k2_ohlcv.commands.waiting import Waiting
 from k2_ohlcv.defs import runs
 from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv_tests import lakes
+from k2_ohlcv_tests.support.trades import make_trade
 
 # Dagster 1.13 reads a pydantic attribute that pydantic 2.14 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
@@ -26,7 +26,7 @@ TABLE = "gold_ohlcv_1h"
 
 
 def trade(number: int, *at: int) -> Trade:
-    return Trade("X", "A", str(number), datetime(*at, tzinfo=UTC), Decimal(1), Decimal(1))  # type: ignore[misc, arg-type]
+    return make_trade(number, datetime(*at, tzinfo=UTC), 1, 1, market=("X", "A"))  # type: ignore[misc, arg-type]
 
 
 def test_refresh_with_rows_of_1969_and_9999_ends_at_once_and_says_so(tmp_path: Path) -> None:

@@ -2,21 +2,20 @@
 
 import json
 from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from k2_ohlcv.cli import main
-from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.checks import CHECKS
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, timeframe
 from k2_ohlcv.engine.session import open_engine
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.lines import EXPIRED
-from k2_ohlcv.refresh import refresh
+from k2_ohlcv.reconcile import refresh
 from k2_ohlcv_tests import histories, lakes
+from k2_ohlcv_tests.support.trades import make_trade
 
 
 @pytest.fixture
@@ -37,10 +36,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 def test_sound_tables_pass_and_damage_fails(
     lake: Lake, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    some = [
-        Trade("X", "Y", str(i), datetime(2024, 2, 28, i, tzinfo=UTC), Decimal(9), Decimal(1))
-        for i in range(9)
-    ]
+    some = [make_trade(i, datetime(2024, 2, 28, i, tzinfo=UTC), 9, 1, market=("X", "Y")) for i in range(9)]
     lakes.add_trades(lake, some)
     with open_engine(lakes.settings(tmp_path)) as engine:
         for each in TIMEFRAMES:
@@ -67,7 +63,7 @@ def test_sound_tables_pass_and_damage_fails(
 def test_what_was_dropped_is_said(lake: Lake, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Days that retention dropped pass, and what was not compared is beside the table of checks."""
     moments = [datetime(2024, 2, day, tzinfo=UTC) for day in (27, 28)]
-    some = [Trade("X", "Y", str(i), at, Decimal(9), Decimal(1)) for i, at in enumerate(moments)]
+    some = [make_trade(i, at, 9, 1, market=("X", "Y")) for i, at in enumerate(moments)]
     lakes.add_trades(lake, some)
     with open_engine(lakes.settings(tmp_path)) as engine:
         refresh(lake, engine, timeframe("1h"))

@@ -28,10 +28,11 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.foreign import Source
 from k2_ohlcv.lake.lines import FROZEN
 from k2_ohlcv.lake.schemas import NAMESPACE, TRADES
-from k2_ohlcv.refresh import refresh
+from k2_ohlcv.reconcile import refresh
 from k2_ohlcv.replacement import replace_trades
 from k2_ohlcv_tests import lakes
-from k2_ohlcv_tests.conftest import Bench, clear
+from k2_ohlcv_tests.support.bench import Bench
+from k2_ohlcv_tests.support.trades import make_trade
 
 AT = datetime(2024, 8, 8, 12, tzinfo=UTC)
 MARKET = ("E", "S")
@@ -41,7 +42,7 @@ Write = Callable[..., Path]
 
 
 def trade(number: int, symbol: str = "S", **values: Any) -> Trade:
-    made = Trade("E", symbol, str(number), AT + timedelta(hours=number), Decimal(number + 1), Decimal(1))
+    made = make_trade(number, AT + timedelta(hours=number), number + 1, 1, market=("E", symbol))
     return replace(made, **values)
 
 
@@ -95,8 +96,8 @@ def snapshots(lake: Lake) -> int:
 
 
 def swap(lake: Lake, path: Path, tmp_path: Path, **options: Any) -> Any:
-    options = {"workspace": tmp_path / "work", "apply": True} | options
-    return replace_trades(lake, path, **options)
+    given: dict[str, Any] = {"workspace": tmp_path / "work", "apply": True} | options
+    return replace_trades(lake, path, **given)
 
 
 @pytest.mark.parametrize(
@@ -284,7 +285,6 @@ def test_a_lost_race_starts_over_and_a_crash_loses_no_record(
 
 def test_candles_follow_corrections(sail: Bench, tmp_path: Path, write: Write) -> None:
     """A refresh after a deletion and a replacement gives the candles of what is stored then."""
-    clear(sail)
     ingest(sail.lake, [write(SOME)], workspace=tmp_path / "work")
     for each in (MINUTE, DAILY):
         refresh(sail.lake, sail.engine, each)
@@ -298,7 +298,6 @@ def test_candles_follow_corrections(sail: Bench, tmp_path: Path, write: Write) -
 
 def test_missing_trades_are_neither_corrected_nor_created(sail: Bench, tmp_path: Path, write: Write) -> None:
     """While the trades table is renamed, corrections refuse. An ingestion of bad files creates no table."""
-    clear(sail)
     lakes.add_trades(sail.lake, SOME)
     refresh(sail.lake, sail.engine, timeframe("1m"))
     away = (NAMESPACE, "away")

@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 from pyiceberg.manifest import ManifestContent
 from pyiceberg.table import Table
+from pyiceberg.typedef import Record
 
 from k2_ohlcv.domain.errors import ContractError
 from k2_ohlcv.domain.timeframe import Grain, timeframe
@@ -12,22 +13,22 @@ from k2_ohlcv.domain.window import DAY
 from k2_ohlcv.lake.candles import Stored
 from k2_ohlcv.lake.delete_files import refuse_equality_deletes
 from k2_ohlcv.lake.files import live_files, partition_of
-from k2_ohlcv.reconcile import rebuild
-from k2_ohlcv.refresh import refresh
+from k2_ohlcv.reconcile import rebuild, refresh
 from k2_ohlcv.validate import validate
 from k2_ohlcv_tests import lakes, theirs
-from k2_ohlcv_tests.conftest import Bench, clear
-from k2_ohlcv_tests.test_reconcile import AT, trade
+from k2_ohlcv_tests.support.bench import Bench
+from k2_ohlcv_tests.support.trades import AT, make_trade
 
 MINUTE = timeframe("1m")
 #: Three trades a day, for three days.
-SOME = [trade(9 * day + i, AT + day * DAY + i * timedelta(minutes=1)) for day in range(3) for i in range(3)]
+SOME = [
+    make_trade(9 * day + i, AT + day * DAY + i * timedelta(minutes=1)) for day in range(3) for i in range(3)
+]
 DAYS = Grain.DAY.partitions([Grain.DAY.partition(t.timestamp) for t in SOME])
 
 
 def started(bench: Bench) -> Table:
     """Candles of three days, in a file each."""
-    clear(bench)
     lakes.add_trades(bench.lake, SOME)
     refresh(bench.lake, bench.engine, MINUTE)
     return bench.lake.candles(MINUTE)
@@ -81,7 +82,7 @@ def test_a_refresh_repairs_what_another_engine_deleted(sail: Bench) -> None:
     """It notices the foreign commits: their partitions are made equal to the trades as a whole."""
     table = started(sail)
     delete_candles(table, 0, 2)
-    lakes.add_trades(sail.lake, [late := trade(100, AT + 2 * DAY)])
+    lakes.add_trades(sail.lake, [late := make_trade(100, AT + 2 * DAY)])
     refresh(sail.lake, sail.engine, MINUTE)
     assert deletes(sail) == 0
     lakes.assert_equal_to_trades(sail.lake, [*SOME, late], [MINUTE])
@@ -96,14 +97,13 @@ def test_position_deletes_of_candles_are_read_and_go_with_their_file(sail: Bench
     lakes.assert_equal_to_trades(sail.lake, SOME, [MINUTE])
 
 
-def _partition(table: Table) -> object:
+def _partition(table: Table) -> Record:
     first = lakes.data_files(table)[0]
     return next(task.file.partition for task in table.scan().plan_files() if task.file.file_path == first)
 
 
 def test_equality_deletes_on_trades_are_refused_by_name(sail: Bench) -> None:
     """For whoever reads trades without an engine."""
-    clear(sail)
     table = lakes.add_trades(sail.lake, SOME[:2])
     refuse_equality_deletes(table)
     theirs.delete_equal(table, ["trade_id"], [("0",)], partition=_partition(table))

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 
 import pytest
 from pyiceberg.table import Table
@@ -17,10 +16,10 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.foreign import Source
 from k2_ohlcv.lake.lines import Lines
 from k2_ohlcv.lake.watermark import Watermark
-from k2_ohlcv.reconcile import rebuild
-from k2_ohlcv.refresh import plan, refresh
+from k2_ohlcv.reconcile import preview_refresh, rebuild, refresh
 from k2_ohlcv_tests import lakes, theirs
-from k2_ohlcv_tests.conftest import Bench, clear
+from k2_ohlcv_tests.support.bench import Bench
+from k2_ohlcv_tests.support.trades import make_trade
 
 MINUTE, DAILY = timeframe("1m"), timeframe("1d")
 BOTH = (MINUTE, DAILY)
@@ -37,7 +36,7 @@ COLUMNS = {
 
 
 def trade(number: int, at: datetime) -> Trade:
-    return Trade("X", "A", str(number), at, Decimal(number % 7 + 1), Decimal(2))
+    return make_trade(number, at, number % 7 + 1, 2, market=("X", "A"))
 
 
 #: Ten days of a trade each; the line is at noon of the fifth, where a trade is still kept.
@@ -52,7 +51,6 @@ def append(table: Table, some: Iterable[Trade]) -> None:
 
 def lake_of(bench: Bench, some: Iterable[Trade], kept: timedelta | None = KEPT) -> tuple[Lake, Table]:
     """Someone else's trades, a file a day, and all tables made of them while they were all there."""
-    clear(bench)
     table = theirs.create(bench.lake, COLUMNS)
     for one in some:
         append(table, [one])
@@ -158,9 +156,9 @@ def test_a_setting_that_was_too_short_is_put_right(sail: Bench, right: timedelta
     assert lake.source is not None
     lake = Lake(lake.catalog, replace(lake.source, kept=right))
     for each in BOTH:
-        assert not plan(lake, each).is_current
+        assert not preview_refresh(lake, each).is_current
         refresh(lake, sail.engine, each)
-        assert plan(lake, each).is_current
+        assert preview_refresh(lake, each).is_current
     lakes.assert_equal_to_trades(lake, [*SOME, late], [MINUTE])
 
 
@@ -190,7 +188,6 @@ def test_the_head_of_another_table_says_nothing(sail: Bench) -> None:
 
 
 def test_files_that_do_not_say_their_times_reach_to_now(sail: Bench) -> None:
-    clear(sail)
     table = theirs.create(
         sail.lake, COLUMNS, map(vars, SOME), properties={"write.metadata.metrics.default": "none"}
     )

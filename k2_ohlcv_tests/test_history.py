@@ -13,10 +13,11 @@ from k2_ohlcv.domain.errors import UsageError
 from k2_ohlcv.domain.window import DAY
 from k2_ohlcv.history import move_expired_line, move_frozen_line, read_lines
 from k2_ohlcv.lake.lines import EXPIRED, FROZEN, line_of
-from k2_ohlcv.refresh import plan, refresh
+from k2_ohlcv.reconcile import preview_refresh, refresh
 from k2_ohlcv_tests import histories, lakes
-from k2_ohlcv_tests.conftest import Bench, clear
-from k2_ohlcv_tests.test_reconcile import AT, DAILY, MINUTE, day, trade, week
+from k2_ohlcv_tests.support.bench import Bench
+from k2_ohlcv_tests.support.candles import DAILY, MINUTE, day
+from k2_ohlcv_tests.support.trades import AT, make_trade, week
 
 LINE = day(AT + DAY).start
 
@@ -24,15 +25,14 @@ LINE = day(AT + DAY).start
 @pytest.fixture
 def frozen(sail: Bench) -> Bench:
     """Three days, the first of them frozen; a late trade came there while it was."""
-    clear(sail)
     lakes.add_trades(sail.lake, week())
     for each in (MINUTE, DAILY):
         refresh(sail.lake, sail.engine, each)
     sail.lake.trades().transaction().set_properties({FROZEN: LINE.isoformat()}).commit_transaction()
-    lakes.add_trades(sail.lake, [trade(1000, AT + timedelta(minutes=3))])
+    lakes.add_trades(sail.lake, [make_trade(1000, AT + timedelta(minutes=3))])
     for each in (MINUTE, DAILY):
         refresh(sail.lake, sail.engine, each)
-    assert plan(sail.lake, MINUTE).is_current
+    assert preview_refresh(sail.lake, MINUTE).is_current
     return sail
 
 
@@ -46,16 +46,16 @@ def test_a_dry_run_moves_nothing(frozen: Bench) -> None:
     assert {m.before for m in moves} == {LINE}
     assert all(m.candles for m in moves[1:])
     assert line_of(frozen.lake.trades(), FROZEN) == LINE
-    assert plan(frozen.lake, MINUTE).is_current
+    assert preview_refresh(frozen.lake, MINUTE).is_current
 
 
 def test_what_was_frozen_follows_the_trades_again(frozen: Bench) -> None:
     move_frozen_line(frozen.lake, LINE - DAY, apply=True)
     assert {m.before for m in read_lines(frozen.lake) if m.line == "frozen" and m.before} == {LINE - DAY}
-    assert not plan(frozen.lake, MINUTE).is_current
+    assert not preview_refresh(frozen.lake, MINUTE).is_current
     for each in (MINUTE, DAILY):
         refresh(frozen.lake, frozen.engine, each)
-    late = trade(1000, AT + timedelta(minutes=3))
+    late = make_trade(1000, AT + timedelta(minutes=3))
     lakes.assert_equal_to_trades(frozen.lake, [*week(), late], [MINUTE, DAILY])
     with pytest.raises(UsageError, match="nothing to move back"):
         move_frozen_line(frozen.lake, LINE - DAY, apply=True)
@@ -68,7 +68,7 @@ def test_dropped_candles_are_computed_again(frozen: Bench) -> None:
     candles.transaction().set_properties({EXPIRED: LINE.isoformat()}).commit_transaction()
     frozen.lake.candles(MINUTE).delete(f"window_start < '{LINE.isoformat()}'")
     refresh(frozen.lake, frozen.engine, MINUTE)
-    late = trade(1000, AT + timedelta(minutes=3))
+    late = make_trade(1000, AT + timedelta(minutes=3))
     wanted = aggregate([*week(), late], MINUTE)
     assert lakes.stored(frozen.lake, MINUTE) == [c for c in wanted if c.window_start >= LINE]
     move_expired_line(frozen.lake, LINE - DAY, [MINUTE], apply=True)
@@ -81,7 +81,7 @@ def test_what_another_writer_does_to_frozen_candles_is_said(frozen: Bench) -> No
     before = histories.current(frozen.lake.candles(MINUTE))
     stored = lakes.stored(frozen.lake, MINUTE)
     frozen.lake.candles(MINUTE).delete(f"window_start < '{LINE.isoformat()}'")
-    told = plan(frozen.lake, MINUTE)
+    told = preview_refresh(frozen.lake, MINUTE)
     assert "where the trades are gone" in told.lines()[-1]
     assert told.as_json()["damaged"] == [f"{LINE - DAY:%Y-%m-%d}"]
     with capture_logs() as logs:

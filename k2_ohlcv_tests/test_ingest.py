@@ -44,8 +44,8 @@ def run(lake: Lake, tmp_path: Path) -> Ingest:
             if isinstance(file, str):
                 path.write_text(file)
             paths.append(path)
-        options = {"exchange": "E", "symbol": "S", "workspace": tmp_path / "work"} | options
-        report = ingest(lake, paths, **options)
+        given: dict[str, Any] = {"exchange": "E", "symbol": "S", "workspace": tmp_path / "work"} | options
+        report = ingest(lake, paths, **given)
         assert report.read == report.added + report.known + report.conflicts + report.rejected
         assert sum(report.per_day.values()) == report.added
         assert [p.name for p in (tmp_path / "work").iterdir()] == [".lock"]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyiceberg.exceptions import CommitFailedException
@@ -106,7 +107,12 @@ def test_files_are_written_once_where_the_other_commit_changes_nothing_for_us(
     written: list[object] = []
     write = appends.write
     between_look_and_commit(monkeypatch, 3, lambda: add(100 + len(written)))
-    monkeypatch.setattr(appends, "write", lambda *a: written.append(a) or write(*a))
+
+    def count_writes(*arguments: Any) -> Any:
+        written.append(arguments)
+        return write(*arguments)
+
+    monkeypatch.setattr(appends, "write", count_writes)
     assert add(1, 2) == 2
     assert len(written) == 1 + 3
     assert len(ids(lake)) == 5

@@ -118,7 +118,7 @@ bad_lines = st.one_of(
             "1,1,1,x,A",
         ]
     ),
-    st.text(st.characters(blacklist_characters="\n\r", blacklist_categories=("Cs",)), max_size=12),
+    st.text(st.characters(exclude_characters="\n\r", exclude_categories=["Cs"]), max_size=12),
 )
 
 

@@ -265,7 +265,8 @@ def test_a_format_may_say_that_its_ids_are_of_a_day(
 
     monkeypatch.setattr(landing, "recognise", daily)
     rows = [(T, 1, "1"), (T + 5, 1, "2"), (T + DAY, 1, "1"), (T + DAY + 5, 9, "1")]
-    for options in ({}, {"batch_rows": 1}):
+    each: tuple[dict[str, Any], ...] = ({}, {"batch_rows": 1})
+    for options in each:
         lakes.empty(lake)
         report = put(lake, tmp_path, rows, **options)
         assert (report.added, report.conflicts) == (3, 1)

@@ -16,6 +16,7 @@ The CSV beside it has what `domain.candle.aggregate` made of all those trades, t
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,12 +30,11 @@ from k2_ohlcv.domain.window import DAY, Interval
 from k2_ohlcv.ingest import ingest
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.lines import EXPIRED, FROZEN, line_of
-from k2_ohlcv.reconcile import rebuild
-from k2_ohlcv.refresh import plan, refresh
+from k2_ohlcv.reconcile import preview_refresh, rebuild, refresh
 from k2_ohlcv.retention import retention
 from k2_ohlcv.validate import validate
 from k2_ohlcv_tests import lakes, lakes_of_before
-from k2_ohlcv_tests.conftest import Bench, clear
+from k2_ohlcv_tests.support.bench import Bench
 
 NAME = "lake-of-2026-11-25"
 EXPIRED_BEFORE = datetime(2024, 1, 30, tzinfo=UTC)
@@ -49,10 +49,8 @@ KEPT_FOR_GOOD = {each.name: None for each in TIMEFRAMES}
 @pytest.fixture
 def old(sail: Bench) -> Iterator[Bench]:
     """The lake as it was left, and an engine."""
-    clear(sail)
     with lakes_of_before.unpacked(NAME) as home:
-        yield Bench(lakes.open_lake(home), sail.engine, home)
-    clear(sail)
+        yield replace(sail, lake=lakes.open_lake(home), home=home)
 
 
 def refresh_all(old: Bench) -> None:
@@ -87,7 +85,7 @@ def test_the_lake_is_what_its_description_says(old: Bench) -> None:
 def test_a_refresh_makes_every_table_right(old: Bench) -> None:
     """Frozen candles stay as they are, clocks included; expired ones do not come back; then it is done."""
     before = {each: lakes.frame(old.lake, each) for each in TIMEFRAMES}
-    reasons = [plan(old.lake, each).reason for each in TIMEFRAMES]
+    reasons = [preview_refresh(old.lake, each).reason for each in TIMEFRAMES]
     assert all("an older version" in (reason or "") for reason in reasons), "one full refresh, and why"
     refresh_all(old)
     assert_right(old.lake)
@@ -98,7 +96,7 @@ def test_a_refresh_makes_every_table_right(old: Bench) -> None:
     places = [old.lake.candles(each).metadata_location for each in TIMEFRAMES]
     refresh_all(old)
     assert [old.lake.candles(each).metadata_location for each in TIMEFRAMES] == places
-    assert all(plan(old.lake, each).is_current for each in TIMEFRAMES)
+    assert all(preview_refresh(old.lake, each).is_current for each in TIMEFRAMES)
 
 
 def test_a_rebuild_of_everything_makes_every_table_right(old: Bench) -> None:

@@ -1,52 +1,34 @@
 """The one operation: candle tables become equal to the trades, exactly, whoever else is writing."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from dataclasses import replace
+from datetime import timedelta
 
 import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 
-from k2_ohlcv import reconcile
+from k2_ohlcv import plan, reconcile
 from k2_ohlcv.domain.candle import KEY, Trade, aggregate
 from k2_ohlcv.domain.errors import CommitConflictError, GateError
-from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe, timeframe
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
 from k2_ohlcv.domain.window import DAY, Interval
 from k2_ohlcv.domain.window_counts import WindowCounts
-from k2_ohlcv.engine import rollup
 from k2_ohlcv.lake import retry
-from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.commit import Change, commit
 from k2_ohlcv.lake.files import live_files
 from k2_ohlcv.lake.watermark import SNAPSHOT, Watermark
 from k2_ohlcv.reconcile import Report, rebuild
 from k2_ohlcv_tests import histories, lakes
-from k2_ohlcv_tests.conftest import Bench, clear
 from k2_ohlcv_tests.strategies import late, trades
-
-MINUTE, DAILY = timeframe("1m"), timeframe("1d")
-AT = datetime(2024, 2, 28, 12, tzinfo=UTC)
-
-
-def trade(number: int, at: datetime = AT, price: str = "100", quantity: str = "1") -> Trade:
-    return Trade("BINANCE", "BTCUSDT", str(number), at, Decimal(price), Decimal(quantity))
-
-
-def week() -> list[Trade]:
-    """Three days across a month's end, two trades an hour."""
-    moments = [AT + timedelta(minutes=30 * i) for i in range(48 * 3)]
-    return [trade(i, at, str(100 + i % 7), f"0.{i % 9 + 1}") for i, at in enumerate(moments)]
+from k2_ohlcv_tests.support.bench import Bench
+from k2_ohlcv_tests.support.candles import MINUTE, day
+from k2_ohlcv_tests.support.crash import Interrupted, interrupt_windows
+from k2_ohlcv_tests.support.trades import AT, make_trade, week
 
 
 def rebuild_all(bench: Bench, timeframes: tuple[Timeframe, ...] = TIMEFRAMES) -> list[Report]:
     return [rebuild(bench.lake, bench.engine, each) for each in timeframes]
-
-
-def day(moment: datetime) -> Interval:
-    return Grain.DAY.partition(moment)
 
 
 def test_both_engines_make_the_candles_of_the_trades(bench: Bench) -> None:
@@ -70,7 +52,7 @@ def test_late_trades_change_their_windows_and_no_other(
     sail: Bench, some: list[Trade], more: list[Trade]
 ) -> None:
     """After new trades, `updated_at` moves in the windows that they fall in, and `created_at` stays."""
-    clear(sail)
+    lakes.empty(sail.lake)
     lakes.add_trades(sail.lake, some)
     rebuild_all(sail)
     before = {each.name: lakes.frame(sail.lake, each) for each in TIMEFRAMES}
@@ -92,7 +74,7 @@ def test_late_trades_change_their_windows_and_no_other(
 @settings(max_examples=8)
 @given(trades())
 def test_any_order_and_batching_of_trades_gives_the_same_tables(sail: Bench, some: list[Trade]) -> None:
-    clear(sail)
+    lakes.empty(sail.lake)
     half = len(some) // 2
     for batch in (some[half:][::-1], some[:half]):
         if batch:
@@ -114,7 +96,6 @@ def test_a_second_rebuild_commits_nothing(bench: Bench) -> None:
 
 def test_new_trades_that_change_no_window_move_only_the_watermark(sail: Bench) -> None:
     """Trades rewritten as they were: no data file changes, and one empty snapshot carries the watermark."""
-    clear(sail)
     some = week()
     table = lakes.add_trades(sail.lake, some)
     rebuild(sail.lake, sail.engine, MINUTE)
@@ -133,7 +114,6 @@ def test_new_trades_that_change_no_window_move_only_the_watermark(sail: Bench) -
 
 def test_trades_that_went_take_their_candles_along(sail: Bench) -> None:
     """Windows without trades have no candle, and a partition that loses all its trades loses all its rows."""
-    clear(sail)
     some = week()
     table = lakes.add_trades(sail.lake, some)
     rebuild_all(sail)
@@ -149,7 +129,6 @@ def test_trades_that_went_take_their_candles_along(sail: Bench) -> None:
 
 def test_damage_is_repaired(sail: Bench) -> None:
     """Repeated rows, rows off the grid and rows with wrong values: a rebuild leaves one right row a key."""
-    clear(sail)
     some = week()
     lakes.add_trades(sail.lake, some)
     rebuild(sail.lake, sail.engine, MINUTE)
@@ -168,7 +147,6 @@ def test_damage_is_repaired(sail: Bench) -> None:
 
 def test_a_row_in_a_partition_that_it_does_not_belong_to_goes(sail: Bench) -> None:
     """No filter on window_start finds such a row, so it would stay for ever."""
-    clear(sail)
     some = week()
     lakes.add_trades(sail.lake, some)
     rebuild(sail.lake, sail.engine, MINUTE)
@@ -181,7 +159,6 @@ def test_a_row_in_a_partition_that_it_does_not_belong_to_goes(sail: Bench) -> No
 
 def test_only_the_chosen_partitions_are_rebuilt(sail: Bench) -> None:
     """And the table has no complete watermark: the other days stay open."""
-    clear(sail)
     some = week()
     lakes.add_trades(sail.lake, some)
     report = rebuild(sail.lake, sail.engine, MINUTE, [day(AT)])
@@ -197,18 +174,16 @@ def test_only_the_chosen_partitions_are_rebuilt(sail: Bench) -> None:
 
 def test_a_rebuild_that_covers_all_that_is_dirty_moves_the_watermark(sail: Bench) -> None:
     """Be it only one day: the others have not changed since the watermark."""
-    clear(sail)
     some = week()
     lakes.add_trades(sail.lake, some)
     rebuild(sail.lake, sail.engine, MINUTE)
-    lakes.add_trades(sail.lake, [trade(10_000, AT + DAY)])
+    lakes.add_trades(sail.lake, [make_trade(10_000, AT + DAY)])
     assert not rebuild(sail.lake, sail.engine, MINUTE, [day(AT)]).watermark_moved
     assert rebuild(sail.lake, sail.engine, MINUTE, [day(AT + DAY)]).watermark_moved
-    lakes.assert_equal_to_trades(sail.lake, [*some, trade(10_000, AT + DAY)], [MINUTE])
+    lakes.assert_equal_to_trades(sail.lake, [*some, make_trade(10_000, AT + DAY)], [MINUTE])
 
 
 def test_no_trades_at_all_is_no_error(sail: Bench) -> None:
-    clear(sail)
     for report in rebuild_all(sail):
         assert not report.committed
         assert report.trades_snapshot is None
@@ -218,10 +193,9 @@ def test_no_trades_at_all_is_no_error(sail: Bench) -> None:
 def test_a_long_rebuild_commits_in_parts_and_moves_the_watermark_last(
     sail: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clear(sail)
     some = week()
     lakes.add_trades(sail.lake, some)
-    monkeypatch.setattr(reconcile, "_CHUNK_PARTITIONS", 2)
+    monkeypatch.setattr(plan, "_CHUNK_PARTITIONS", 2)
     real = reconcile.commit
 
     def breaks_off(*args: object) -> object:
@@ -242,7 +216,6 @@ def test_a_long_rebuild_commits_in_parts_and_moves_the_watermark_last(
 def test_candles_that_break_an_invariant_are_never_committed(
     sail: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clear(sail)
     lakes.add_trades(sail.lake, week())
     real = reconcile.finish
 
@@ -256,54 +229,21 @@ def test_candles_that_break_an_invariant_are_never_committed(
     assert sail.lake.candles(MINUTE).current_snapshot() is None
 
 
-@dataclass(frozen=True)
-class Interrupted(Lake):
-    """A lake in which something happens right after the trades table is loaded, for so many times."""
-
-    what: list[Callable[[], object]] = None  # type: ignore[assignment]
-
-    def trades(self):  # type: ignore[no-untyped-def]
-        table = super().trades()
-        if self.what:
-            self.what.pop(0)()
-        return table
-
-
 def test_an_old_pin_is_never_written_over_a_newer_result(sail: Bench) -> None:
     """Trades are pinned, then others add trades and rebuild: the commit from the old pin must not land.
 
     Fails when the trades are pinned before the candle table is loaded.
     """
-    clear(sail)
     lakes.add_trades(sail.lake, week())
     rebuild(sail.lake, sail.engine, MINUTE)
-    lakes.add_trades(sail.lake, [trade(20_000)])
+    lakes.add_trades(sail.lake, [make_trade(20_000)])
 
     def others() -> None:
-        lakes.add_trades(sail.lake, [trade(30_000)])
+        lakes.add_trades(sail.lake, [make_trade(30_000)])
         rebuild(sail.lake, sail.engine, MINUTE)
 
     rebuild(Interrupted(sail.lake.catalog, what=[others]), sail.engine, MINUTE, [day(AT)])
-    lakes.assert_equal_to_trades(sail.lake, [*week(), trade(20_000), trade(30_000)], [MINUTE])
-
-
-def interrupt_windows(
-    monkeypatch: pytest.MonkeyPatch, what: Callable[[], object], times: int = 1
-) -> list[int]:
-    """Let something happen while windows are being computed; counts the computations."""
-    real, calls = rollup.windows, [0]
-
-    def windows(*args: object) -> object:
-        calls[0] += 1
-        computed = real(*args)  # type: ignore[arg-type]
-        if calls[0] <= times:
-            monkeypatch.setattr(rollup, "windows", real)
-            what()
-            monkeypatch.setattr(rollup, "windows", windows)
-        return computed
-
-    monkeypatch.setattr(rollup, "windows", windows)
-    return calls
+    lakes.assert_equal_to_trades(sail.lake, [*week(), make_trade(20_000), make_trade(30_000)], [MINUTE])
 
 
 @pytest.mark.parametrize("what", ["in another file", "of properties alone"])
@@ -311,11 +251,10 @@ def test_any_other_commit_makes_a_rebuild_start_over(
     sail: Bench, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """Fails when PyIceberg's own retry is left on: it sees no conflict with a commit that adds no file."""
-    clear(sail)
     some = week()
     lakes.add_trades(sail.lake, some)
     rebuild(sail.lake, sail.engine, MINUTE)
-    lakes.add_trades(sail.lake, [trade(10_000)])
+    lakes.add_trades(sail.lake, [make_trade(10_000)])
 
     def others() -> None:
         candles = sail.lake.candles(MINUTE)
@@ -326,7 +265,7 @@ def test_any_other_commit_makes_a_rebuild_start_over(
     calls = interrupt_windows(monkeypatch, others)
     rebuild(sail.lake, sail.engine, MINUTE, [day(AT)])
     assert calls[0] == 2
-    wanted = aggregate([*some, trade(10_000)], MINUTE)
+    wanted = aggregate([*some, make_trade(10_000)], MINUTE)
     assert [c for c in lakes.stored(sail.lake, MINUTE) if c.window_start in day(AT)] == [
         c for c in wanted if c.window_start in day(AT)
     ]
@@ -334,7 +273,6 @@ def test_any_other_commit_makes_a_rebuild_start_over(
 
 def test_two_moves_of_the_watermark_conflict(sail: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails when the watermark moves without a snapshot: then nothing conflicts with it."""
-    clear(sail)
     some = week()
     lakes.add_trades(sail.lake, some)
     rebuild(sail.lake, sail.engine, MINUTE)
@@ -351,12 +289,11 @@ def test_two_moves_of_the_watermark_conflict(sail: Bench, monkeypatch: pytest.Mo
 
 
 def test_losing_every_race_says_so(sail: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    clear(sail)
     lakes.add_trades(sail.lake, week())
     numbers = iter(range(50_000, 60_000))
 
     def others() -> None:
-        lakes.add_trades(sail.lake, [trade(next(numbers))])
+        lakes.add_trades(sail.lake, [make_trade(next(numbers))])
         rebuild(sail.lake, sail.engine, MINUTE, [day(AT)])
 
     monkeypatch.setattr(retry, "ATTEMPTS", 2)
@@ -374,7 +311,7 @@ def test_the_two_engines_write_equal_tables(bench: Bench, sail: Bench) -> None:
         each.name: lakes.frame(bench.lake, each).drop("created_at", "updated_at").sort(*KEY)
         for each in TIMEFRAMES
     }
-    clear(sail)
+    lakes.empty(sail.lake)
     lakes.add_trades(sail.lake, some)
     rebuild_all(sail)
     for each in TIMEFRAMES:

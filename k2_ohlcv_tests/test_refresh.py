@@ -20,34 +20,14 @@ from k2_ohlcv.domain.window import DAY, Interval, covers
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.files import live_files
 from k2_ohlcv.lake.watermark import Watermark
-from k2_ohlcv.reconcile import rebuild
-from k2_ohlcv.refresh import plan, refresh
-from k2_ohlcv.report import Report
+from k2_ohlcv.reconcile import preview_refresh, rebuild, refresh
 from k2_ohlcv_tests import histories, lakes
-from k2_ohlcv_tests.conftest import Bench, clear
-from k2_ohlcv_tests.test_reconcile import AT, MINUTE, Interrupted, day, interrupt_windows, trade, week
+from k2_ohlcv_tests.support.bench import Bench
+from k2_ohlcv_tests.support.candles import MINUTE, day, refresh_all, start_week
+from k2_ohlcv_tests.support.crash import Interrupted, interrupt_windows
+from k2_ohlcv_tests.support.trades import AT, make_trade, week
 
 HOURLY, DAILY = timeframe("1h"), timeframe("1d")
-
-
-def refresh_all(bench: Bench) -> list[Report]:
-    return [refresh(bench.lake, bench.engine, each) for each in TIMEFRAMES]
-
-
-def started(bench: Bench) -> list[Trade]:
-    """A lake with a week of trades, one append a day, all tables up to date."""
-    clear(bench)
-    some = week()
-    for first in range(0, len(some), 48):
-        lakes.add_trades(bench.lake, some[first : first + 48])
-    refresh_all(bench)
-    return some
-
-
-def all_trades(lake: Lake) -> list[Trade]:
-    """The trades as they are."""
-    rows = pl.DataFrame(lake.trades().scan().to_arrow()).drop("ingested_at").to_dicts()
-    return [Trade(**row) for row in rows]
 
 
 def windows_of(some: list[Trade], each: Timeframe) -> list[Interval]:
@@ -55,7 +35,6 @@ def windows_of(some: list[Trade], each: Timeframe) -> list[Interval]:
 
 
 def test_the_first_refresh_makes_everything(bench: Bench) -> None:
-    clear(bench)
     some = week()
     lakes.add_trades(bench.lake, some)
     for report in refresh_all(bench):
@@ -66,7 +45,7 @@ def test_the_first_refresh_makes_everything(bench: Bench) -> None:
 
 
 def test_a_refresh_of_an_up_to_date_table_does_nothing(sail: Bench) -> None:
-    started(sail)
+    start_week(sail)
     for report in refresh_all(sail):
         assert report.plan.is_current
         assert not report.committed
@@ -75,8 +54,8 @@ def test_a_refresh_of_an_up_to_date_table_does_nothing(sail: Bench) -> None:
 
 def test_new_trades_reach_their_windows_only(bench: Bench) -> None:
     """Late by days and in time alike: the dirty intervals are their windows, and no other file is read."""
-    some = started(bench)
-    more = [trade(1000, AT + timedelta(minutes=7)), trade(1001, AT + 3 * DAY)]
+    some = start_week(bench)
+    more = [make_trade(1000, AT + timedelta(minutes=7)), make_trade(1001, AT + 3 * DAY)]
     lakes.add_trades(bench.lake, more)
     for each, report in zip(TIMEFRAMES, refresh_all(bench), strict=True):
         assert list(report.plan.intervals) == windows_of(more, each)
@@ -87,8 +66,8 @@ def test_new_trades_reach_their_windows_only(bench: Bench) -> None:
 
 def test_no_trades_file_outside_the_dirty_intervals_is_read(sail: Bench) -> None:
     """Of the four files of trades, the engine may read the one that was added, and those that overlap it."""
-    started(sail)
-    lakes.add_trades(sail.lake, [trade(1000, AT + DAY + timedelta(minutes=7))])
+    start_week(sail)
+    lakes.add_trades(sail.lake, [make_trade(1000, AT + DAY + timedelta(minutes=7))])
     report = refresh(sail.lake, sail.engine, MINUTE)
     assert report.plan.files_changed == 1
     read = [
@@ -101,7 +80,7 @@ def test_no_trades_file_outside_the_dirty_intervals_is_read(sail: Bench) -> None
 
 def test_a_corrected_trade_in_a_rewritten_file_dirties_one_window(sail: Bench) -> None:
     """Copy-on-write replaces a whole day's file; comparing the two finds the one row that differs."""
-    started(sail)
+    start_week(sail)
     table = sail.lake.trades()
     (task,) = [t for t in table.scan().plan_files() if "02-29" in t.file.file_path][:1]
 
@@ -120,58 +99,60 @@ def test_a_corrected_trade_in_a_rewritten_file_dirties_one_window(sail: Bench) -
     assert report.plan.files_changed == 2, "one that went and one that came"
     assert len(report.plan.intervals) == 1
     refresh_all(sail)
-    lakes.assert_equal_to_trades(sail.lake, all_trades(sail.lake))
+    lakes.assert_equal_to_trades(sail.lake, lakes.all_trades(sail.lake))
 
 
 def test_deleted_trades_take_their_candles_along(sail: Bench) -> None:
-    started(sail)
+    start_week(sail)
     sail.lake.trades().delete(f"timestamp < '{(AT + DAY).isoformat()}'")
     report = refresh(sail.lake, sail.engine, MINUTE)
     assert report.counts.removed == 48
     refresh_all(sail)
-    lakes.assert_equal_to_trades(sail.lake, all_trades(sail.lake))
+    lakes.assert_equal_to_trades(sail.lake, lakes.all_trades(sail.lake))
 
 
 def test_compaction_dirties_nothing(sail: Bench) -> None:
     """Files that hold the same rows in other files: the watermark moves, and no trades file is opened."""
-    started(sail)
+    start_week(sail)
     table = sail.lake.trades()
     histories.compact(table, list(table.scan().plan_files()))
-    assert not plan(sail.lake, MINUTE).is_current, "the watermark has to move"
+    assert not preview_refresh(sail.lake, MINUTE).is_current, "the watermark has to move"
     for report in refresh_all(sail):
         assert report.plan.intervals == ()
         assert report.plan.files_read == 0
         assert report.watermark_moved
-    assert plan(sail.lake, MINUTE).is_current
+    assert preview_refresh(sail.lake, MINUTE).is_current
 
 
 def test_what_came_before_a_compaction_is_not_lost_in_it(sail: Bench) -> None:
     """Trades appended, then compacted with old ones: exactly the appended ones' windows are dirty."""
-    some = started(sail)
-    more = [trade(1000, AT + timedelta(minutes=7))]
+    some = start_week(sail)
+    more = [make_trade(1000, AT + timedelta(minutes=7))]
     lakes.add_trades(sail.lake, more)
     table = sail.lake.trades()
     histories.compact(table, list(table.scan().plan_files()))
-    lakes.add_trades(sail.lake, [trade(1001, AT + timedelta(minutes=70))])
+    lakes.add_trades(sail.lake, [make_trade(1001, AT + timedelta(minutes=70))])
     report = refresh(sail.lake, sail.engine, MINUTE)
-    assert list(report.plan.intervals) == windows_of([*more, trade(1001, AT + timedelta(minutes=70))], MINUTE)
+    assert list(report.plan.intervals) == windows_of(
+        [*more, make_trade(1001, AT + timedelta(minutes=70))], MINUTE
+    )
     refresh_all(sail)
-    lakes.assert_equal_to_trades(sail.lake, [*some, *more, trade(1001, AT + timedelta(minutes=70))])
+    lakes.assert_equal_to_trades(sail.lake, [*some, *more, make_trade(1001, AT + timedelta(minutes=70))])
 
 
 def test_what_went_after_a_compaction_is_not_hidden_by_it(sail: Bench) -> None:
-    started(sail)
+    start_week(sail)
     table = sail.lake.trades()
     histories.compact(table, list(table.scan().plan_files()))
     table = sail.lake.trades()
     histories.rewrite(table, list(table.scan().plan_files()), lambda rows: rows[10:])
     refresh_all(sail)
-    lakes.assert_equal_to_trades(sail.lake, all_trades(sail.lake))
+    lakes.assert_equal_to_trades(sail.lake, lakes.all_trades(sail.lake))
 
 
 def test_what_went_after_a_compaction_of_several_days_is_not_hidden_by_it(sail: Bench) -> None:
     """A row goes before it and one after: a file in between, in neither snapshot, had the latter."""
-    started(sail)
+    start_week(sail)
     table = sail.lake.trades()
 
     def drop_a_row() -> None:
@@ -182,61 +163,65 @@ def test_what_went_after_a_compaction_of_several_days_is_not_hidden_by_it(sail: 
     histories.compact(table, list(table.scan().plan_files()))
     drop_a_row()
     refresh_all(sail)
-    lakes.assert_equal_to_trades(sail.lake, all_trades(sail.lake))
+    lakes.assert_equal_to_trades(sail.lake, lakes.all_trades(sail.lake))
 
 
 def test_a_rollback_of_trades_is_followed(sail: Bench) -> None:
     """The current snapshot is no descendant of the watermark's: still only what differs is recomputed."""
-    some = started(sail)
+    some = start_week(sail)
     kept = histories.current(sail.lake.trades())
-    lakes.add_trades(sail.lake, [trade(1000, AT)])
+    lakes.add_trades(sail.lake, [make_trade(1000, AT)])
     refresh_all(sail)
     histories.rollback(sail.lake.trades(), kept)
-    lakes.add_trades(sail.lake, [trade(1001, AT + DAY)])
+    lakes.add_trades(sail.lake, [make_trade(1001, AT + DAY)])
     report = refresh(sail.lake, sail.engine, MINUTE)
     assert report.plan.reason is None
-    assert list(report.plan.intervals) == windows_of([trade(1000, AT), trade(1001, AT + DAY)], MINUTE)
+    assert list(report.plan.intervals) == windows_of(
+        [make_trade(1000, AT), make_trade(1001, AT + DAY)], MINUTE
+    )
     refresh_all(sail)
-    lakes.assert_equal_to_trades(sail.lake, [*some, trade(1001, AT + DAY)])
+    lakes.assert_equal_to_trades(sail.lake, [*some, make_trade(1001, AT + DAY)])
 
 
 def test_an_expired_snapshot_in_the_middle_loses_nothing(sail: Bench) -> None:
-    some = started(sail)
-    lakes.add_trades(sail.lake, [trade(1000, AT)])
+    some = start_week(sail)
+    lakes.add_trades(sail.lake, [make_trade(1000, AT)])
     middle = histories.current(sail.lake.trades())
-    lakes.add_trades(sail.lake, [trade(1001, AT + DAY)])
+    lakes.add_trades(sail.lake, [make_trade(1001, AT + DAY)])
     histories.expire(sail.lake.trades(), middle)
     report = refresh(sail.lake, sail.engine, MINUTE)
     assert report.plan.reason is None
-    assert list(report.plan.intervals) == windows_of([trade(1000, AT), trade(1001, AT + DAY)], MINUTE)
+    assert list(report.plan.intervals) == windows_of(
+        [make_trade(1000, AT), make_trade(1001, AT + DAY)], MINUTE
+    )
     refresh_all(sail)
-    lakes.assert_equal_to_trades(sail.lake, [*some, trade(1000, AT), trade(1001, AT + DAY)])
+    lakes.assert_equal_to_trades(sail.lake, [*some, make_trade(1000, AT), make_trade(1001, AT + DAY)])
 
 
 def test_an_expired_watermark_means_everything_and_says_so(sail: Bench) -> None:
-    some = started(sail)
+    some = start_week(sail)
     before = histories.current(sail.lake.trades())
-    lakes.add_trades(sail.lake, [trade(1000, AT)])
+    lakes.add_trades(sail.lake, [make_trade(1000, AT)])
     histories.expire(sail.lake.trades(), before)
     report = refresh(sail.lake, sail.engine, MINUTE)
     assert "has expired" in (report.plan.reason or "")
     assert (report.counts.changed, report.counts.unchanged) == (1, len(aggregate(some, MINUTE)) - 1)
-    lakes.assert_equal_to_trades(sail.lake, [*some, trade(1000, AT)], [MINUTE])
+    lakes.assert_equal_to_trades(sail.lake, [*some, make_trade(1000, AT)], [MINUTE])
 
 
 def test_a_replaced_trades_table_means_everything(sail: Bench) -> None:
     """Candles of days that the new table does not have go."""
-    started(sail)
+    start_week(sail)
     sail.lake.catalog.drop_table(("market_data", "gold_crypto_trades"))
-    fresh = [trade(1, AT + 9 * DAY)]
+    fresh = [make_trade(1, AT + 9 * DAY)]
     lakes.add_trades(sail.lake, fresh)
     refresh_all(sail)
     lakes.assert_equal_to_trades(sail.lake, fresh)
 
 
 def test_many_scattered_trades_are_read_as_few_intervals(sail: Bench) -> None:
-    some = started(sail)
-    more = [trade(1000 + i, AT + timedelta(minutes=17 * i)) for i in range(150)]
+    some = start_week(sail)
+    more = [make_trade(1000 + i, AT + timedelta(minutes=17 * i)) for i in range(150)]
     lakes.add_trades(sail.lake, more)
     report = refresh(sail.lake, sail.engine, MINUTE)
     assert len(report.plan.intervals) <= 64
@@ -245,17 +230,17 @@ def test_many_scattered_trades_are_read_as_few_intervals(sail: Bench) -> None:
 
 
 def test_a_plan_says_ten_intervals_and_how_many_more(sail: Bench) -> None:
-    started(sail)
-    lakes.add_trades(sail.lake, [trade(1000 + n, AT + timedelta(minutes=7 + 10 * n)) for n in range(13)])
-    said = plan(sail.lake, MINUTE).lines()
+    start_week(sail)
+    lakes.add_trades(sail.lake, [make_trade(1000 + n, AT + timedelta(minutes=7 + 10 * n)) for n in range(13)])
+    said = preview_refresh(sail.lake, MINUTE).lines()
     assert said[-1].strip() == "and 3 more"
     assert len(said) == 2 + 10 + 1
 
 
 def test_untouched_windows_keep_their_clocks(sail: Bench) -> None:
-    started(sail)
+    start_week(sail)
     before = lakes.frame(sail.lake, HOURLY)
-    lakes.add_trades(sail.lake, [trade(1000, AT)])
+    lakes.add_trades(sail.lake, [make_trade(1000, AT)])
     refresh(sail.lake, sail.engine, HOURLY)
     both = before.join(lakes.frame(sail.lake, HOURLY), on=KEY, suffix="_after")
     moved = both.filter(pl.col("updated_at") != pl.col("updated_at_after"))
@@ -264,10 +249,10 @@ def test_untouched_windows_keep_their_clocks(sail: Bench) -> None:
 
 
 def test_explaining_does_nothing(sail: Bench) -> None:
-    started(sail)
-    lakes.add_trades(sail.lake, [trade(1000, AT)])
+    start_week(sail)
+    lakes.add_trades(sail.lake, [make_trade(1000, AT)])
     before = histories.current(sail.lake.candles(MINUTE))
-    found = plan(sail.lake, MINUTE)
+    found = preview_refresh(sail.lake, MINUTE)
     assert not found.is_current
     assert found.as_json()["partitions"] == ["2024-02-28"]
     assert "1 trades files differ" in found.lines()[0]
@@ -276,33 +261,35 @@ def test_explaining_does_nothing(sail: Bench) -> None:
 
 def test_a_rebuild_in_the_middle_of_a_refresh(sail: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The refresh starts over; what both have to do is done once, and nothing is lost."""
-    some = started(sail)
-    lakes.add_trades(sail.lake, [trade(1000, AT)])
+    some = start_week(sail)
+    lakes.add_trades(sail.lake, [make_trade(1000, AT)])
 
     def others() -> None:
-        lakes.add_trades(sail.lake, [trade(1001, AT + DAY)])
+        lakes.add_trades(sail.lake, [make_trade(1001, AT + DAY)])
         rebuild(sail.lake, sail.engine, MINUTE, [day(AT)])
 
     calls = interrupt_windows(monkeypatch, others)
     report = refresh(sail.lake, sail.engine, MINUTE)
     assert calls[0] == 2
     assert report.watermark_moved
-    lakes.assert_equal_to_trades(sail.lake, [*some, trade(1000, AT), trade(1001, AT + DAY)], [MINUTE])
+    lakes.assert_equal_to_trades(
+        sail.lake, [*some, make_trade(1000, AT), make_trade(1001, AT + DAY)], [MINUTE]
+    )
 
 
 def test_a_writer_that_appends_all_the_while(sail: Bench) -> None:
     """Trades that come after the pin are left for the next refresh, and the watermark does not claim them."""
-    some = started(sail)
-    lakes.add_trades(sail.lake, [trade(1000, AT)])
-    late = trade(1001, AT)
+    some = start_week(sail)
+    lakes.add_trades(sail.lake, [make_trade(1000, AT)])
+    late = make_trade(1001, AT)
     lake = Interrupted(sail.lake.catalog, what=[lambda: lakes.add_trades(sail.lake, [late])])
     report = refresh(lake, sail.engine, MINUTE)
     mark = Watermark.of(sail.lake.candles(MINUTE))
     assert mark is not None
     assert mark.snapshot_id == report.trades_snapshot != histories.current(sail.lake.trades())
-    lakes.assert_equal_to_trades(sail.lake, [*some, trade(1000, AT)], [MINUTE])
+    lakes.assert_equal_to_trades(sail.lake, [*some, make_trade(1000, AT)], [MINUTE])
     refresh(sail.lake, sail.engine, MINUTE)
-    lakes.assert_equal_to_trades(sail.lake, [*some, trade(1000, AT), late], [MINUTE])
+    lakes.assert_equal_to_trades(sail.lake, [*some, make_trade(1000, AT), late], [MINUTE])
 
 
 class Crash(Exception):  # noqa: N818 - it stands for a kill
@@ -316,7 +303,7 @@ class History(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        clear(self.bench)
+        lakes.empty(self.bench.lake)
         self.number = 0
 
     @property
@@ -327,7 +314,7 @@ class History(RuleBasedStateMachine):
         made = []
         for minute in minutes:
             self.number += 1
-            made.append(trade(self.number, AT + timedelta(minutes=minute), str(self.number % 13 + 1)))
+            made.append(make_trade(self.number, AT + timedelta(minutes=minute), str(self.number % 13 + 1)))
         return made
 
     def files(self, picks: list[int]) -> list:  # type: ignore[type-arg]
@@ -363,7 +350,7 @@ class History(RuleBasedStateMachine):
             self.lake.trades().delete(f"timestamp < '{(AT + timedelta(minutes=minute)).isoformat()}'")
 
     def matches(self, minute: int) -> bool:
-        return any(t.timestamp < AT + timedelta(minutes=minute) for t in all_trades(self.lake))
+        return any(t.timestamp < AT + timedelta(minutes=minute) for t in lakes.all_trades(self.lake))
 
     @rule(picks=st.lists(st.integers(0, 9), min_size=1, max_size=4))
     def compact(self, picks: list[int]) -> None:
@@ -395,7 +382,7 @@ class History(RuleBasedStateMachine):
         """A refresh dies with all files written and nothing committed."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("pyiceberg.table.Transaction.commit_transaction", _crash)
-            if not plan(self.lake, each).is_current:
+            if not preview_refresh(self.lake, each).is_current:
                 with pytest.raises(Crash):
                     refresh(self.lake, self.bench.engine, each)
 
@@ -403,7 +390,7 @@ class History(RuleBasedStateMachine):
     def refresh_one(self, each: Timeframe) -> None:
         before = lakes.frame(self.lake, each)
         report = refresh(self.lake, self.bench.engine, each)
-        lakes.assert_equal_to_trades(self.lake, all_trades(self.lake), [each])
+        lakes.assert_equal_to_trades(self.lake, lakes.all_trades(self.lake), [each])
         untouched = before.filter(
             ~pl.any_horizontal(
                 pl.lit(False),
@@ -419,7 +406,7 @@ class History(RuleBasedStateMachine):
     def teardown(self) -> None:
         for each in (MINUTE, DAILY):
             refresh(self.lake, self.bench.engine, each)
-        lakes.assert_equal_to_trades(self.lake, all_trades(self.lake), [MINUTE, DAILY])
+        lakes.assert_equal_to_trades(self.lake, lakes.all_trades(self.lake), [MINUTE, DAILY])
 
 
 def _crash(_: object) -> None:

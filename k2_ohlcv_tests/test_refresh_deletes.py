@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import polars as pl
 import pytest
@@ -19,13 +20,13 @@ from k2_ohlcv.domain.timeframe import timeframe
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.files import LiveFile, live_files
 from k2_ohlcv.lake.row_deletes import RowDeletes
-from k2_ohlcv.refresh import refresh
+from k2_ohlcv.reconcile import refresh
 from k2_ohlcv_tests import histories, lakes, theirs
-from k2_ohlcv_tests.conftest import Bench, clear
-from k2_ohlcv_tests.test_reconcile import AT, trade
+from k2_ohlcv_tests.support.bench import Bench
+from k2_ohlcv_tests.support.trades import AT, make_trade
 
 MINUTE = timeframe("1m")
-SOME = [trade(i, AT + i * timedelta(minutes=1)) for i in range(6)]
+SOME = [make_trade(i, AT + i * timedelta(minutes=1)) for i in range(6)]
 #: The trade that row-level deletes take away.
 DEAD = SOME[2]
 REST = [t for t in SOME if t != DEAD]
@@ -74,7 +75,6 @@ def replace(table: Table, gone: list[LiveFile], rows: pl.DataFrame | None, again
 
 
 def started(bench: Bench, delete: Delete | None) -> Table:
-    clear(bench)
     table = lakes.add_trades(bench.lake, SOME)
     if delete is not None:
         delete(table, data_file(table))
@@ -146,7 +146,6 @@ def test_a_rollback_over_row_level_deletes(sail: Bench, delete: Delete) -> None:
 
 def test_a_compaction_before_row_level_deletes_moves_rows_only(sail: Bench) -> None:
     """Files merged while nothing was deleted, and then a delete on the merged one: its window, no other."""
-    clear(sail)
     table = lakes.add_trades(sail.lake, SOME[:3])
     lakes.add_trades(sail.lake, SOME[3:])
     refresh(sail.lake, sail.engine, MINUTE)
@@ -157,7 +156,7 @@ def test_a_compaction_before_row_level_deletes_moves_rows_only(sail: Bench) -> N
 
 
 def _file(
-    content: DataFileContent, path: str, spec: int, partition: Record | None = None, **more: object
+    content: DataFileContent, path: str, spec: int, partition: Record | None = None, **more: Any
 ) -> DataFile:
     file = DataFile.from_args(
         content=content,
@@ -196,7 +195,7 @@ def test_deletes_bear_on_their_scope_and_on_older_files(
 
 def test_a_deletion_vector_bears_on_the_file_it_names(lake: Lake) -> None:
     vector = _file(DataFileContent.POSITION_DELETES, "v.puffin", 1)
-    vector.referenced_data_file = "a"  # type: ignore[attr-defined] # of format version 3
+    vector.referenced_data_file = "a"  # of format version 3
     deletes = RowDeletes.among(_two_specs(lake), [(vector, 5)])
     assert deletes.bearing(_file(DataFileContent.DATA, "a", 1, Record(9)), 5) == [vector]
     assert deletes.bearing(_file(DataFileContent.DATA, "b", 1), 5) == []

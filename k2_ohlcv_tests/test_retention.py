@@ -3,7 +3,6 @@
 import os
 import time
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -20,14 +19,14 @@ from k2_ohlcv.lake.commit import Change
 from k2_ohlcv.lake.lines import EXPIRED, FROZEN, line_of
 from k2_ohlcv.lake.schemas import TRADES
 from k2_ohlcv.lake.watermark import Watermark
-from k2_ohlcv.reconcile import rebuild
-from k2_ohlcv.refresh import plan, refresh
+from k2_ohlcv.reconcile import preview_refresh, rebuild, refresh
 from k2_ohlcv.retention import retention
 from k2_ohlcv.retention_report import RetentionReport, TableReport
 from k2_ohlcv.settings import Settings
 from k2_ohlcv_tests import histories, lakes
-from k2_ohlcv_tests.conftest import Bench, clear
-from k2_ohlcv_tests.test_reconcile import interrupt_windows
+from k2_ohlcv_tests.support.bench import Bench
+from k2_ohlcv_tests.support.crash import interrupt_windows
+from k2_ohlcv_tests.support.trades import make_trade
 
 MINUTE, DAILY = timeframe("1m"), timeframe("1d")
 #: Forty days from here on, over a month's end.
@@ -39,7 +38,7 @@ FREEING = {"K2_SNAPSHOT_DAYS": "0"}
 
 
 def trade(number: int, at: datetime) -> Trade:
-    return Trade("BINANCE", "BTCUSDT", str(number), at, Decimal(number % 7 + 100), Decimal("0.5"))
+    return make_trade(number, at, number % 7 + 100, "0.5")
 
 
 def history(each: timedelta = timedelta(hours=4)) -> list[Trade]:
@@ -53,14 +52,12 @@ def asked(**environ: str) -> Kept:
 
 def refresh_all(bench: Bench) -> None:
     for each in TIMEFRAMES:
-        refresh(bench.lake, bench.engine, each)
+        refresh(bench.lake, bench.engine, each, cache=bench.run.windows)
 
 
 @pytest.fixture
 def filled(sail: Bench) -> Bench:
     """Forty days of trades, all tables up to date."""
-    clear(sail)
-    sail.engine.share = frozenset(each.name for each in TIMEFRAMES)
     lakes.add_trades(sail.lake, history())
     refresh_all(sail)
     return sail
@@ -131,7 +128,7 @@ def test_dropping_is_one_commit_of_metadata_alone(filled: Bench) -> None:
     after = filled.lake.candles(MINUTE)
     assert len(after.snapshots()) == len(before.snapshots()) + 1
     assert set(lakes.data_files(after)) < set(lakes.data_files(before))
-    summary = after.current_snapshot().summary  # type: ignore[union-attr]
+    summary = after.current_snapshot().summary
     assert summary is not None
     assert summary.operation.value == "delete"
     assert Watermark.of(after) == Watermark.of(before)
@@ -139,7 +136,6 @@ def test_dropping_is_one_commit_of_metadata_alone(filled: Bench) -> None:
 
 def test_the_disk_gets_back_what_is_reported(sail: Bench) -> None:
     """Within 5%, with folders that are empty now gone as well."""
-    clear(sail)
     lakes.add_trades(sail.lake, history(timedelta(minutes=10)))
     refresh_all(sail)
     before = usage(sail.home)
@@ -180,8 +176,8 @@ def test_trades_keep_every_snapshot_from_the_oldest_watermark_on(filled: Bench) 
     report = retention(filled.lake, asked(**FREEING), apply=True)
     assert of(report, "trades").snapshots_expired == 0
     assert len(filled.lake.trades().snapshots()) == 4
-    assert plan(filled.lake, DAILY).reason is None
-    assert Watermark.of(filled.lake.candles(DAILY)).snapshot_id == watermark  # type: ignore[union-attr]
+    assert preview_refresh(filled.lake, DAILY).reason is None
+    assert Watermark.of(filled.lake.candles(DAILY)).snapshot_id == watermark
     refresh_all(filled)
     assert of(retention(filled.lake, asked(**FREEING), apply=True), "trades").snapshots_expired == 3
     assert len(filled.lake.trades().snapshots()) == 1
@@ -221,7 +217,9 @@ def test_candles_that_were_frozen_outlive_their_trades_table(filled: Bench) -> N
     retention(filled.lake, asked(K2_RETENTION_TRADES="20d", **FREEING), apply=True)
     line = line_of(filled.lake.trades(), FROZEN)
     assert line is not None
-    assert not any(plan(filled.lake, each).intervals for each in TIMEFRAMES), "nothing is open by the line"
+    assert not any(preview_refresh(filled.lake, each).intervals for each in TIMEFRAMES), (
+        "nothing is open by the line"
+    )
     filled.lake.catalog.drop_table(TRADES.identifier)
     lakes.add_trades(filled.lake, [t for t in history() if t.timestamp >= line])
     refresh_all(filled)
@@ -316,7 +314,6 @@ def test_nothing_outside_the_tables_is_touched(filled: Bench, tmp_path: Path) ->
 
 def test_small_files_of_trades_become_few(sail: Bench) -> None:
     """But not those of the newest day, and no window is dirtied by it."""
-    clear(sail)
     some = [trade(i, FIRST + (i % 2) * DAY + timedelta(minutes=i)) for i in range(40)]
     for first in range(0, 40, 2):
         lakes.add_trades(sail.lake, some[first : first + 2])
@@ -336,7 +333,6 @@ def test_small_files_of_trades_become_few(sail: Bench) -> None:
 
 
 def test_an_empty_lake_is_no_error(sail: Bench) -> None:
-    clear(sail)
     report = retention(sail.lake, asked(K2_RETENTION_TRADES="20d"), apply=True)
     assert all(t.partitions == () and t.cutoff is None for t in report.tables)
 

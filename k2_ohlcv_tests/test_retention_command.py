@@ -11,7 +11,7 @@ from k2_ohlcv.domain.errors import UsageError
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv_tests import lakes
-from k2_ohlcv_tests.lake.test_expiry import put, trades
+from k2_ohlcv_tests.support.days import put_candles, trades_of_days
 
 #: What the issue asks of each table.
 KEYS = {"table", "cutoff", "partitions", "rows", "bytes", "files_removed", "bytes_freed"}
@@ -19,7 +19,7 @@ KEYS = {"table", "cutoff", "partitions", "rows", "bytes", "files_removed", "byte
 
 @pytest.fixture
 def filled(lake: Lake) -> Lake:
-    put(lake, trades(20))
+    put_candles(lake, trades_of_days(20))
     return lake
 
 

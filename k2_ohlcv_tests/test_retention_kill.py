@@ -13,7 +13,8 @@ from k2_ohlcv.domain.candle import aggregate
 from k2_ohlcv.domain.retention import ORPHAN_AGE
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv_tests import lakes
-from k2_ohlcv_tests.lake.test_expiry import FIRST, LINE, MINUTE, put, trades
+from k2_ohlcv_tests.support.candles import MINUTE
+from k2_ohlcv_tests.support.days import FIRST, LINE, put_candles, trades_of_days
 
 pytestmark = pytest.mark.system
 
@@ -88,14 +89,14 @@ def age_files(lake: Lake) -> None:
 
 def assert_done(lake: Lake) -> None:
     """Only what is past its time is gone, and with it every file that served it alone."""
-    assert lakes.stored(lake, MINUTE) == aggregate(trades(20)[30:], MINUTE)
+    assert lakes.stored(lake, MINUTE) == aggregate(trades_of_days(20)[30:], MINUTE)
     assert parquet(lake) == {p.removeprefix("file://") for p in lakes.data_files(lake.candles(MINUTE))}
 
 
 @pytest.fixture
 def filled(lake: Lake) -> Lake:
-    put(lake, trades(10))
-    put(lake, trades(20)[30:])
+    put_candles(lake, trades_of_days(10))
+    put_candles(lake, trades_of_days(20)[30:])
     return lake
 
 
@@ -107,7 +108,7 @@ def test_a_killed_run_is_finished_by_the_next(filled: Lake, tmp_path: Path, kill
     """
     ended(start(tmp_path, kill_at), -signal.SIGKILL)
     table = filled.candles(MINUTE)
-    whole, kept = aggregate(trades(20), MINUTE), aggregate(trades(20)[30:], MINUTE)
+    whole, kept = aggregate(trades_of_days(20), MINUTE), aggregate(trades_of_days(20)[30:], MINUTE)
     assert lakes.stored(filled, MINUTE) == (whole if kill_at == "commit:1" else kept)
     for snapshot in table.snapshots():
         table.scan(snapshot_id=snapshot.snapshot_id).to_arrow()

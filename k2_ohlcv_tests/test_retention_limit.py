@@ -1,7 +1,6 @@
 """A limited retention run on real tables: what it holds back, what it lets go, and what tables remember."""
 
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 
 import pytest
 
@@ -15,7 +14,8 @@ from k2_ohlcv.retention import retention
 from k2_ohlcv.retention_report import TableReport
 from k2_ohlcv.settings import Settings
 from k2_ohlcv_tests import lakes
-from k2_ohlcv_tests.lake.test_expiry import FIRST, put, trades
+from k2_ohlcv_tests.support.days import FIRST, put_candles, trades_of_days
+from k2_ohlcv_tests.support.trades import make_trade
 
 MINUTE = timeframe("1m")
 #: The wall clock at the first run, long after the data.
@@ -37,18 +37,18 @@ def night(lake: Lake, days: int, after: timedelta = timedelta(0), *, limited: bo
 def add(lake: Lake, *some: Trade) -> None:
     """Trades, and their candles."""
     lakes.add_trades(lake, some)
-    put(lake, list(some))
+    put_candles(lake, list(some))
 
 
 def one(at: datetime, market: str = "X") -> Trade:
-    return Trade(market, "Y", at.isoformat(), at, Decimal(1), Decimal(1))
+    return make_trade(at.isoformat(), at, 1, 1, market=(market, "Y"))
 
 
 @pytest.fixture
 def filled(lake: Lake) -> Lake:
     """Forty days of history, of which a first night dropped nothing and remembers the clocks."""
     lake.trades_to_write()
-    add(lake, *trades(DAYS))
+    add(lake, *trades_of_days(DAYS))
     assert night(lake, 90).partitions == ()
     return lake
 

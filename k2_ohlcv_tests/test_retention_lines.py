@@ -4,52 +4,28 @@ from datetime import timedelta
 
 import pytest
 
-from k2_ohlcv.domain.candle import Trade, aggregate
+from k2_ohlcv.domain.candle import aggregate
 from k2_ohlcv.domain.errors import UsageError
-from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe, timeframe
-from k2_ohlcv.domain.window import DAY, Interval, midnight
-from k2_ohlcv.lake.commit import DROPS, Change, commit
-from k2_ohlcv.lake.files import live_files
-from k2_ohlcv.lake.lines import EXPIRED, FROZEN, Lines, line_of
-from k2_ohlcv.lake.watermark import Watermark, carried
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, timeframe
+from k2_ohlcv.domain.window import DAY, Interval
+from k2_ohlcv.lake.lines import FROZEN, Lines, line_of
+from k2_ohlcv.lake.watermark import Watermark
 from k2_ohlcv.plan import plan_refresh
-from k2_ohlcv.reconcile import rebuild
-from k2_ohlcv.refresh import plan, refresh
+from k2_ohlcv.reconcile import preview_refresh, rebuild, refresh
 from k2_ohlcv.retention import retention
-from k2_ohlcv_tests import histories, lakes
-from k2_ohlcv_tests.conftest import Bench
-from k2_ohlcv_tests.test_reconcile import AT, day, trade
-from k2_ohlcv_tests.test_refresh import refresh_all, started
+from k2_ohlcv_tests import lakes
+from k2_ohlcv_tests.support.bench import Bench
+from k2_ohlcv_tests.support.candles import (
+    WEEK_LINE,
+    daily_trades,
+    day,
+    drop_candles,
+    drop_trades,
+    refresh_all,
+)
+from k2_ohlcv_tests.support.trades import AT, make_trade
 
 MINUTE, DAILY = timeframe("1m"), timeframe("1d")
-#: The first of the week's days is behind it.
-LINE = midnight((AT + DAY).date())
-
-
-def drop_trades(bench: Bench) -> None:
-    """Drop the first day of trades, as retention does."""
-    table = bench.lake.trades()
-    files = live_files(table, histories.current(table))
-    gone = tuple(f.file for f in files if f.span.end <= LINE)
-    assert gone
-    stamp = LINE.isoformat()
-    commit(table, Change(removed=gone, properties={FROZEN: stamp}, summary={DROPS: stamp}))
-
-
-def drop_candles(bench: Bench, each: Timeframe) -> None:
-    table = bench.lake.candles(each)
-    files = live_files(table, histories.current(table))
-    gone = tuple(f.file for f in files if f.span.end <= LINE)
-    commit(table, Change(removed=gone, properties={EXPIRED: LINE.isoformat()}, summary=carried(table)))
-
-
-def daily_trades(bench: Bench) -> list[Trade]:
-    """A week, appended so that each file lies in one day."""
-    some = started(bench)
-    table = bench.lake.trades()
-    table.overwrite(lakes.trades_table(table, some))
-    refresh_all(bench)
-    return some
 
 
 def test_expired_trades_do_not_count_as_deleted(sail: Bench) -> None:
@@ -66,13 +42,13 @@ def test_late_trades_change_no_frozen_candle(sail: Bench) -> None:
     """Trades for a frozen window are counted as skipped windows; those of other windows come in."""
     some = daily_trades(sail)
     drop_trades(sail)
-    more = [trade(1000, AT + timedelta(minutes=7)), trade(1001, AT + DAY)]
+    more = [make_trade(1000, AT + timedelta(minutes=7)), make_trade(1001, AT + DAY)]
     lakes.add_trades(sail.lake, more)
     report = refresh(sail.lake, sail.engine, MINUTE)
     assert (report.plan.behind, report.counts.added + report.counts.changed) == (1, 1)
     refresh_all(sail)
     lakes.assert_equal_to_trades(sail.lake, [*some, more[1]])
-    assert plan(sail.lake, MINUTE).is_current
+    assert preview_refresh(sail.lake, MINUTE).is_current
 
 
 def test_retention_itself_has_the_candles_remember_the_line(sail: Bench) -> None:
@@ -93,7 +69,7 @@ def test_retention_itself_has_the_candles_remember_the_line(sail: Bench) -> None
 def test_reconciling_everything_keeps_frozen_candles(sail: Bench, how: str) -> None:
     some = daily_trades(sail)
     drop_trades(sail)
-    lakes.add_trades(sail.lake, [trade(1001, AT + DAY)])
+    lakes.add_trades(sail.lake, [make_trade(1001, AT + DAY)])
     for each in TIMEFRAMES:
         if how == "a lost watermark":
             with sail.lake.candles(each).transaction() as transaction:
@@ -105,15 +81,15 @@ def test_reconciling_everything_keeps_frozen_candles(sail: Bench, how: str) -> N
         assert report.plan.behind > 0
         assert report.watermark_moved
         assert report.counts.removed == 0
-    lakes.assert_equal_to_trades(sail.lake, [*some, trade(1001, AT + DAY)])
+    lakes.assert_equal_to_trades(sail.lake, [*some, make_trade(1001, AT + DAY)])
 
 
 def test_dropped_candles_never_come_back(sail: Bench) -> None:
     """Neither by a late trade, nor by reconciling everything, nor by a rebuild of everything."""
     some = daily_trades(sail)
     drop_candles(sail, MINUTE)
-    late = [trade(1000, AT), trade(1001, AT + DAY)]
-    kept = [c for c in aggregate([*some, late[1]], MINUTE) if c.window_start >= LINE]
+    late = [make_trade(1000, AT), make_trade(1001, AT + DAY)]
+    kept = [c for c in aggregate([*some, late[1]], MINUTE) if c.window_start >= WEEK_LINE]
     lakes.add_trades(sail.lake, late)
     assert refresh(sail.lake, sail.engine, MINUTE).plan.behind == 1
     assert lakes.stored(sail.lake, MINUTE) == kept
@@ -140,10 +116,10 @@ def test_a_month_that_is_frozen_in_part_is_rebuilt_ahead_of_the_line(sail: Bench
     """And its other days stay as they are, with the watermark moving over all of it."""
     some = daily_trades(sail)
     drop_trades(sail)
-    late = trade(1001, AT + DAY)
+    late = make_trade(1001, AT + DAY)
     lakes.add_trades(sail.lake, [late])
     report = rebuild(sail.lake, sail.engine, DAILY, [DAILY.grain.partition(AT)])
-    assert report.plan.intervals == (Interval(LINE, DAILY.grain.partition(AT).end),)
+    assert report.plan.intervals == (Interval(WEEK_LINE, DAILY.grain.partition(AT).end),)
     assert report.watermark_moved
     lakes.assert_equal_to_trades(sail.lake, [*some, late], [DAILY])
 

@@ -19,7 +19,6 @@ from k2_ohlcv.retention import retention
 from k2_ohlcv.retention_report import TableReport
 from k2_ohlcv.settings import Settings
 from k2_ohlcv_tests import histories, theirs
-from k2_ohlcv_tests.lake.test_foreign import COLUMNS
 
 COMMITS = 4
 
@@ -85,7 +84,7 @@ def test_it_is_looked_after_with_our_trades_only(lake: Lake, tmp_path: Path) -> 
     """Not with one candle table, nor beside someone else's trades; and retention does not create it."""
     kept = Settings.read({}).kept
     assert [t.table for t in retention(lake, kept, timeframes=TIMEFRAMES[:1]).tables] == [TIMEFRAMES[0].table]
-    table = theirs.create(lake, COLUMNS)
+    table = theirs.create(lake, theirs.COLUMNS)
     others = Lake(lake.catalog, Source(table.name()))
     assert [t.table for t in retention(others, kept).tables] == [t.table for t in TIMEFRAMES]
     new = Lake.open(Settings.read({"K2_HOME": str(tmp_path / "new")}))

@@ -18,12 +18,11 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.changes import changes
 from k2_ohlcv.lake.foreign import EVERYTHING, Source
 from k2_ohlcv.lake.lines import newest_trade
-from k2_ohlcv.reconcile import rebuild
-from k2_ohlcv.refresh import refresh
+from k2_ohlcv.reconcile import rebuild, refresh
 from k2_ohlcv_tests import histories, lakes, theirs
-from k2_ohlcv_tests.conftest import Bench, clear
-from k2_ohlcv_tests.test_reconcile import day
-from k2_ohlcv_tests.test_refresh import all_trades
+from k2_ohlcv_tests.support.bench import Bench
+from k2_ohlcv_tests.support.candles import day
+from k2_ohlcv_tests.support.trades import make_trade
 
 MINUTE = timeframe("1m")
 AT = datetime(2024, 2, 28, 12, tzinfo=UTC)
@@ -38,7 +37,7 @@ COLUMNS: dict[str, IcebergType] = {
 
 
 def trade(name: str, at: datetime, price: str = "100") -> Trade:
-    return Trade("X", "Y", name, at, Decimal(price), Decimal(1))
+    return make_trade(name, at, price, 1, market=("X", "Y"))
 
 
 def of_two_days() -> list[Trade]:
@@ -49,7 +48,6 @@ def of_two_days() -> list[Trade]:
 @pytest.fixture
 def filled(sail: Bench) -> Bench:
     """Two days of our own trades, a file each, and their 1m candles."""
-    clear(sail)
     lakes.add_trades(sail.lake, of_two_days())
     refresh(sail.lake, sail.engine, MINUTE)
     return sail
@@ -112,7 +110,7 @@ def test_a_compaction_that_applies_deletes_moves_no_rows_only(filled: Bench) -> 
     tasks = [t for t in table.scan().plan_files() if t.delete_files]
     histories._replace(table, tasks, lambda rows: rows, _Applying)
     left = [t for t in of_two_days() if t.trade_id != "10"]
-    assert sorted(t.trade_id for t in all_trades(filled.lake)) == sorted(t.trade_id for t in left)
+    assert sorted(t.trade_id for t in lakes.all_trades(filled.lake)) == sorted(t.trade_id for t in left)
     assert not any(t.delete_files for t in filled.lake.trades().scan().plan_files())
     refresh(filled.lake, filled.engine, MINUTE)
     assert lakes.stored(filled.lake, MINUTE) == aggregate(left, MINUTE)
@@ -160,7 +158,6 @@ def test_a_file_that_is_gone_for_good_ends_the_run(filled: Bench, monkeypatch: p
 @pytest.fixture
 def tied(bench: Bench) -> Bench:
     """Three trades of one moment: 9 is the first and 100 the last, though not so by their text."""
-    clear(bench)
     prices = {"100": "3", "9": "1", "10": "2"}
     lakes.add_trades(bench.lake, [trade(name, AT, price) for name, price in prices.items()])
     return bench

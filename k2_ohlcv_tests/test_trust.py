@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, tzinfo
-from decimal import Decimal
 
 import polars as pl
 import pytest
@@ -10,7 +9,7 @@ from pyiceberg.expressions import EqualTo
 from pyiceberg.table import Table
 from structlog.testing import capture_logs
 
-from k2_ohlcv import reconcile
+from k2_ohlcv import plan, reconcile
 from k2_ohlcv.domain import trading_times
 from k2_ohlcv.domain.candle import Trade, aggregate
 from k2_ohlcv.domain.errors import ContractError, MissingTradesError
@@ -21,13 +20,13 @@ from k2_ohlcv.lake.missing import MissingTable
 from k2_ohlcv.lake.schemas import NAMESPACE, TRADES
 from k2_ohlcv.lake.staleness import Staleness
 from k2_ohlcv.lake.watermark import HEAD, SNAPSHOT, STATE, Watermark
-from k2_ohlcv.reconcile import rebuild
-from k2_ohlcv.refresh import plan, refresh
+from k2_ohlcv.reconcile import preview_refresh, rebuild, refresh
 from k2_ohlcv.report import RefusedWindowsError
 from k2_ohlcv.validate import validate
 from k2_ohlcv_tests import histories, lakes
-from k2_ohlcv_tests.conftest import Bench, clear
-from k2_ohlcv_tests.test_reconcile import AT, DAILY, MINUTE, day, trade, week
+from k2_ohlcv_tests.support.bench import Bench
+from k2_ohlcv_tests.support.candles import DAILY, MINUTE, day
+from k2_ohlcv_tests.support.trades import AT, make_trade, week
 
 RENAMED = (NAMESPACE, "trades_elsewhere")
 
@@ -35,7 +34,6 @@ RENAMED = (NAMESPACE, "trades_elsewhere")
 @pytest.fixture
 def started(sail: Bench) -> Bench:
     """Three days of trades in three appends, 1m and 1d up to date."""
-    clear(sail)
     some = week()
     for first in range(0, len(some), 48):
         lakes.add_trades(sail.lake, some[first : first + 48])
@@ -52,7 +50,7 @@ def assert_refreshed(bench: Bench, some: list[Trade]) -> None:
     """A refresh makes the tables equal to these trades, and the next one has nothing to do."""
     for each in (MINUTE, DAILY):
         refresh(bench.lake, bench.engine, each)
-        assert plan(bench.lake, each).is_current
+        assert preview_refresh(bench.lake, each).is_current
         assert not Staleness.of(bench.lake, each).is_behind
     lakes.assert_equal_to_trades(bench.lake, some, [MINUTE, DAILY])
 
@@ -60,7 +58,7 @@ def assert_refreshed(bench: Bench, some: list[Trade]) -> None:
 def test_a_rolled_back_candle_table_is_refreshed_again(started: Bench) -> None:
     """The property stays where it was; the snapshots say what the candles are equal to."""
     before = histories.current(minutes(started))
-    late = trade(1000, AT + DAY)
+    late = make_trade(1000, AT + DAY)
     lakes.add_trades(started.lake, [late])
     refresh(started.lake, started.engine, MINUTE)
     histories.rollback(minutes(started), before)
@@ -129,7 +127,7 @@ def test_a_summary_that_cannot_be_read_is_no_watermark(started: Bench, text: str
     rows = table.scan(row_filter=EqualTo("window_date", AT.date())).to_arrow()
     table.append(rows, snapshot_properties={STATE: text})
     assert Staleness.of(started.lake, MINUTE).is_behind
-    assert "cannot be read" in (plan(started.lake, MINUTE).reason or "")
+    assert "cannot be read" in (preview_refresh(started.lake, MINUTE).reason or "")
     assert_refreshed(started, week())
 
 
@@ -139,7 +137,7 @@ def test_a_commit_of_ours_vouches_for_its_own_partitions_only(
 ) -> None:
     """A rebuild of another day on top leaves the damaged day open."""
     commit(minutes(started))
-    late = trade(1000, AT + DAY)
+    late = make_trade(1000, AT + DAY)
     lakes.add_trades(started.lake, [late])
     assert not rebuild(started.lake, started.engine, MINUTE, [day(AT + DAY)]).watermark_moved
     mark = Watermark.of(minutes(started))
@@ -154,7 +152,7 @@ def test_another_writers_compaction_of_candles_dirties_nothing(started: Bench) -
     table = minutes(started)
     histories.compact(table, list(table.scan().plan_files()))
     assert not Staleness.of(started.lake, MINUTE).is_behind
-    assert plan(started.lake, MINUTE).is_current
+    assert preview_refresh(started.lake, MINUTE).is_current
 
 
 def test_a_watermark_of_an_older_version_means_one_full_refresh(started: Bench) -> None:
@@ -164,7 +162,7 @@ def test_a_watermark_of_an_older_version_means_one_full_refresh(started: Bench) 
     started.lake.catalog.drop_table((NAMESPACE, MINUTE.table))
     made = started.lake.candles_to_write(MINUTE)
     lakes.commit_candles(made, MINUTE, week(), datetime.now(UTC), {SNAPSHOT: mark})
-    found = plan(started.lake, MINUTE)
+    found = preview_refresh(started.lake, MINUTE)
     assert not found.is_current
     assert found.reason is not None
     assert "an older version" in found.reason
@@ -172,7 +170,7 @@ def test_a_watermark_of_an_older_version_means_one_full_refresh(started: Bench) 
 
 
 def test_a_property_that_somebody_sets_is_not_believed(started: Bench) -> None:
-    late = trade(1000, AT + DAY)
+    late = make_trade(1000, AT + DAY)
     current = histories.current(lakes.add_trades(started.lake, [late]))
     minutes(started).transaction().set_properties({SNAPSHOT: str(current)}).commit_transaction()
     assert Staleness.of(started.lake, MINUTE).is_behind
@@ -187,16 +185,16 @@ def test_a_replaced_trades_table_is_another_one(started: Bench) -> None:
     assert snapshot.summary is not None
     assert str(started.lake.trades().metadata.table_uuid) in snapshot.summary.additional_properties[STATE]
     started.lake.catalog.drop_table(TRADES.identifier)
-    other = [trade(7, AT + timedelta(minutes=3), "55")]
+    other = [make_trade(7, AT + timedelta(minutes=3), "55")]
     lakes.add_trades(started.lake, other)
-    assert "the trades table is another one" in (plan(started.lake, MINUTE).reason or "")
+    assert "the trades table is another one" in (preview_refresh(started.lake, MINUTE).reason or "")
     assert_refreshed(started, other)
 
 
 def test_a_rebuild_at_other_trades_stays_open(started: Bench) -> None:
     """A stray trade comes in, its day is rebuilt, and trades are rolled back: the candle must go."""
     before = histories.current(started.lake.trades())
-    lakes.add_trades(started.lake, [trade(1000, AT + DAY), trade(1001, AT + 2 * DAY)])
+    lakes.add_trades(started.lake, [make_trade(1000, AT + DAY), make_trade(1001, AT + 2 * DAY)])
     rebuild(started.lake, started.engine, MINUTE, [day(AT + DAY)])
     histories.rollback(started.lake.trades(), before)
     assert Staleness.of(started.lake, MINUTE).is_behind
@@ -220,7 +218,6 @@ def test_missing_trades_are_not_deleted_trades(started: Bench) -> None:
 
 
 def test_reading_creates_no_table(sail: Bench) -> None:
-    clear(sail)
     for each in TIMEFRAMES:
         refresh(sail.lake, sail.engine, each)
         rebuild(sail.lake, sail.engine, each)
@@ -243,7 +240,7 @@ def test_candle_tables_remember_the_frozen_line(started: Bench) -> None:
     line = day(AT + DAY).start
     trades = started.lake.trades()
     trades.transaction().set_properties({FROZEN: line.isoformat()}).commit_transaction()
-    late = trade(1000, AT + DAY + timedelta(minutes=3))
+    late = make_trade(1000, AT + DAY + timedelta(minutes=3))
     lakes.add_trades(started.lake, [late])
     for each in (MINUTE, DAILY):
         refresh(started.lake, started.engine, each)
@@ -260,11 +257,11 @@ def test_a_trade_ahead_of_its_time_comes_in_once_its_time_has_come(
     started: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Although no trade has changed since: what was left out then is open now."""
-    ahead = trade(1000, datetime.now(UTC) + 4 * DAY)
+    ahead = make_trade(1000, datetime.now(UTC) + 4 * DAY)
     lakes.add_trades(started.lake, [ahead])
     refresh(started.lake, started.engine, MINUTE)
     lakes.assert_equal_to_trades(started.lake, week(), [MINUTE])
-    assert plan(started.lake, MINUTE).is_current
+    assert preview_refresh(started.lake, MINUTE).is_current
 
     class Later(datetime):
         @classmethod
@@ -275,12 +272,12 @@ def test_a_trade_ahead_of_its_time_comes_in_once_its_time_has_come(
     assert Staleness.of(started.lake, MINUTE).is_behind
     refresh(started.lake, started.engine, MINUTE)
     lakes.assert_equal_to_trades(started.lake, [*week(), ahead], [MINUTE])
-    assert plan(started.lake, MINUTE).is_current
+    assert preview_refresh(started.lake, MINUTE).is_current
 
 
 def test_a_bad_trade_among_good_ones_of_a_window_is_seen(started: Bench) -> None:
     """The volume of the window is positive all the same: the bounds of the file tell."""
-    bad = Trade("BINANCE", "BTCUSDT", "bad", week()[0].timestamp, Decimal(100), Decimal("-0.05"))
+    bad = make_trade("bad", week()[0].timestamp, 100, "-0.05")
     lakes.add_trades(started.lake, [bad])
     with pytest.raises(RefusedWindowsError, match="positive_metrics"):
         refresh(started.lake, started.engine, MINUTE)
@@ -289,12 +286,12 @@ def test_a_bad_trade_among_good_ones_of_a_window_is_seen(started: Bench) -> None
 
 def bad_trade(number: int, at: datetime, symbol: str = "BAD") -> Trade:
     """A trade of another writer, without any quantity."""
-    return Trade("BINANCE", symbol, str(number), at, Decimal(100), Decimal(0))
+    return make_trade(number, at, 100, 0, market=("BINANCE", symbol))
 
 
 def test_a_window_that_breaks_the_gate_holds_up_no_other(started: Bench) -> None:
     """All others are committed; it stays as it was, is named, and is read again until it is mended."""
-    good = [trade(1000, AT + DAY), trade(1001, AT + 2 * DAY)]
+    good = [make_trade(1000, AT + DAY), make_trade(1001, AT + 2 * DAY)]
     bad = bad_trade(1, AT + timedelta(minutes=1))
     lakes.add_trades(started.lake, [*good, bad])
     with pytest.raises(
@@ -308,7 +305,7 @@ def test_a_window_that_breaks_the_gate_holds_up_no_other(started: Bench) -> None
     assert not found["positive_metrics"].ok
     assert "BINANCE BAD" in found["positive_metrics"].note
 
-    more = trade(1002, AT + timedelta(minutes=30))
+    more = make_trade(1002, AT + timedelta(minutes=30))
     lakes.add_trades(started.lake, [more])
     with pytest.raises(RefusedWindowsError) as again:
         refresh(started.lake, started.engine, MINUTE)
@@ -326,7 +323,7 @@ def test_a_window_that_breaks_the_gate_holds_up_no_other(started: Bench) -> None
 
 def test_a_stored_candle_of_a_refused_window_stays(started: Bench) -> None:
     first = week()[0]
-    bad = Trade("BINANCE", "BTCUSDT", "bad", first.timestamp, Decimal(100), Decimal("-0.5"))
+    bad = make_trade("bad", first.timestamp, 100, "-0.5")
     lakes.add_trades(started.lake, [bad])
     with pytest.raises(RefusedWindowsError):
         refresh(started.lake, started.engine, MINUTE)
@@ -337,15 +334,15 @@ def test_a_refresh_that_breaks_off_goes_on_where_it_stopped(
     started: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is done is not done again, although trades have gone on meanwhile."""
-    monkeypatch.setattr(reconcile, "_CHUNK_PARTITIONS", 1)
-    late = [trade(1000 + n, AT + n * DAY + timedelta(minutes=5)) for n in range(3)]
+    monkeypatch.setattr(plan, "_CHUNK_PARTITIONS", 1)
+    late = [make_trade(1000 + n, AT + n * DAY + timedelta(minutes=5)) for n in range(3)]
     lakes.add_trades(started.lake, late)
     broken_after(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         refresh(started.lake, started.engine, MINUTE)
     monkeypatch.setattr(reconcile, "commit", REAL_COMMIT)
     assert Staleness.of(started.lake, MINUTE).is_behind
-    more = trade(2000, AT + timedelta(minutes=40))
+    more = make_trade(2000, AT + timedelta(minutes=40))
     lakes.add_trades(started.lake, [more])
     report = refresh(started.lake, started.engine, MINUTE)
     assert [i.start for i in report.plan.intervals] == [more.timestamp, late[2].timestamp]
@@ -353,9 +350,8 @@ def test_a_refresh_that_breaks_off_goes_on_where_it_stopped(
 
 
 def test_a_first_refresh_that_breaks_off_goes_on_too(sail: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    clear(sail)
     lakes.add_trades(sail.lake, week())
-    monkeypatch.setattr(reconcile, "_CHUNK_PARTITIONS", 1)
+    monkeypatch.setattr(plan, "_CHUNK_PARTITIONS", 1)
     broken_after(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         refresh(sail.lake, sail.engine, MINUTE)
@@ -376,7 +372,7 @@ def broken_after(monkeypatch: pytest.MonkeyPatch, commits: int) -> None:
         if not left[0]:
             raise KeyboardInterrupt
         left[0] -= 1
-        return REAL_COMMIT(*arguments)  # type: ignore[arg-type]
+        return REAL_COMMIT(*arguments)
 
     monkeypatch.setattr(reconcile, "commit", commit)
 
@@ -390,7 +386,7 @@ def test_a_refused_window_behind_a_line_is_open_no_longer(started: Bench, name: 
     table = started.lake.trades() if name == FROZEN else minutes(started)
     table.transaction().set_properties({name: day(AT + DAY).start.isoformat()}).commit_transaction()
     refresh(started.lake, started.engine, MINUTE)
-    assert plan(started.lake, MINUTE).is_current
+    assert preview_refresh(started.lake, MINUTE).is_current
     assert not Staleness.of(started.lake, MINUTE).refused
     lakes.assert_equal_to_trades(started.lake, week(), [MINUTE])
 
@@ -401,7 +397,7 @@ def test_a_line_that_is_no_moment_is_named(started: Bench) -> None:
     with pytest.raises(ContractError, match=f"{FROZEN} of market_data.gold_ohlcv_1m is 'soon'"):
         refresh(started.lake, started.engine, MINUTE)
     minutes(started).transaction().set_properties({FROZEN: f"{AT:%Y-%m-%d}"}).commit_transaction()
-    assert plan(started.lake, MINUTE).is_current
+    assert preview_refresh(started.lake, MINUTE).is_current
 
 
 def test_a_refresh_of_everything_is_logged(started: Bench) -> None:

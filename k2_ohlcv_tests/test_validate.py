@@ -6,72 +6,34 @@ from datetime import timedelta
 import polars as pl
 import pytest
 
-from k2_ohlcv.domain.checks import CHECKS, Finding
-from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe, timeframe
-from k2_ohlcv.domain.window import DAY, Interval, from_micros
-from k2_ohlcv.engine.session import Done
-from k2_ohlcv.reconcile import rebuild
-from k2_ohlcv.refresh import refresh
+from k2_ohlcv.domain.timeframe import TIMEFRAMES
+from k2_ohlcv.domain.window import DAY, from_micros
+from k2_ohlcv.reconcile import rebuild, refresh
+from k2_ohlcv.report import ReconciledWindows
 from k2_ohlcv.validate import validate
 from k2_ohlcv_tests import histories, lakes
-from k2_ohlcv_tests.conftest import Bench, clear
-from k2_ohlcv_tests.test_reconcile import AT, MINUTE, day, trade, week
-
-HOUR = timeframe("1h")
-SPAN = Interval(day(AT).start, day(AT + 3 * DAY).end)
-BLOCKING = [check.name for check in CHECKS if check.blocking]
+from k2_ohlcv_tests.support.bench import Bench
+from k2_ohlcv_tests.support.candles import HOUR, MINUTE, damage, day, first_rows
+from k2_ohlcv_tests.support.findings import BLOCKING, SPAN, failures, finding
+from k2_ohlcv_tests.support.trades import AT, make_trade, week
 
 
 @pytest.fixture
 def week_lake(sail: Bench) -> Bench:
-    clear(sail)
     lakes.add_trades(sail.lake, week())
     for each in TIMEFRAMES:
         refresh(sail.lake, sail.engine, each)
     return sail
 
 
-def failures(bench: Bench, each: Timeframe = MINUTE) -> dict[str, int]:
-    found = validate(bench.lake, bench.engine, each, [SPAN])
-    assert [f.check for f in found] == [c.name for c in CHECKS]
-    return {f.check: f.failures for f in found if f.failures and f.check != "freshness"}
-
-
-def finding(bench: Bench, check: str, each: Timeframe = MINUTE) -> Finding:
-    (found,) = [f for f in validate(bench.lake, bench.engine, each, [SPAN]) if f.check == check]
-    return found
-
-
-def damage(bench: Bench, change: Callable[[pl.DataFrame], pl.DataFrame], each: Timeframe = MINUTE) -> None:
-    """Rewrite the first day's (or month's) file, straight through PyIceberg."""
-    table = bench.lake.candles(each)
-    first = min(table.scan().plan_files(), key=lambda t: t.file.file_path)
-    histories.rewrite(table, [first], change)
-
-
 def test_sound_tables_pass_every_check(bench: Bench) -> None:
     """On both engines, every table, with everything examined."""
-    clear(bench)
     lakes.add_trades(bench.lake, week())
-    bench.engine.share = frozenset(t.name for t in TIMEFRAMES)
     for each in TIMEFRAMES:
-        rebuild(bench.lake, bench.engine, each)
+        rebuild(bench.lake, bench.engine, each, cache=bench.run.windows)
     for each in TIMEFRAMES:
         assert failures(bench, each) == {}
         assert finding(bench, "reconciles_with_trades", each).examined == len(lakes.stored(bench.lake, each))
-
-
-def first_rows(count: int, **values: pl.Expr) -> Callable[[pl.DataFrame], pl.DataFrame]:
-    """Other values in the first rows of a file."""
-    chosen = pl.int_range(pl.len()) < count
-
-    def change(rows: pl.DataFrame) -> pl.DataFrame:
-        return rows.with_columns(
-            pl.when(chosen).then(value).otherwise(pl.col(name)).cast(rows.schema[name]).alias(name)
-            for name, value in values.items()
-        )
-
-    return change
 
 
 MINUTE_LATER = timedelta(minutes=1)
@@ -141,7 +103,7 @@ def test_both_sides_are_shown(week_lake: Bench) -> None:
 
 def test_windows_dirty_since_the_watermark_are_pending_not_wrong(week_lake: Bench) -> None:
     """And all others are still held to the trades."""
-    lakes.add_trades(week_lake.lake, [trade(1000, AT)])
+    lakes.add_trades(week_lake.lake, [make_trade(1000, AT)])
     one = finding(week_lake, "reconciles_with_trades")
     assert one.ok
     assert dict(one.numbers)["pending_windows"] == 1
@@ -151,7 +113,6 @@ def test_windows_dirty_since_the_watermark_are_pending_not_wrong(week_lake: Benc
 
 def test_partitions_that_were_never_made_are_pending(sail: Bench) -> None:
     """Without a watermark; those that were made are held to the trades."""
-    clear(sail)
     lakes.add_trades(sail.lake, week())
     rebuild(sail.lake, sail.engine, MINUTE, [day(AT)])
     one = finding(sail, "reconciles_with_trades")
@@ -163,8 +124,9 @@ def test_partitions_that_were_never_made_are_pending(sail: Bench) -> None:
 def test_after_a_run_nothing_is_pending(week_lake: Bench) -> None:
     """At the run's pinned snapshot, all that it reconciled must be right, later trades or not."""
     pinned = week_lake.lake.trades().metadata.current_snapshot_id
-    lakes.add_trades(week_lake.lake, [trade(1000, AT)])
-    found = validate(week_lake.lake, week_lake.engine, MINUTE, [day(AT)], reconciled=Done(pinned, (day(AT),)))
+    lakes.add_trades(week_lake.lake, [make_trade(1000, AT)])
+    reconciled = ReconciledWindows(pinned, (day(AT),))
+    found = validate(week_lake.lake, week_lake.engine, MINUTE, [day(AT)], reconciled=reconciled)
     assert all(f.ok for f in found if f.check in BLOCKING)
 
 
@@ -172,13 +134,13 @@ def test_gaps_are_told_apart(week_lake: Bench) -> None:
     one = finding(week_lake, "gaps")
     assert one.ok
     assert dict(one.numbers)["no trades then"] == len(week()) - 1
-    lakes.add_trades(week_lake.lake, [trade(1000, AT + timedelta(minutes=3))])
+    lakes.add_trades(week_lake.lake, [make_trade(1000, AT + timedelta(minutes=3))])
     assert dict(finding(week_lake, "gaps").numbers)["not computed yet"] == 1
 
 
 def test_freshness_is_that_of_the_watermark(week_lake: Bench) -> None:
     assert finding(week_lake, "freshness").ok
-    lakes.add_trades(week_lake.lake, [trade(1000, AT)])
+    lakes.add_trades(week_lake.lake, [make_trade(1000, AT)])
     lake, engine = week_lake.lake, week_lake.engine
     committed = lake.trades().current_snapshot()
     assert committed is not None
@@ -189,7 +151,6 @@ def test_freshness_is_that_of_the_watermark(week_lake: Bench) -> None:
 
 
 def test_an_empty_table_passes(sail: Bench) -> None:
-    clear(sail)
     assert failures(sail) == {}
 
 

@@ -9,15 +9,25 @@ from k2_ohlcv.domain.checks import Finding
 from k2_ohlcv.domain.gaps import ALL, EXPIRED, NO_TRADES, NOT_COMPUTED
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
 from k2_ohlcv.domain.window import DAY, Interval
-from k2_ohlcv.engine.session import Done
 from k2_ohlcv.lake.lines import FROZEN
-from k2_ohlcv.refresh import refresh
+from k2_ohlcv.reconcile import refresh
+from k2_ohlcv.report import ReconciledWindows
 from k2_ohlcv.validate import validate
 from k2_ohlcv_tests import lakes
-from k2_ohlcv_tests.conftest import Bench
-from k2_ohlcv_tests.test_reconcile import AT, MINUTE, day, trade
-from k2_ohlcv_tests.test_retention_lines import LINE, daily_trades, drop_candles, drop_trades
-from k2_ohlcv_tests.test_validate import BLOCKING, HOUR, SPAN, damage, failures, finding, first_rows
+from k2_ohlcv_tests.support.bench import Bench
+from k2_ohlcv_tests.support.candles import (
+    HOUR,
+    MINUTE,
+    WEEK_LINE,
+    daily_trades,
+    damage,
+    day,
+    drop_candles,
+    drop_trades,
+    first_rows,
+)
+from k2_ohlcv_tests.support.findings import BLOCKING, SPAN, failures, finding
+from k2_ohlcv_tests.support.trades import AT, make_trade
 
 FROZEN_DAY = day(AT)
 
@@ -36,7 +46,7 @@ def test_frozen_candles_are_not_held_to_trades_that_are_gone(sail: Bench, each: 
     """They are counted; all ahead of the line are held to the trades as before."""
     daily_trades(sail)
     before = finding(sail, "reconciles_with_trades", each).examined
-    frozen = lakes.frame(sail.lake, each).filter(pl.col("window_start") < LINE).height
+    frozen = lakes.frame(sail.lake, each).filter(pl.col("window_start") < WEEK_LINE).height
     drop_trades(sail)
     assert failures(sail, each) == {}
     found = finding(sail, "reconciles_with_trades", each)
@@ -62,7 +72,7 @@ def test_after_a_run_the_line_holds_too(sail: Bench) -> None:
     daily_trades(sail)
     drop_trades(sail)
     current = sail.lake.trades().metadata.current_snapshot_id
-    found = validate(sail.lake, sail.engine, MINUTE, [SPAN], reconciled=Done(current, (SPAN,)))
+    found = validate(sail.lake, sail.engine, MINUTE, [SPAN], reconciled=ReconciledWindows(current, (SPAN,)))
     assert [f.check for f in found if f.check in BLOCKING and not f.ok] == []
 
 
@@ -81,7 +91,7 @@ def test_timeframes_agree_stops_at_the_lines_of_both(sail: Bench, dropped: Timef
     """Dropped from either, a day is not compared; the other days are."""
     daily_trades(sail)
     before = finding(sail, "timeframes_agree", HOUR).examined
-    day_rows = lakes.frame(sail.lake, HOUR).filter(pl.col("window_start") < LINE).height
+    day_rows = lakes.frame(sail.lake, HOUR).filter(pl.col("window_start") < WEEK_LINE).height
     drop_candles(sail, dropped)
     found = finding(sail, "timeframes_agree", HOUR)
     assert (found.failures, found.examined) == (0, before - day_rows)
@@ -126,7 +136,7 @@ def test_a_day_that_was_dropped_is_expired(sail: Bench) -> None:
         "exchange": ALL,
         "symbol": ALL,
         "start": FROZEN_DAY.start,
-        "end": LINE,
+        "end": WEEK_LINE,
         "why": EXPIRED,
     }
     assert gaps(sail, FROZEN_DAY) == ({NO_TRADES: 0, EXPIRED: 1, NOT_COMPUTED: 0}, rows[:1])
@@ -157,7 +167,7 @@ def test_trades_that_came_too_late_are_not_to_be_computed(sail: Bench) -> None:
     daily_trades(sail)
     drop_trades(sail)
     before, _ = gaps(sail)
-    lakes.add_trades(sail.lake, [trade(1000, AT + timedelta(minutes=3))])
+    lakes.add_trades(sail.lake, [make_trade(1000, AT + timedelta(minutes=3))])
     after, _ = gaps(sail)
     assert after == {**before, EXPIRED: 1, NO_TRADES: before[NO_TRADES] - 1}
     assert numbers(finding(sail, "reconciles_with_trades"))["pending_windows"] == 0
@@ -168,7 +178,7 @@ def test_what_is_pending_beyond_the_candles_is_not_computed_yet(sail: Bench, day
     """Trades before the first or after the last candle, in the examined span."""
     daily_trades(sail)
     at = AT + days * DAY
-    lakes.add_trades(sail.lake, [trade(1000, at)])
+    lakes.add_trades(sail.lake, [make_trade(1000, at)])
     counts, rows = gaps(sail, day(at))
     assert counts == {NO_TRADES: 0, EXPIRED: 0, NOT_COMPUTED: 1}
     assert [(row["symbol"], row["start"]) for row in rows] == [(ALL, at)]

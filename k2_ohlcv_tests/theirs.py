@@ -23,11 +23,30 @@ from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation, Snapshot, Summary
 from pyiceberg.table.update import AddSnapshotUpdate, SetSnapshotRefUpdate
 from pyiceberg.typedef import Record, TableVersion
-from pyiceberg.types import IcebergType, IntegerType, ListType, LongType, NestedField, StringType, StructType
+from pyiceberg.types import (
+    DoubleType,
+    IcebergType,
+    IntegerType,
+    ListType,
+    LongType,
+    NestedField,
+    StringType,
+    StructType,
+    TimestamptzType,
+)
 
 from k2_ohlcv.lake.catalog import Lake
 
 NAMESPACE = "theirs"
+#: Columns under our names, of types that others may have.
+COLUMNS: dict[str, IcebergType] = {
+    "exchange": StringType(),
+    "symbol": StringType(),
+    "trade_id": LongType(),
+    "timestamp": TimestamptzType(),
+    "price": DoubleType(),
+    "quantity": DoubleType(),
+}
 _POSITIONS = Schema(
     NestedField(2147483546, "file_path", StringType(), required=True),
     NestedField(2147483545, "pos", LongType(), required=True),

@@ -5,6 +5,7 @@ from pathlib import Path
 from bench.contenders.session import Session
 from bench.job import Job
 from bench.lake import empty_candles, open_lake
+from k2_ohlcv.engine.window_cache import WindowCache
 from k2_ohlcv.reconcile import rebuild
 
 
@@ -23,9 +24,9 @@ class Ours:
     def run(self, job: Job) -> None:
         """Rebuild the tables one after the other; where they are several, a scan may serve all."""
         engine, lake = self._session.engine(job), open_lake(Path(job.home))
-        engine.share = frozenset(job.tables if len(job.tables) > 1 else ())
+        cache = WindowCache(job.timeframes)
         for timeframe in job.timeframes:
-            rebuild(lake, engine, timeframe, [job.interval])
+            rebuild(lake, engine, timeframe, [job.interval], cache=cache)
 
 
 def open() -> Ours:  # noqa: A001 # what every contender's module calls it

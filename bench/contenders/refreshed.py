@@ -8,7 +8,7 @@ from bench.contenders.session import Session
 from bench.job import Job
 from bench.lake import append_trades, open_lake
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
-from k2_ohlcv.refresh import refresh
+from k2_ohlcv.reconcile import refresh
 
 
 class Refreshed:

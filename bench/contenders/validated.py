@@ -5,6 +5,7 @@ from pathlib import Path
 from bench.contenders.session import Session
 from bench.job import Job
 from bench.lake import open_lake
+from k2_ohlcv.engine.totals import TotalsCache
 from k2_ohlcv.validate import validate
 
 
@@ -15,8 +16,8 @@ class Validated:
         self._session = Session()
 
     def prepare(self, job: Job) -> None:
-        """Open the session, and keep nothing that an earlier run has read."""
-        self._session.engine(job).totals = {}
+        """Open the session."""
+        self._session.engine(job)
 
     def run(self, job: Job) -> None:
         """Validate the tables over the job's days.
@@ -25,10 +26,10 @@ class Validated:
             ValueError: a check fails, or has not looked at every candle.
         """
         engine, lake = self._session.engine(job), open_lake(Path(job.home))
-        engine.share = frozenset(job.tables)
+        cache = TotalsCache(job.timeframes)
         for timeframe in job.timeframes:
             rows = lake.candles(timeframe).scan().count()
-            for found in validate(lake, engine, timeframe, [job.interval]):
+            for found in validate(lake, engine, timeframe, [job.interval], cache=cache):
                 compared = found.check == "reconciles_with_trades"
                 if not found.ok or (compared and found.examined != rows):
                     raise ValueError(f"sound tables were expected, and all of them examined: {found}")

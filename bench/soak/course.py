@@ -24,7 +24,7 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.commit import Change, commit
 from k2_ohlcv.lake.files import within
 from k2_ohlcv.lake.watermark import carried
-from k2_ohlcv.refresh import refresh
+from k2_ohlcv.reconcile import refresh
 
 #: Told in words what is under way.
 Tell = Callable[[str], None]

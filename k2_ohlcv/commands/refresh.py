@@ -43,10 +43,10 @@ def refresh_tables(terminal: Terminal, name: str, *, explain: bool) -> None:
 
 def _explain(terminal: Terminal, timeframes: Sequence[Timeframe]) -> None:
     from k2_ohlcv.lake.catalog import Lake
-    from k2_ohlcv.refresh import plan
+    from k2_ohlcv.reconcile import preview_refresh
 
     lake = Lake.open(terminal.settings)
-    plans = [plan(lake, one) for one in timeframes]
+    plans = [preview_refresh(lake, one) for one in timeframes]
     terminal.result({"tables": [one.as_json() for one in plans]})
     for one in plans:
         terminal.show(*one.lines())

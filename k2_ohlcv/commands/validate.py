@@ -73,13 +73,13 @@ def _findings(
     with terminal.progress("validating", total=len(timeframes)) as steps:
         steps.doing("starting the engine")
         from k2_ohlcv.engine.session import open_engine
+        from k2_ohlcv.engine.totals import TotalsCache
         from k2_ohlcv.validate import validate
 
-        found: list[Finding] = []
+        cache, found = TotalsCache(timeframes), list[Finding]()
         with open_engine(terminal.settings) as engine:
-            engine.share = frozenset(one.name for one in timeframes)
             for one in timeframes:
-                findings = validate(lake, engine, one, [span], progress=steps.doing)
+                findings = validate(lake, engine, one, [span], cache=cache, progress=steps.doing)
                 found += findings
                 failing = [f.check for f in findings if not f.ok]
                 steps.done(f"{one.table}: {', '.join(failing) + ' fail' if failing else 'sound'}")

@@ -1,6 +1,6 @@
-"""The candle assets: one factory. What they do is `reconcile` and `refresh`.
+"""The candle assets: one factory. What they do is `reconcile`.
 
-Those are imported when a step runs: the graph loads without them in half the time.
+That is imported when a step runs: the graph loads without it in half the time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,12 @@ from k2_ohlcv.defs import checks, named
 from k2_ohlcv.defs.failures import explained
 from k2_ohlcv.defs.partitions import first_day, mapping, partitions, selected
 from k2_ohlcv.defs.patience import policy
-from k2_ohlcv.defs.resources import LakeResource
+from k2_ohlcv.defs.resources import LakeResource, SparkResource
 from k2_ohlcv.defs.table import table_asset, tell
 from k2_ohlcv.domain.errors import UsageError
-from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe, parse_day
+from k2_ohlcv.domain.timeframe import Timeframe, parse_day
 from k2_ohlcv.domain.window import Interval, midnight
 from k2_ohlcv.domain.window_counts import WindowCounts
-from k2_ohlcv.engine.resource import SparkResource
-from k2_ohlcv.engine.session import Done
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.inventory import rows_per_partition
 from k2_ohlcv.lake.lines import Lines
@@ -79,10 +77,8 @@ def candles_asset(timeframe: Timeframe, settings: Settings) -> dg.AssetsDefiniti
     ) -> dg.MaterializeResult[Any]:
         with explained(context), checks.recorded(context, timeframe):
             logs.pin(context.run.run_id, lake.lake.trades().metadata.current_snapshot_id)
-            engine = spark.engine
-            engine.share = _timeframes(context)
             try:
-                report = _reconciled(context, config, lake.lake, engine, timeframe)
+                report = _reconciled(context, config, lake.lake, spark, timeframe)
             except RefusedWindowsError as refused:
                 context.log.error(str(refused))
                 context.instance.add_run_tags(context.run.run_id, {named.REFUSED_TAG: "true"})
@@ -92,8 +88,7 @@ def candles_asset(timeframe: Timeframe, settings: Settings) -> dg.AssetsDefiniti
                     _log_summary(context, config.mode, report)
                     _materialize_changed(context, lake.lake, report, there, config.mode)
                     raise
-            done = Done(report.trades_snapshot, report.plan.intervals, report.refused)
-            engine.done[timeframe.name] = done
+            spark.run_state(context).reconciled[timeframe.name] = report.windows
         _log_summary(context, config.mode, report)
         whole = _run_numbers(config.mode, report)
         _add_partitions(context, lake.lake, report, there, whole, besides=config.mode is Mode.rebuild)
@@ -147,20 +142,25 @@ def days(also: Sequence[str]) -> list[Interval]:
 
 
 def _reconciled(
-    context: dg.AssetExecutionContext, config: CandlesConfig, lake: Lake, engine: Any, timeframe: Timeframe
+    context: dg.AssetExecutionContext,
+    config: CandlesConfig,
+    lake: Lake,
+    spark: SparkResource,
+    timeframe: Timeframe,
 ) -> "Report":
-    from k2_ohlcv.reconcile import rebuild
-    from k2_ohlcv.refresh import refresh
+    from k2_ohlcv.reconcile import rebuild, refresh
+
+    engine, cache = spark.engine, spark.run_state(context).windows
 
     if config.mode is Mode.refresh:
         logs.progress(f"{timeframe.table}: looking for what changed")
-        return refresh(lake, engine, timeframe, progress=logs.progress)
+        return refresh(lake, engine, timeframe, cache=cache, progress=logs.progress)
     chosen = [*selected(timeframe.grain, context.partition_time_window), *days(config.also)]
     if config.skip_expired:
         lines = Lines.of(lake.candles(timeframe), lake.trades(), timeframe)
         chosen = [p for p in timeframe.grain.partitions(chosen) if lines.ahead([p])]
     logs.progress(f"{timeframe.table}: {len(chosen)} {timeframe.grain.value}s")
-    report = rebuild(lake, engine, timeframe, chosen, progress=logs.progress)
+    report = rebuild(lake, engine, timeframe, chosen, cache=cache, progress=logs.progress)
     if not report.partitions:
         context.log.info("No trades in the chosen partitions: nothing to compute.")
     return report
@@ -221,9 +221,3 @@ def _add_partitions(
 def _numbers(part: "PartitionReport | None", rows: int) -> dict[str, int]:
     counts = part.counts if part else WindowCounts()
     return {**counts.as_metadata(), "trades": part.trades if part else 0, "dagster/partition_row_count": rows}
-
-
-def _timeframes(context: dg.AssetExecutionContext) -> frozenset[str]:
-    """The timeframes that this run computes: one scan of the trades may serve several."""
-    keys = context.job_def.asset_layer.selected_asset_keys
-    return frozenset(t.name for t in TIMEFRAMES if dg.AssetKey(t.table) in keys)

@@ -9,23 +9,21 @@ never a failed check.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
-from k2_ohlcv.defs.resources import LakeResource
+from k2_ohlcv.defs.resources import LakeResource, SparkResource
+from k2_ohlcv.defs.run_state import RunState
 from k2_ohlcv.domain.checks import CHECKS, Check, Finding, merged
 from k2_ohlcv.domain.errors import GateError
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
 from k2_ohlcv.domain.window import DAY, Interval, midnight
-from k2_ohlcv.engine.resource import SparkResource
+from k2_ohlcv.engine.session import Engine
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.inventory import data_spans
 from k2_ohlcv.report import RefusedWindowsError
-
-if TYPE_CHECKING:
-    from k2_ohlcv.engine.session import Engine
 
 #: A check that is run by itself, without partitions, looks so far back from the newest data.
 _LOOKBACK = 7 * DAY
@@ -53,10 +51,7 @@ def _checks_of(timeframe: Timeframe) -> dg.AssetChecksDefinition:
     def check(
         context: dg.AssetCheckExecutionContext, lake: LakeResource, spark: SparkResource
     ) -> Iterator[dg.AssetCheckResult]:
-        engine = spark.engine
-        if not engine.share:
-            engine.share = frozenset(t.name for t in TIMEFRAMES if _is_checked(context, t))
-        findings = _found(context, lake.lake, engine, timeframe)
+        findings = _found(context, lake.lake, spark.engine, spark.run_state(context), timeframe)
         wanted = {key.name for key in context.selected_asset_check_keys}
         for one in CHECKS:
             if one.name in wanted:
@@ -66,17 +61,17 @@ def _checks_of(timeframe: Timeframe) -> dg.AssetChecksDefinition:
 
 
 def _found(
-    context: dg.AssetCheckExecutionContext, lake: Lake, engine: "Engine", timeframe: Timeframe
+    context: dg.AssetCheckExecutionContext, lake: Lake, engine: Engine, state: RunState, timeframe: Timeframe
 ) -> dict[str, Finding]:
     from k2_ohlcv.validate import validate
 
-    done = engine.done.pop(timeframe.name, None)
-    chosen = _newest(context, lake, timeframe) if done is None else done.intervals
-    parts = [validate(lake, engine, timeframe, chosen, reconciled=done)]
+    reconciled = state.reconciled.get(timeframe.name)
+    chosen = _newest(context, lake, timeframe) if reconciled is None else reconciled.intervals
+    parts = [validate(lake, engine, timeframe, chosen, reconciled=reconciled, cache=state.totals)]
     again = failed_before(context.instance, timeframe)
     if again:
         told = timeframe.grain.partitions(chosen)
-        parts.append(validate(lake, engine, timeframe, again, told=told))
+        parts.append(validate(lake, engine, timeframe, again, told=told, cache=state.totals))
     return {
         check.name: merged([part[i] for part in (parts[:1] if check.whole else parts)])
         for i, check in enumerate(CHECKS)
@@ -89,11 +84,6 @@ def are_run(context: dg.AssetExecutionContext, timeframe: Timeframe, names: Iter
     chosen = context.run.asset_check_selection
     known = context.job_def.asset_layer.asset_graph.asset_check_keys if chosen is None else chosen
     return keys <= set(known)
-
-
-def _is_checked(context: dg.AssetCheckExecutionContext, timeframe: Timeframe) -> bool:
-    key = dg.AssetKey(timeframe.table)
-    return any(check.asset_key == key for check in context.job_def.asset_layer.asset_graph.asset_check_keys)
 
 
 def _newest(context: dg.AssetCheckExecutionContext, lake: Lake, timeframe: Timeframe) -> list[Interval]:

@@ -77,10 +77,7 @@ def build(there: dg.PartitionsDefinition[Any]) -> dg.JobDefinition:
 
 
 def _ingest(context: dg.OpExecutionContext, lake: LakeResource, config: FilesConfig) -> Ingested:
-    from k2_ohlcv.ingest import ingest
-
-    settings = lake.settings
-    landing, odd = settings.landing, Ingested()
+    landing, odd = lake.settings.landing, Ingested()
     for said in config.refused:
         add_failure(context, odd, printable(said), printable(said, _LONGEST_REASON))
     files = []
@@ -95,11 +92,7 @@ def _ingest(context: dg.OpExecutionContext, lake: LakeResource, config: FilesCon
         return odd
     lake.lake.reject_external_trades()  # a table that is never written to is no failure of a file
     reject_replacing_trades(lake.lake)
-    done = ingest_each(
-        context,
-        files,
-        lambda some: ingest(lake.lake, some, landing=landing, workspace=settings.home / "work"),
-    )
+    done = ingest_each(context, lake, files)
     report_unterminated(context, done, {landing / name for name in config.settled})
     return Ingested(done.reports, odd.failed + done.failed)
 

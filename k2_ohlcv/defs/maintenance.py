@@ -13,11 +13,11 @@ from pydantic import Field
 from k2_ohlcv import logs
 from k2_ohlcv.defs import checks, retention_checks
 from k2_ohlcv.defs.failures import explained
-from k2_ohlcv.defs.resources import LakeResource
+from k2_ohlcv.defs.resources import LakeResource, SparkResource
 from k2_ohlcv.domain.checks import CHECKS
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe, parse_day
 from k2_ohlcv.domain.window import DAY, EPOCH, Interval, coalesce, midnight
-from k2_ohlcv.engine.resource import SparkResource
+from k2_ohlcv.engine.totals import TotalsCache
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.inventory import data_spans, rows_per_partition
 
@@ -97,15 +97,13 @@ def _audit_job() -> dg.JobDefinition:
     def look(context: dg.OpExecutionContext, lake: LakeResource, spark: SparkResource) -> None:
         from k2_ohlcv.validate import validate
 
-        engine = spark.engine
-        engine.share = frozenset(t.name for t in TIMEFRAMES)
-        failed = []
+        cache, failed = TotalsCache(TIMEFRAMES), []
         for timeframe in TIMEFRAMES:
             days = [
                 *tonight(lake.lake, timeframe, datetime.now(UTC)),
                 *checks.failed_before(context.instance, timeframe),
             ]
-            findings = validate(lake.lake, engine, timeframe, days, progress=logs.progress)
+            findings = validate(lake.lake, spark.engine, timeframe, days, cache=cache, progress=logs.progress)
             for check, finding in zip(CHECKS, findings, strict=True):
                 context.instance.report_runless_asset_event(checks.evaluation(check, timeframe, finding))
                 if check.blocking and not finding.ok:

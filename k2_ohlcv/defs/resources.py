@@ -1,4 +1,6 @@
-"""Resources: what a run holds. The Spark session is `engine.resource`; here is the lake, and the wiring.
+"""Resources: what a run holds. These are the lake, and the Spark session with the state of the run.
+
+How a session is opened is in `engine.session`.
 
 The environment is read when a run starts, never when definitions load.
 """
@@ -7,10 +9,13 @@ from contextlib import ExitStack
 from functools import cached_property
 
 import dagster as dg
+from dagster_pyspark import LazyPySparkResource
 from pydantic import PrivateAttr
 
 from k2_ohlcv.defs import runs
+from k2_ohlcv.defs.run_state import RunState, run_timeframes
 from k2_ohlcv.defs.signs_of_life import signs_of_life
+from k2_ohlcv.engine.session import Engine, open_engine
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.settings import Settings
 
@@ -61,9 +66,42 @@ class LakeResource(dg.ConfigurableResource[Lake]):
         return self._opened
 
 
+class SparkResource(LazyPySparkResource):
+    """A Spark session that starts when it is first used and ends with the run.
+
+    `spark_session` is what dagster_pyspark promises; `engine` is the same session with what this project
+    knows of it. `SPARK_REMOTE` chooses the server, `spark_config` adds to its configuration.
+    """
+
+    _stack: ExitStack = PrivateAttr(default_factory=ExitStack)
+    _engine: Engine | None = PrivateAttr(default=None)
+    _run_state: RunState | None = PrivateAttr(default=None)
+
+    def _init_session(self) -> None:
+        if self._engine is None:
+            config: dict[str, str] = {key: str(value) for key, value in self.spark_config.items()}
+            self._engine = self._stack.enter_context(open_engine(Settings.read(), config))
+            self._spark_session = self._engine.spark
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, started if it is not yet."""
+        self._init_session()
+        assert self._engine is not None
+        return self._engine
+
+    def run_state(self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> RunState:
+        """What the steps of this run share."""
+        if self._run_state is None:
+            self._run_state = RunState.of(run_timeframes(context))
+        return self._run_state
+
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002 # Dagster's name
+        """End the session, if one was started, and forget the state of the run."""
+        self._engine, self._spark_session, self._run_state = None, None, None
+        self._stack.close()
+
+
 def resources() -> dict[str, object]:
     """The resources of the graph, by the names that assets ask for."""
-    # Importing PySpark's client takes a second, which nothing but the graph needs to pay.
-    from k2_ohlcv.engine.resource import SparkResource
-
     return {"lake": LakeResource(), "spark": SparkResource(spark_config={})}

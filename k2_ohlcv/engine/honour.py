@@ -5,23 +5,19 @@ deletes, deletion vectors and equality deletes. Sail reads Parquet and Puffin on
 float or double. Spark reads files without field ids by the table's name mapping; Sail does not look at it.
 """
 
-from typing import TYPE_CHECKING
-
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
 from pyiceberg.table import Table
 from pyiceberg.types import DoubleType, FloatType
 
 from k2_ohlcv.domain.errors import ContractError
+from k2_ohlcv.engine.session import Engine
 from k2_ohlcv.lake.files import data_files, delete_files
 from k2_ohlcv.lake.name_mapping import files_by_name
-
-if TYPE_CHECKING:
-    from k2_ohlcv.engine.session import Engine
 
 _SHOWN = 3
 
 
-def refuse_unhonoured(engine: "Engine", trades: Table, snapshot: int) -> None:
+def refuse_unhonoured(engine: Engine, trades: Table, snapshot: int) -> None:
     """Look at a snapshot's delete files and at how its data files name columns, before anything is computed.
 
     Raises:
@@ -58,7 +54,7 @@ def _key(trades: Table, number: int) -> str | None:
     return None
 
 
-def explain(engine: "Engine", trades: Table, snapshot: int, error: Exception) -> None:
+def explain(engine: Engine, trades: Table, snapshot: int, error: Exception) -> None:
     """Say in words why reading failed, where it is that the engine does not read such files.
 
     Raises:

@@ -6,19 +6,17 @@ which those are, and mostly there are none.
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pyiceberg.table import Table
 
 from k2_ohlcv.domain.window import Interval, from_micros
 from k2_ohlcv.engine.honour import refuse_unhonoured
-from k2_ohlcv.engine.ticks import clock_of, column, rows_of, time_terms
+from k2_ohlcv.engine.session import Engine
+from k2_ohlcv.engine.sql_terms import clock_of, column, time_terms
+from k2_ohlcv.engine.ticks import rows_of
 from k2_ohlcv.lake.files import live_files
 from k2_ohlcv.lake.foreign import Clock
 from k2_ohlcv.lake.trade_columns import columns_at
-
-if TYPE_CHECKING:
-    from k2_ohlcv.engine.session import Engine
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Outside:
     latest: str | None
 
 
-def rows_outside(engine: "Engine", trades: Table, snapshot: int, times: Interval) -> list[Outside]:
+def rows_outside(engine: Engine, trades: Table, snapshot: int, times: Interval) -> list[Outside]:
     """The markets that have trades outside some times at a snapshot, those with the most rows first.
 
     Args:
@@ -63,7 +61,7 @@ _COUNTED: OrderedDict[tuple[str, int, Interval], list[Outside]] = OrderedDict()
 _MOST_COUNTED = 8
 
 
-def _counted(engine: "Engine", trades: Table, snapshot: int, times: Interval) -> list[Outside]:
+def _counted(engine: Engine, trades: Table, snapshot: int, times: Interval) -> list[Outside]:
     from pyspark.sql import functions as F  # noqa: N812 - its name everywhere
 
     refuse_unhonoured(engine, trades, snapshot)

@@ -5,33 +5,31 @@ driver's work, in `lake.candles`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import reduce
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyiceberg.table import Table
 
-from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
+from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.domain.trading_times import possible
 from k2_ohlcv.domain.types import NOTIONAL, PRICE, VOLUME
-from k2_ohlcv.domain.window import Interval, bound, coalesce, covers, subtract, to_micros
-from k2_ohlcv.engine.ticks import MISFITS, Reading, read_trades
+from k2_ohlcv.domain.window import Interval, bound, to_micros
+from k2_ohlcv.engine.external_values import MISFITS
+from k2_ohlcv.engine.session import Engine
+from k2_ohlcv.engine.ticks import Reading, read_trades
+from k2_ohlcv.engine.window_cache import WindowCache, is_within
 from k2_ohlcv.lake.files import live_files
 from k2_ohlcv.lake.foreign import ForeignTrades
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-    from k2_ohlcv.engine.session import Engine
-
 #: Sail fails at 64 left-deep alternatives and takes 1,000 balanced ones: we bound and balance.
 MOST_INTERVALS = 64
 #: So few intervals cost nothing to speak of, and so many windows can be listed beside them.
 _FEW_INTERVALS, _MOST_STARTS = 8, 2_000
-#: Rows that may wait on the shelf for the other tables of the same run: about 250 MB.
-_SHELF_ROWS = 1_000_000
 
 #: What a rollup gives, one row a window, in this order. notional is the exact sum of price x quantity.
 #: misfits counts the trades that cannot be read exactly: where there are some, the other values mean nothing.
@@ -53,38 +51,14 @@ WINDOWS = pa.schema(
 _COMPUTED = [name for name in WINDOWS.names if name != MISFITS]
 
 
-@dataclass
-class Shelf:
-    """Windows already computed by scans for another timeframe of the same session, each given out once."""
-
-    _kept: dict[tuple[int, str], tuple[list[Interval], pa.Table]] = field(default_factory=dict)
-
-    def put(self, snapshot: int, name: str, intervals: list[Interval], windows: pa.Table) -> None:
-        """Keep these windows beside those of earlier scans of the snapshot, unless that would be too many."""
-        self._kept = {key: kept for key, kept in self._kept.items() if key[0] == snapshot}
-        if windows.num_rows + sum(kept.num_rows for _, kept in self._kept.values()) > _SHELF_ROWS:
-            return
-        spans, kept = self._kept.get((snapshot, name), ([], WINDOWS.empty_table()))
-        others = kept.filter(pc.invert(_within(kept["window_start"], intervals)))
-        self._kept[snapshot, name] = (coalesce([*spans, *intervals]), pa.concat_tables([others, windows]))
-
-    def take(self, snapshot: int, name: str, intervals: list[Interval]) -> pa.Table | None:
-        """The windows of exactly these intervals, or None."""
-        spans, kept = self._kept.get((snapshot, name), ([], WINDOWS.empty_table()))
-        if not covers(spans, intervals):
-            return None
-        taken = _within(kept["window_start"], intervals)
-        self._kept[snapshot, name] = (subtract(spans, intervals), kept.filter(pc.invert(taken)))
-        return kept.filter(taken)
-
-
-def _within(moments: pa.ChunkedArray, intervals: Sequence[Interval]) -> pa.ChunkedArray:
-    masks = [pc.and_(pc.greater_equal(moments, i.start), pc.less(moments, i.end)) for i in intervals]
-    return reduce(pc.or_, masks)
-
-
 def windows(
-    engine: "Engine", trades: Table, snapshot: int, timeframe: Timeframe, intervals: Sequence[Interval]
+    engine: Engine,
+    trades: Table,
+    snapshot: int,
+    timeframe: Timeframe,
+    intervals: Sequence[Interval],
+    *,
+    cache: WindowCache | None = None,
 ) -> pa.Table:
     """Every window of the intervals that has trades, from the trades as they were at a snapshot.
 
@@ -95,6 +69,8 @@ def windows(
         timeframe: which windows.
         intervals: aligned to the timeframe's windows. What of them lies outside the times that a trade can
             have is left out.
+        cache: windows that earlier scans computed for this timeframe. This scan adds windows of the other
+            timeframes of the cache, where the intervals are aligned to them.
 
     Returns:
         A table of the schema `WINDOWS`, in no particular order.
@@ -102,24 +78,25 @@ def windows(
     intervals = possible(intervals)
     if not intervals:
         return WINDOWS.empty_table()
-    taken = engine.shelf.take(snapshot, timeframe.name, intervals)
-    if taken is not None:
-        return taken
+    cache = cache or WindowCache([])
+    cached = cache.pop(snapshot, timeframe.name, intervals)
+    if cached is not None:
+        return cached
     read = _read(engine, trades, snapshot, timeframe, intervals)
-    others = [t for t in _shared(engine, timeframe) if t.align(intervals) == intervals]
-    if not others:
+    longer = [t for t in cache.timeframes if t.length > timeframe.length and t.align(intervals) == intervals]
+    if not longer:
         frame = rollup(_ticks(read), timeframe, checked=read.checked)
         return _exactly(read, read.collect(frame.select(*_names(read))), intervals)
     by_timeframe = {
-        t: _exactly(read, found, intervals) for t, found in _rollup_all(read, [timeframe, *others]).items()
+        t: _exactly(read, found, intervals) for t, found in _rollup_all(read, [timeframe, *longer]).items()
     }
-    for other in others:
-        engine.shelf.put(snapshot, other.name, intervals, by_timeframe[other])
+    for each in longer:
+        cache.put(snapshot, each.name, intervals, by_timeframe[each])
     return by_timeframe[timeframe]
 
 
 def _read(
-    engine: "Engine", trades: Table, snapshot: int, timeframe: Timeframe, intervals: Sequence[Interval]
+    engine: Engine, trades: Table, snapshot: int, timeframe: Timeframe, intervals: Sequence[Interval]
 ) -> Reading:
     """The trades of some windows, and of further ones where there are too many intervals to name.
 
@@ -147,7 +124,7 @@ def _overlaps(span: Interval, intervals: Sequence[Interval]) -> bool:
 
 
 def trades_between(
-    engine: "Engine", trades: Table, snapshot: int, intervals: Sequence[Interval]
+    engine: Engine, trades: Table, snapshot: int, intervals: Sequence[Interval]
 ) -> "DataFrame":
     """The trades of some intervals, under our names and in our types, as they were at a snapshot."""
     return read_trades(engine, trades, snapshot, intervals).frame
@@ -157,21 +134,17 @@ def _names(read: Reading) -> list[str]:
     return [*_COMPUTED, *([MISFITS] if read.checked else [])]
 
 
-def _shared(engine: "Engine", timeframe: Timeframe) -> list[Timeframe]:
-    return [t for t in TIMEFRAMES if t.name in engine.share and t.length > timeframe.length]
-
-
 def _exactly(read: Reading, found: pa.Table, intervals: Sequence[Interval]) -> pa.Table:
     """The windows of the intervals alone, with the number of trades in each that cannot be read exactly."""
     if not read.checked:
         found = found.append_column(MISFITS, pa.repeat(pa.scalar(0, pa.int64()), found.num_rows))
     found = found.cast(WINDOWS)
-    return (
-        found.filter(_within(found["window_start"], intervals)) if len(intervals) > MOST_INTERVALS else found
-    )
+    if len(intervals) <= MOST_INTERVALS:
+        return found
+    return found.filter(is_within(found["window_start"], intervals))
 
 
-def describe_misfits(engine: "Engine", trades: Table, snapshot: int, intervals: Sequence[Interval]) -> str:
+def describe_misfits(engine: Engine, trades: Table, snapshot: int, intervals: Sequence[Interval]) -> str:
     """Name the trades of some windows that cannot be read exactly."""
     ranges = bound(intervals, MOST_INTERVALS)
     return str(read_trades(engine, trades, snapshot, ranges).refused(ranges))

@@ -1,6 +1,6 @@
 """One Spark session: on Sail in this process, on a Spark Connect server, or on PySpark's own local one.
 
-What runs in the session is in `rollup`; how Dagster holds it is in `resource`.
+What runs in the session is in `rollup`; how Dagster holds it is in `defs.resources`.
 """
 
 import os
@@ -10,24 +10,21 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from k2_ohlcv.domain.addresses import shown_address
 from k2_ohlcv.domain.errors import EngineUnavailableError, UsageError
-from k2_ohlcv.domain.window import Interval
 from k2_ohlcv.engine.jars import spark_jars
 from k2_ohlcv.engine.private_metadata import PrivateMetadata
 from k2_ohlcv.engine.sail_storage import SailStorage, sail_storage
 from k2_ohlcv.lake.catalog import CATALOG, catalog_properties
 from k2_ohlcv.lake.embedded import database_of
-from k2_ohlcv.lake.watermark import RefusedWindow
 from k2_ohlcv.settings import Settings
 
 if TYPE_CHECKING:
-    import polars as pl
     from pyspark.sql import SparkSession
 
 #: The newest Iceberg runtime for Spark is built for 4.1, and pyspark stays there with it.
@@ -44,21 +41,6 @@ _CONNECT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Done:
-    """What a run made equal to the trades.
-
-    Attributes:
-        snapshot: the trades snapshot; None where trades have none.
-        intervals: whole windows.
-        refused: those of them that break an invariant, and stay as they were.
-    """
-
-    snapshot: int | None
-    intervals: tuple[Interval, ...]
-    refused: tuple[RefusedWindow, ...] = ()
-
-
-@dataclass
 class Engine:
     """An open session, and how tables are named in it.
 
@@ -67,24 +49,14 @@ class Engine:
         embedded: whether the server is Sail in this process, which finds tables by location, not by name.
         workspace: a private folder of this session, removed with it.
         storage: the environment in which an embedded server finds the object store.
-        share: names of the timeframes that this session's user means to ask for. A scan for one of them
-            answers the others that it can.
-        done: by timeframe, what this session did to its table, for the checks that follow.
-        totals: the totals of the last scan for checks, by snapshot and timeframe, with their intervals.
     """
 
     spark: "SparkSession"
     embedded: bool
     workspace: Path
     storage: SailStorage | None = None
-    share: frozenset[str] = field(default_factory=frozenset)
-    done: dict[str, Done] = field(default_factory=dict)
-    totals: dict[tuple[int, str], "tuple[list[Interval], pl.DataFrame]"] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        from k2_ohlcv.engine.rollup import Shelf
-
-        self.shelf = Shelf()
         self.metadata = PrivateMetadata(self.workspace)
 
 

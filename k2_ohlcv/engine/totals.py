@@ -3,8 +3,7 @@
 Another and simpler expression than the rollup that made the candles: a mistake there is not made again here.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
 import polars as pl
 from pyiceberg.table import Table
@@ -12,44 +11,12 @@ from pyiceberg.table import Table
 from k2_ohlcv.domain.candle import KEY
 from k2_ohlcv.domain.checks import TOTALS
 from k2_ohlcv.domain.frame import inside
-from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
+from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.domain.trading_times import possible
 from k2_ohlcv.domain.types import PRICE, VOLUME
 from k2_ohlcv.domain.window import Interval, bound, coalesce, subtract
 from k2_ohlcv.engine.rollup import MOST_INTERVALS, trades_between
-
-if TYPE_CHECKING:
-    from k2_ohlcv.engine.session import Engine
-
-
-def totals(
-    engine: "Engine", trades: Table, snapshot: int, timeframe: Timeframe, intervals: Sequence[Interval]
-) -> pl.DataFrame:
-    """`KEY` and `TOTALS` of every window of the intervals that has trades, at a snapshot.
-
-    Where several timeframes are to be checked (`Engine.share`), the trades are scanned once, for the shortest
-    of them, and the longer ones are added up from that: sums and extremes do not depend on the way there.
-
-    Args:
-        engine: the session to compute in.
-        trades: the trades table; its current metadata must know the snapshot.
-        snapshot: the trades snapshot id.
-        timeframe: which windows.
-        intervals: aligned to the timeframe's windows.
-    """
-    intervals = possible(intervals)
-    if not intervals:
-        return _EMPTY
-    finest = min([timeframe, *(t for t in TIMEFRAMES if t.name in engine.share)], key=lambda t: t.length)
-    spans, windows = engine.totals.get((snapshot, finest.name), ([], _EMPTY))
-    if missing := subtract(intervals, spans):
-        found = _scan(engine, trades, snapshot, finest, missing)
-        spans, windows = coalesce([*spans, *missing]), pl.concat([windows, found])
-        if windows.height > _MOST_WINDOWS:
-            spans, windows = intervals, windows.filter(inside("window_start", intervals))
-        engine.totals = {(snapshot, finest.name): (spans, windows)}
-    return _added_up(windows, timeframe, intervals)
-
+from k2_ohlcv.engine.session import Engine
 
 #: Windows that are kept for the other timeframes, some 60 bytes each; beyond, only those asked for last.
 _MOST_WINDOWS = 2_000_000
@@ -68,8 +35,65 @@ _EMPTY = pl.DataFrame(
 assert tuple(_EMPTY.columns) == (*KEY, *TOTALS)
 
 
+class TotalsCache:
+    """The totals of the last scan, for the timeframes that are checked together.
+
+    Args:
+        timeframes: trades are scanned for the shortest of them. The totals of the others are added up from
+            those: sums and extremes do not depend on the way there.
+    """
+
+    def __init__(self, timeframes: Iterable[Timeframe]) -> None:
+        self.timeframes = tuple(timeframes)
+        self._key: tuple[int, str] | None = None
+        self._spans: list[Interval] = []
+        self._windows = _EMPTY
+
+    def get(self, snapshot: int, timeframe: Timeframe) -> tuple[list[Interval], pl.DataFrame]:
+        """The intervals that are known at a snapshot, and their totals."""
+        return (self._spans, self._windows) if self._key == (snapshot, timeframe.name) else ([], _EMPTY)
+
+    def put(self, snapshot: int, timeframe: Timeframe, spans: list[Interval], windows: pl.DataFrame) -> None:
+        """Keep these in place of all others."""
+        self._key, self._spans, self._windows = (snapshot, timeframe.name), spans, windows
+
+
+def totals(
+    engine: Engine,
+    trades: Table,
+    snapshot: int,
+    timeframe: Timeframe,
+    intervals: Sequence[Interval],
+    *,
+    cache: TotalsCache | None = None,
+) -> pl.DataFrame:
+    """`KEY` and `TOTALS` of every window of the intervals that has trades, at a snapshot.
+
+    Args:
+        engine: the session to compute in.
+        trades: the trades table; its current metadata must know the snapshot.
+        snapshot: the trades snapshot id.
+        timeframe: which windows.
+        intervals: aligned to the timeframe's windows.
+        cache: what earlier scans found. What this scan finds is added.
+    """
+    intervals = possible(intervals)
+    if not intervals:
+        return _EMPTY
+    cache = cache or TotalsCache([timeframe])
+    finest = min(timeframe, *cache.timeframes, key=lambda t: t.length)
+    spans, windows = cache.get(snapshot, finest)
+    if missing := subtract(intervals, spans):
+        found = _scan(engine, trades, snapshot, finest, missing)
+        spans, windows = coalesce([*spans, *missing]), pl.concat([windows, found])
+        if windows.height > _MOST_WINDOWS:
+            spans, windows = intervals, windows.filter(inside("window_start", intervals))
+        cache.put(snapshot, finest, spans, windows)
+    return _added_up(windows, timeframe, intervals)
+
+
 def _scan(
-    engine: "Engine", trades: Table, snapshot: int, timeframe: Timeframe, intervals: Sequence[Interval]
+    engine: Engine, trades: Table, snapshot: int, timeframe: Timeframe, intervals: Sequence[Interval]
 ) -> pl.DataFrame:
     from pyspark.sql import functions as F  # noqa: N812 - its name everywhere
 

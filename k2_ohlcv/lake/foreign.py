@@ -1,6 +1,6 @@
 """Someone else's trades table: which of its columns are ours, how its time counts, and whether it will do.
 
-It is read and never written. How its values become ours is in `engine.ticks`.
+It is read and never written. How its values become ours is in `engine.external_values`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

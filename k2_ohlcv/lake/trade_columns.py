@@ -1,7 +1,7 @@
 """Which columns of a trades table are read: by field id, under the names of a snapshot's own schema.
 
 A field id names one column for ever; a name may be given to another column. Our own tables and external
-tables answer alike. How values become ours is in `engine.ticks`.
+tables answer alike. How values become ours is in `engine.external_values`.
 """
 
 from dataclasses import fields

@@ -5,7 +5,6 @@ import os
 import zipfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,12 @@ import pytest
 from k2_ohlcv import ingest as ingestion
 from k2_ohlcv.commands.instance import opened
 from k2_ohlcv.defs import ingest_files, jobs, landings, refreshes
-from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.timeframe import timeframe
 from k2_ohlcv.lake.schemas import TRADES, TRADES_TABLE
 from k2_ohlcv.settings import Settings
 from k2_ohlcv_tests import lakes
-from k2_ohlcv_tests.defs.test_landings import HEADER, Landing, files, stored
+from k2_ohlcv_tests.support.landing import HEADER, Landing, files, stored
+from k2_ohlcv_tests.support.trades import make_trade
 
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
 
@@ -48,7 +47,8 @@ def failure_of(result: dg.ExecuteInProcessResult) -> str:
 
 def rejected(landing: Landing) -> list[dict[str, Any]]:
     table = lakes.open_lake(landing.folder.parents[2]).rejected()
-    return table.scan().to_arrow().sort_by("line").to_pylist()
+    rows: list[dict[str, Any]] = table.scan().to_arrow().sort_by("line").to_pylist()
+    return rows
 
 
 def bad_zip(path: Path) -> None:
@@ -113,7 +113,7 @@ def test_files_wait_while_the_trades_table_is_missing(landing: Landing) -> None:
     """Renamed for a moment, say: a new one under its name would have the candles removed."""
     lake = lakes.open_lake(landing.folder.parents[2])
     moment = datetime(2024, 2, 27, 1, tzinfo=UTC)
-    one = Trade("X", "Y", "1", moment, Decimal(1), Decimal(1))
+    one = make_trade("1", moment, 1, 1, market=("X", "Y"))
     lakes.commit_candles(lake.candles_to_write(MINUTE), MINUTE, [one], moment)
     landing.put("good.csv", HEADER, "2024-02-27T01:00:00Z,1,1,a")
     landing.look()

@@ -1,7 +1,6 @@
 """Checks in Dagster: colours that do not lie, and failures that show what failed."""
 
 from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 
 import dagster as dg
@@ -13,12 +12,12 @@ from k2_ohlcv import reconcile
 from k2_ohlcv.definitions import build
 from k2_ohlcv.defs import jobs
 from k2_ohlcv.defs.retention_checks import RETENTION_LIMIT
-from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.checks import CHECKS
 from k2_ohlcv.domain.timeframe import Grain, Timeframe, timeframe
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.settings import Settings
 from k2_ohlcv_tests import histories, lakes
+from k2_ohlcv_tests.support.trades import make_trade
 
 HOUR = timeframe("1h")
 DAILY = jobs.REBUILD[Grain.DAY]
@@ -29,9 +28,7 @@ DAYS = ("2024-02-27", "2024-02-28", "2024-02-29")
 def lake(home: Path) -> Lake:
     made = lakes.open_lake(home)
     moments = [datetime(2024, 2, day, hour, tzinfo=UTC) for day in (27, 28, 29) for hour in (1, 2)]
-    lakes.add_trades(
-        made, [Trade("X", "Y", str(i), at, Decimal(10), Decimal(1)) for i, at in enumerate(moments)]
-    )
+    lakes.add_trades(made, [make_trade(i, at, 10, 1, market=("X", "Y")) for i, at in enumerate(moments)])
     return made
 
 

@@ -65,6 +65,7 @@ def test_candles_follow_trades(graph: dg.Definitions, timeframe: Timeframe) -> N
     last = table.partitions_def.get_last_partition_key()
     assert last == timeframe.grain.key(timeframe.grain.partition(now))
     trades = asset(graph, TRADES_TABLE).partitions_def
+    assert trades is not None
     upstream = dep.partition_mapping.get_upstream_mapped_partitions_result_for_partitions(
         table.partitions_def.subset_with_partition_keys([last]), table.partitions_def, trades
     )

@@ -1,6 +1,5 @@
 """Files that land: which are asked for and when, and what becomes of a run over them."""
 
-import os
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -9,56 +8,13 @@ import dagster as dg
 import pytest
 
 from k2_ohlcv.commands.instance import opened
-from k2_ohlcv.definitions import build
 from k2_ohlcv.defs import ingest_files, landings, refreshes
 from k2_ohlcv.lake.schemas import TRADES_TABLE
 from k2_ohlcv.settings import Settings
-from k2_ohlcv_tests import lakes
+from k2_ohlcv_tests.support.landing import HEADER, Landing, files, stored
 
 # Dagster 1.13 reads a pydantic attribute that pydantic 2.14 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
-
-HEADER = "timestamp,price,quantity,trade_id"
-
-
-class Landing:
-    """The landing folder of a test, and its sensor with its cursor."""
-
-    def __init__(self, home: Path, instance: dg.DagsterInstance) -> None:
-        self.folder = home / "landing" / "X" / "AB"
-        self.folder.mkdir(parents=True)
-        self.instance = instance
-        self.cursor: str | None = None
-        self.graph = build(Settings.read())
-        self.clock = 1_000_000_000
-
-    def put(self, name: str, *lines: str) -> None:
-        """Write a file, a second later than the one before."""
-        path = self.folder / name
-        path.write_text("".join(f"{line}\n" for line in lines))
-        self.clock += 1
-        os.utime(path, (self.clock, self.clock))
-
-    def look(self) -> dg.RunRequest | str:
-        """One tick, as the daemon does it."""
-        context = dg.build_sensor_context(
-            instance=self.instance, cursor=self.cursor, repository_def=self.graph.get_repository_def()
-        )
-        tick = self.graph.resolve_sensor_def("landing_files").evaluate_tick(context)
-        self.cursor = tick.cursor
-        if tick.run_requests:
-            (asked,) = tick.run_requests
-            return asked
-        assert tick.skip_message
-        return tick.skip_message
-
-    def run(self, asked: dg.RunRequest | str) -> dg.ExecuteInProcessResult:
-        """Carry out a request."""
-        assert isinstance(asked, dg.RunRequest), asked
-        job = self.graph.resolve_job_def(ingest_files.INGEST_FILES)
-        return job.execute_in_process(
-            asked.run_config, instance=self.instance, tags=asked.tags, raise_on_error=False
-        )
 
 
 @pytest.fixture
@@ -68,16 +24,6 @@ def landing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Landing
         monkeypatch.delenv(name, raising=False)
     with opened(Settings.read()) as instance:
         yield Landing(tmp_path, instance)
-
-
-def files(asked: dg.RunRequest | str) -> list[str]:
-    assert isinstance(asked, dg.RunRequest), asked
-    return list(asked.run_config["ops"][ingest_files.OP]["config"]["files"])
-
-
-def stored(landing: Landing) -> list[str]:
-    table = lakes.open_lake(landing.folder.parents[2]).trades()
-    return sorted(table.scan().to_arrow()["trade_id"].to_pylist())
 
 
 def test_a_file_is_left_until_it_has_stopped_growing(landing: Landing) -> None:
@@ -150,7 +96,7 @@ def test_a_run_that_was_killed_is_asked_for_again(landing: Landing, monkeypatch:
     monkeypatch.setattr(refreshes, "_FIRST_PAUSE", timedelta(0))
     again = landing.look()
     assert files(again) == files(first)
-    assert again.run_key != first.run_key  # type: ignore[union-attr]
+    assert again.run_key != first.run_key
 
 
 def test_the_cursor_keeps_what_is_needed() -> None:

@@ -1,7 +1,6 @@
 """Retention and audit as jobs: what they do when the clock runs them, and what an audit looks at."""
 
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from pathlib import Path
 
 import dagster as dg
@@ -12,14 +11,14 @@ from k2_ohlcv.definitions import build
 from k2_ohlcv.defs import maintenance
 from k2_ohlcv.defs.maintenance import AUDIT, RETENTION, RetentionConfig, tonight
 from k2_ohlcv.defs.retention_checks import RETENTION_LIMIT
-from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.timeframe import Grain, timeframe
 from k2_ohlcv.domain.window import DAY, coalesce
 from k2_ohlcv.engine.session import open_engine
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.refresh import refresh
+from k2_ohlcv.reconcile import refresh
 from k2_ohlcv.settings import Settings
 from k2_ohlcv_tests import histories, lakes
+from k2_ohlcv_tests.support.trades import make_trade
 
 HOUR, MINUTE = timeframe("1h"), timeframe("1m")
 FIRST = datetime(2024, 1, 1, 12, tzinfo=UTC)
@@ -29,9 +28,7 @@ FIRST = datetime(2024, 1, 1, 12, tzinfo=UTC)
 def lake(home: Path) -> Lake:
     """A hundred days of a trade each."""
     made = lakes.open_lake(home)
-    lakes.add_trades(
-        made, [Trade("X", "Y", str(i), FIRST + i * DAY, Decimal(10), Decimal(1)) for i in range(100)]
-    )
+    lakes.add_trades(made, [make_trade(i, FIRST + i * DAY, 10, 1, market=("X", "Y")) for i in range(100)])
     with open_engine(lakes.settings(home)) as engine:
         for each in (MINUTE, HOUR):
             refresh(made, engine, each)
@@ -51,7 +48,7 @@ def run(instance: dg.DagsterInstance, name: str, **config: object) -> dg.Execute
 def test_both_run_by_the_clock() -> None:
     schedules = build(Settings.read({})).schedules or []
     assert {s.job_name for s in schedules if isinstance(s, dg.ScheduleDefinition)} == {RETENTION, AUDIT}
-    assert all(s.default_status is dg.DefaultScheduleStatus.RUNNING for s in schedules)  # type: ignore[union-attr]
+    assert all(s.default_status is dg.DefaultScheduleStatus.RUNNING for s in schedules)
 
 
 def test_the_retention_job_drops_what_is_past(lake: Lake, instance: dg.DagsterInstance) -> None:
@@ -135,7 +132,7 @@ def test_a_stray_trade_of_today_drops_no_history(lake: Lake, instance: dg.Dagste
     """Night after night, until somebody says that it is right."""
     assert run(instance, RETENTION, apply=True).success
     before = lakes.stored(lake, MINUTE)
-    stray = Trade("OTHER", "AB", "stray", datetime.now(UTC), Decimal(10), Decimal(1))
+    stray = make_trade("stray", datetime.now(UTC), 10, 1, market=("OTHER", "AB"))
     lakes.add_trades(lake, [stray])
     for _ in range(3):
         assert run(instance, RETENTION).success

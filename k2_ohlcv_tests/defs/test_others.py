@@ -1,7 +1,6 @@
 """What other writers commit to trades is in the graph, each commit once, and our own not again."""
 
 from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 
 import dagster as dg
@@ -12,12 +11,12 @@ from pyiceberg.types import DecimalType, StringType, TimestamptzType
 from k2_ohlcv.definitions import build
 from k2_ohlcv.defs import ingest_files, jobs, others
 from k2_ohlcv.defs.trades import snapshots
-from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.retention import MANY_FILES
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.schemas import TRADES_TABLE
 from k2_ohlcv.settings import Settings
 from k2_ohlcv_tests import lakes, theirs
+from k2_ohlcv_tests.support.trades import make_trade
 
 # Dagster 1.13 reads a pydantic attribute that pydantic 2.14 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
@@ -30,8 +29,7 @@ def lake(home: Path) -> Lake:
 
 def add(lake: Lake, *days: int) -> str:
     trades = [
-        Trade("X", "Y", str(day), datetime(2024, 2, day, 12, tzinfo=UTC), Decimal(1), Decimal(1))
-        for day in days
+        make_trade(day, datetime(2024, 2, day, 12, tzinfo=UTC), 1, 1, market=("X", "Y")) for day in days
     ]
     return str(lakes.add_trades(lake, trades).metadata.current_snapshot_id)
 
@@ -104,7 +102,7 @@ def test_a_commit_of_ours_that_merges_small_files_is_ours(lake: Lake, instance: 
 def test_a_commit_that_only_deletes_adds_no_trades(lake: Lake) -> None:
     """Its summary does not say so: whoever counts what each snapshot added has to know."""
     moment = datetime(2024, 2, 27, 12, tzinfo=UTC)
-    lakes.add_trades(lake, [Trade("X", "Y", "1", moment, Decimal(1), Decimal(1))])
+    lakes.add_trades(lake, [make_trade("1", moment, 1, 1, market=("X", "Y"))])
     lake.trades().delete(EqualTo("symbol", "Y"))
     assert list(snapshots(lake).values()) == [1, 0]
 
@@ -145,7 +143,7 @@ def test_a_commit_whose_days_cannot_be_told_is_one_observation(
         "quantity": DecimalType(19, 8),
     }
     days = (datetime(2014, 2, 5, tzinfo=UTC), datetime(2024, 2, 5, tzinfo=UTC))
-    some = [Trade("X", "Y", str(i), at, Decimal(1), Decimal(1)) for i, at in enumerate(days)]
+    some = [make_trade(i, at, 1, 1, market=("X", "Y")) for i, at in enumerate(days)]
     table = theirs.create(lakes.open_lake(home), columns, [vars(some[0])], name="trades")
     theirs.add(table, [vars(some[1])])
     monkeypatch.setenv("K2_TRADES_TABLE", f"{theirs.NAMESPACE}.trades")

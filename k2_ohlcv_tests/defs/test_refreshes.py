@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from pathlib import Path
 
 import dagster as dg
@@ -12,12 +11,12 @@ import pytest
 from k2_ohlcv.definitions import build
 from k2_ohlcv.defs import jobs, named, refreshes, runs
 from k2_ohlcv.defs.refreshes import Runs, pause, why_not
-from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe, timeframe
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.staleness import Staleness
 from k2_ohlcv.settings import Settings
 from k2_ohlcv_tests import lakes
+from k2_ohlcv_tests.support.trades import make_trade
 
 # Dagster 1.13 reads a pydantic attribute that pydantic 2.14 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
@@ -50,7 +49,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 def add(lake: Lake, day: int) -> int:
     moment = datetime(2024, 2, day, 12, tzinfo=UTC)
-    table = lakes.add_trades(lake, [Trade("X", "Y", str(day), moment, Decimal(1), Decimal(1))])
+    table = lakes.add_trades(lake, [make_trade(day, moment, 1, 1, market=("X", "Y"))])
     snapshot = table.metadata.current_snapshot_id
     assert snapshot is not None
     return snapshot
@@ -78,7 +77,7 @@ def record(
     instance: dg.DagsterInstance, asked: dg.RunRequest, status: dg.DagsterRunStatus, job: str = "refresh_1m"
 ) -> dg.DagsterRun:
     """The run of a request, in some state."""
-    run = dg.DagsterRun(job_name=job, run_id=dg._core.utils.make_new_run_id(), status=status, tags=asked.tags)  # type: ignore[attr-defined]
+    run = dg.DagsterRun(job_name=job, run_id=dg._core.utils.make_new_run_id(), status=status, tags=asked.tags)
     instance.add_run(run)
     return run
 

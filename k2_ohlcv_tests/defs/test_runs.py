@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 
 import dagster as dg
@@ -23,6 +22,7 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.schemas import TRADES_TABLE
 from k2_ohlcv.settings import Settings
 from k2_ohlcv_tests import lakes
+from k2_ohlcv_tests.support.trades import make_trade
 
 # Dagster 1.13 reads a pydantic attribute that pydantic 2.14 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
@@ -68,7 +68,7 @@ def execute(
 
 def trade(day: int, hour: int, price: str = "10", trade_id: str = "1") -> Trade:
     moment = datetime(2024, 2, day, hour, tzinfo=UTC)
-    return Trade("X", "AB", f"{day}-{hour}-{trade_id}", moment, Decimal(price), Decimal("0.5"))
+    return make_trade(f"{day}-{hour}-{trade_id}", moment, price, "0.5", market=("X", "AB"))
 
 
 def test_a_range_is_its_partitions_one_by_one(

@@ -10,12 +10,13 @@ from hypothesis import given
 from k2_ohlcv.domain.candle import Candle, Trade, aggregate
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, timeframe
 from k2_ohlcv_tests.strategies import trades
+from k2_ohlcv_tests.support.trades import make_trade
 
 AT = datetime(2024, 2, 29, 23, 59, tzinfo=UTC)
 
 
 def trade(number: str, seconds: float, price: str, quantity: str) -> Trade:
-    return Trade("X", "Y", number, AT + timedelta(seconds=seconds), Decimal(price), Decimal(quantity))
+    return make_trade(number, AT + timedelta(seconds=seconds), price, quantity, market=("X", "Y"))
 
 
 def test_a_candle_by_hand() -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal, localcontext
 from fractions import Fraction
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from k2_ohlcv.domain.candle import KEY, VALUES, Candle, aggregate
+from k2_ohlcv.domain.candle import KEY, VALUES, Candle, Trade, aggregate
 from k2_ohlcv.domain.errors import GateError
 from k2_ohlcv.domain.frame import CANDLE_TYPES, compare, finish, inside
 from k2_ohlcv.domain.gate import gate
@@ -91,7 +92,9 @@ def without_clocks(some: list[Candle]) -> pl.DataFrame:
 
 
 @given(trades(), trades(), st.data())
-def test_applying_a_comparison_gives_the_computed_candles(old: list, new: list, data: st.DataObject) -> None:
+def test_applying_a_comparison_gives_the_computed_candles(
+    old: list[Trade], new: list[Trade], data: st.DataObject
+) -> None:
     """Whatever is stored, dropping and writing as told leaves what was computed, with no needless write."""
     stored, wanted = aggregate(old, MINUTE), aggregate(old[: len(old) // 2] + new, MINUTE)
     repeats = data.draw(st.lists(st.sampled_from(stored), max_size=3))
@@ -136,7 +139,7 @@ def aggregate_one() -> list[Candle]:
     ]
 
 
-BROKEN = {
+BROKEN: dict[str, list[dict[str, Any]]] = {
     "price_relationships": [
         {"high_price": Decimal("0.5")},
         {"low_price": Decimal(0)},
@@ -153,7 +156,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("check", "damage"), [(c, d) for c, many in BROKEN.items() for d in many])
-def test_the_gate_refuses_each_kind_of_damage_by_name(check: str, damage: dict) -> None:
+def test_the_gate_refuses_each_kind_of_damage_by_name(check: str, damage: dict[str, Any]) -> None:
     (candle,) = aggregate_one()
     good = candles([candle]).drop("row")
     gate(good, MINUTE)

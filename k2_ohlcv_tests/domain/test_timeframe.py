@@ -1,6 +1,7 @@
 """Timeframes: windows and partitions, at every kind of edge."""
 
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -39,7 +40,7 @@ def test_aligning_covers_with_whole_windows_and_no_more(
 
 @given(st.sampled_from([(Grain.DAY, DayTransform()), (Grain.MONTH, MonthTransform())]), anywhen)
 def test_ordinals_are_those_of_icebergs_transforms(
-    pair: tuple[Grain, DayTransform | MonthTransform], moment: datetime
+    pair: tuple[Grain, DayTransform[Any] | MonthTransform[Any]], moment: datetime
 ) -> None:
     grain, transform = pair
     assert grain.ordinal(moment) == transform.transform(TimestamptzType())(to_micros(moment))

@@ -1,8 +1,10 @@
 """Columns by field id: whatever their owner calls them, or called them when a snapshot was made."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,7 +22,8 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.foreign import Source
 from k2_ohlcv.lake.trade_columns import field_ids_read, time_unit
 from k2_ohlcv_tests import lakes, theirs
-from k2_ohlcv_tests.conftest import Bench, clear
+from k2_ohlcv_tests.support.bench import Bench
+from k2_ohlcv_tests.support.trades import make_trade
 
 AT = datetime(2024, 5, 17, 12, tzinfo=UTC)
 HOUR = timeframe("1h")
@@ -33,11 +36,9 @@ COLUMNS: dict[str, IcebergType] = {
     "quantity": DoubleType(),
 }
 #: Prices and quantities cannot be mistaken for each other.
-SOME = [
-    Trade("X", "A", str(n), AT + timedelta(seconds=n), Decimal(100 + n), Decimal(n + 1)) for n in range(5)
-]
+SOME = [make_trade(n, AT + timedelta(seconds=n), 100 + n, n + 1, market=("X", "A")) for n in range(5)]
 #: What a reader makes of them that takes prices for quantities.
-SWAPPED = [Trade(t.exchange, t.symbol, t.trade_id, t.timestamp, t.quantity, t.price) for t in SOME]
+SWAPPED = [replace(t, price=t.quantity, quantity=t.price) for t in SOME]
 
 
 def rows(some: list[Trade], **named: str) -> list[dict[str, object]]:
@@ -49,12 +50,10 @@ def rows(some: list[Trade], **named: str) -> list[dict[str, object]]:
 
 
 def made(bench: Bench) -> Table:
-    clear(bench)
     return theirs.create(bench.lake, COLUMNS, rows(SOME))
 
 
 def read(bench: Bench, table: Table, **columns: str) -> list[Candle]:
-    bench.engine.shelf.__init__()  # type: ignore[misc]
     trades = Lake(bench.lake.catalog, Source(table.name(), tuple(columns.items()))).trades()
     snapshot = trades.metadata.current_snapshot_id
     assert snapshot is not None
@@ -74,8 +73,8 @@ def test_a_renamed_column_is_read_at_a_snapshot_that_knew_its_old_name(bench: Be
     table = made(bench)
     renamed(table, ("price", "px"), ("timestamp", "at"))
     assert read(bench, table, price="px", timestamp="at") == aggregate(SOME, HOUR)
-    theirs.add(table, rows([Trade("X", "A", "9", AT, Decimal(1), Decimal(1))], price="px", timestamp="at"))
-    more = [*SOME, Trade("X", "A", "9", AT, Decimal(1), Decimal(1))]
+    theirs.add(table, rows([make_trade("9", AT, 1, 1, market=("X", "A"))], price="px", timestamp="at"))
+    more = [*SOME, make_trade("9", AT, 1, 1, market=("X", "A"))]
     assert read(bench, table, price="px", timestamp="at") == aggregate(more, HOUR)
 
 
@@ -93,7 +92,6 @@ def test_columns_that_exchanged_their_names_are_what_they_are_called_now(bench: 
 @pytest.mark.parametrize("local", [True, False])
 def test_time_columns_that_exchanged_their_names(bench: Bench, local: bool) -> None:
     """An engine that plans files by the current name would rule out the ones that matter."""
-    clear(bench)
     kind = TimestampType() if local else TimestamptzType()
     table = theirs.create(bench.lake, COLUMNS | {"timestamp": kind, "received": kind})
     for first in (0, 1):
@@ -127,12 +125,11 @@ def test_a_column_added_again_under_its_old_name_is_another_one(bench: Bench) ->
 
 def test_a_renamed_column_of_our_own_table_is_found(bench: Bench) -> None:
     """Exchange and symbol are of one type: only their ids tell which is which at an older snapshot."""
-    clear(bench)
     table = lakes.add_trades(bench.lake, SOME)
     renamed(table, ("exchange", "other"), ("symbol", "exchange"), ("other", "symbol"))
     with table.update_schema() as update:
         update.move_before("exchange", "symbol")
-    trades, other = bench.lake.trades(), [Trade("A", "X", *list(vars(t).values())[2:]) for t in SOME]
+    trades, other = bench.lake.trades(), [replace(t, exchange="A", symbol="X") for t in SOME]
     snapshot = trades.metadata.current_snapshot_id
     assert snapshot is not None
     assert field_ids_read(trades)["exchange"] == 2
@@ -164,7 +161,6 @@ def add_file(table: Table, names: list[str], some: list[Trade] = SOME) -> None:
 
 
 def test_files_without_field_ids_are_read_by_name(bench: Bench) -> None:
-    clear(bench)
     table = theirs.create(bench.lake, COLUMNS)
     add_file(table, list(COLUMNS))
     assert read(bench, table) == aggregate(SOME, HOUR)
@@ -173,7 +169,6 @@ def test_files_without_field_ids_are_read_by_name(bench: Bench) -> None:
 @pytest.mark.parametrize("how", ["mapping", "renamed"])
 def test_files_added_under_other_names_are_read_so_or_refused(bench: Bench, how: str) -> None:
     """Spark goes by the table's name mapping. Sail does not, and would take prices for quantities."""
-    clear(bench)
     table = theirs.create(bench.lake, COLUMNS)
     add_file(table, list(COLUMNS))
     if how == "mapping":
@@ -191,7 +186,7 @@ def test_files_added_under_other_names_are_read_so_or_refused(bench: Bench, how:
         assert wanted() == aggregate(by_name, HOUR)
 
 
-def _by_pyiceberg(table: Table) -> list[dict[str, object]]:
+def _by_pyiceberg(table: Table) -> list[dict[str, Any]]:
     found = table.refresh().scan().to_arrow().select(list(COLUMNS)).to_pylist()
     return [
         r | {"trade_id": str(r["trade_id"])} | {n: Decimal(r[n]) for n in ("price", "quantity")}

@@ -30,7 +30,7 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.files import data_files
 from k2_ohlcv.lake.foreign import Source
 from k2_ohlcv_tests import theirs
-from k2_ohlcv_tests.conftest import Bench, clear
+from k2_ohlcv_tests.support.bench import Bench
 
 START = datetime(2024, 5, 17, tzinfo=UTC)
 #: So many trades a window, of quantities 1, 2, 4, ...: a window's volume says which trades it was made of.
@@ -70,7 +70,6 @@ def made(bench: Bench, numbers: Iterable[int] = range(COUNT), **more: Any) -> Ta
 
 def alive(engine: Engine, lake: Lake, table: Table, span: Interval = SPAN) -> list[int]:
     """The numbers of the trades that windows are made of."""
-    engine.shelf.__init__()  # type: ignore[misc]
     trades = Lake(lake.catalog, Source(table.name())).trades()
     snapshot = trades.current_snapshot()
     assert snapshot is not None
@@ -104,7 +103,6 @@ def numbers_in(path: str) -> list[int]:
 
 def test_position_deletes_are_honoured(bench: Bench) -> None:
     """Across files, commits and row groups, of which the predicate leaves some out."""
-    clear(bench)
     table = made(bench, range(COUNT // 2), properties={"write.parquet.row-group-limit": "40"})
     theirs.add(table, map(row, range(COUNT // 2, COUNT)))
     files = {path: numbers_in(path) for path in paths(table)}
@@ -118,7 +116,6 @@ def test_position_deletes_are_honoured(bench: Bench) -> None:
 
 def test_equality_deletes_are_honoured(bench: Bench) -> None:
     """By one column or several, by null, by columns that are not read, and only of rows written before."""
-    clear(bench)
     table = made(bench)
     theirs.delete_equal(table, ["trade_id"], [(n,) for n in range(0, COUNT, 7)])
     theirs.delete_equal(table, ["note"], [(None,), ("n3",)])
@@ -134,7 +131,6 @@ def test_equality_deletes_are_honoured(bench: Bench) -> None:
 
 
 def test_deletes_of_one_partition_leave_the_others_alone(bench: Bench) -> None:
-    clear(bench)
     table = made(bench, spec=DAILY)
     snapshot = table.current_snapshot()
     assert snapshot is not None
@@ -147,7 +143,6 @@ def test_deletes_of_one_partition_leave_the_others_alone(bench: Bench) -> None:
 
 def test_equality_deletes_by_doubles(sail: Bench) -> None:
     """Sail knows no such keys: refused by name, before anything is computed."""
-    clear(sail)
     table = made(sail)
     theirs.delete_equal(table, ["weight", "note"], [(0.25, "n1")])
     with pytest.raises(ContractError, match="1 of equality deletes by the float column weight") as caught:
@@ -162,7 +157,6 @@ def test_equality_deletes_by_doubles(sail: Bench) -> None:
 
 @pytest.mark.parametrize("kind", [FileFormat.AVRO, FileFormat.ORC])
 def test_deletes_that_sail_cannot_read_are_refused(sail: Bench, kind: FileFormat) -> None:
-    clear(sail)
     table = made(sail)
     theirs.delete_positions(table, [(paths(table)[0], 0)], kind=kind)
     with pytest.raises(ContractError, match=f"1 of position deletes in {kind.value} files"):
@@ -170,7 +164,6 @@ def test_deletes_that_sail_cannot_read_are_refused(sail: Bench, kind: FileFormat
 
 
 def test_our_own_table_is_looked_at_as_well(sail: Bench) -> None:
-    clear(sail)
     mine = sail.lake.trades_to_write()
     rows = [{k: v for k, v in row(n).items() if k not in {"note", "weight"}} for n in range(PER_WINDOW)]
     ours = [r | {"trade_id": str(r["trade_id"]), "price": Decimal(1), "ingested_at": START} for r in rows]
@@ -193,7 +186,6 @@ def alive_ours(bench: Bench) -> None:
 @pytest.mark.spark
 @pytest.mark.xdist_group("spark")
 def test_spark_honours_equality_deletes_by_doubles(spark: Bench) -> None:
-    clear(spark)
     table = made(spark)
     theirs.delete_equal(table, ["weight", "note"], [(0.25, "n1")])
     check(spark.engine, spark.lake, table, lambda n: n == 1)
@@ -215,7 +207,6 @@ def test_what_spark_deletes_both_engines_honour_or_refuse(
     spark: Bench, sail: Bench, properties: dict[str, str], refused: str | None
 ) -> None:
     """As Spark writes them, merge-on-read: position deletes, and deletion vectors that replace others."""
-    clear(spark)
     table = made(spark, [])
     name = f"k2.{'.'.join(table.name())}"
     run = spark.engine.spark.sql

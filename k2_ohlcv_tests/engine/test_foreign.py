@@ -31,14 +31,15 @@ from k2_ohlcv.domain.frame import finish
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe, timeframe
 from k2_ohlcv.domain.window import Interval, coalesce, to_micros
 from k2_ohlcv.engine.rollup import windows
+from k2_ohlcv.engine.window_cache import WindowCache
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.foreign import Source
-from k2_ohlcv.reconcile import rebuild
-from k2_ohlcv.refresh import refresh
+from k2_ohlcv.reconcile import rebuild, refresh
 from k2_ohlcv.report import RefusedWindowsError
 from k2_ohlcv_tests import lakes, theirs
-from k2_ohlcv_tests.conftest import Bench, clear
 from k2_ohlcv_tests.strategies import MARKETS, moments, trades
+from k2_ohlcv_tests.support.bench import Bench
+from k2_ohlcv_tests.support.trades import make_trade
 
 #: Our names, and theirs: any text will do as a name.
 NAMES = {
@@ -100,12 +101,19 @@ def foreign(bench: Bench, some: list[Trade], shape: Shape = ("zoned", "text", "d
     return Lake(bench.lake.catalog, Source(table.name(), tuple(named.items())))
 
 
-def computed(lake: Lake, bench: Bench, timeframe: Timeframe, intervals: list[Interval]) -> list[Candle]:
+def computed(
+    lake: Lake,
+    bench: Bench,
+    timeframe: Timeframe,
+    intervals: list[Interval],
+    cache: WindowCache | None = None,
+) -> list[Candle]:
     table = lake.trades()
     snapshot = table.current_snapshot()
     assert snapshot is not None
-    found, _ = finish(windows(bench.engine, table, snapshot.snapshot_id, timeframe, intervals), timeframe)
-    return [Candle(**row) for row in found.sort(*KEY).to_dicts()]
+    found = windows(bench.engine, table, snapshot.snapshot_id, timeframe, intervals, cache=cache)
+    candles, _ = finish(found, timeframe)
+    return [Candle(**row) for row in candles.sort(*KEY).to_dicts()]
 
 
 def days_of(some: list[Trade]) -> list[Interval]:
@@ -131,13 +139,12 @@ def meant(some: list[Trade], shape: Shape) -> list[Trade]:
 
 
 def check(bench: Bench, some: list[Trade], shape: Shape, *, every: bool = False) -> None:
-    clear(bench)
+    lakes.empty(bench.lake)
     lake, wanted = foreign(bench, some, shape), meant(some, shape)
     days = days_of(wanted)
-    bench.engine.share = frozenset(t.name for t in TIMEFRAMES)
+    cache = WindowCache(TIMEFRAMES)
     for each in TIMEFRAMES if every else (timeframe("1m"), timeframe("1d")):
-        assert computed(lake, bench, each, days) == aggregate(wanted, each), (shape, each.name)
-    bench.engine.share = frozenset()
+        assert computed(lake, bench, each, days, cache) == aggregate(wanted, each), (shape, each.name)
     assert computed(lake, bench, timeframe("5m"), days) == aggregate(wanted, timeframe("5m")), shape
 
 
@@ -148,7 +155,13 @@ def plain(draw: st.DrawFn, most: int = 30) -> list[Trade]:
     kept = st.sampled_from(draw(st.lists(few, min_size=1, max_size=4)))
     at = st.sampled_from(draw(st.lists(moments(), min_size=1, max_size=6)))
     return [
-        Trade(*draw(st.sampled_from(MARKETS)), str(number), draw(at), draw(kept), draw(kept))
+        make_trade(
+            market=draw(st.sampled_from(MARKETS)),
+            number=number,
+            at=draw(at),
+            price=draw(kept),
+            quantity=draw(kept),
+        )
         for number in range(1, draw(st.integers(2, most)))
     ]
 
@@ -180,7 +193,7 @@ def test_spark_reads_tables_of_every_shape(spark: Bench, lots: list[list[Trade]]
 
 def test_equal_rows_without_ids_are_distinct_trades(bench: Bench) -> None:
     at = datetime(2024, 5, 17, 12, tzinfo=UTC)
-    twins = [Trade("X", "A", str(i), at, Decimal("0.1"), Decimal("0.2")) for i in range(3)]
+    twins = [make_trade(i, at, "0.1", "0.2", market=("X", "A")) for i in range(3)]
     lake = foreign(bench, twins, ("zoned", "none", "double", "none"))
     (candle,) = computed(lake, bench, timeframe("1m"), days_of(twins))
     assert (candle.trade_count, candle.volume) == (3, Decimal("0.6"))
@@ -220,7 +233,6 @@ GOOD = {
 def test_rows_that_do_not_fit_fail_by_name_and_hold_up_no_other_window(
     sail: Bench, wrong: dict[str, dict[str, Any]]
 ) -> None:
-    clear(sail)
     lake = foreign(sail, [])
     table = sail.lake.catalog.load_table(lake.trades().name())
     others = [GOOD | {"event time": AT + timedelta(hours=30)}] * 3
@@ -237,7 +249,6 @@ def test_rows_that_do_not_fit_fail_by_name_and_hold_up_no_other_window(
 @pytest.mark.spark
 @pytest.mark.xdist_group("spark")
 def test_spark_fails_by_name_as_well(spark: Bench) -> None:
-    clear(spark)
     lake = foreign(spark, [])
     table = spark.lake.catalog.load_table(lake.trades().name())
     theirs.add(
@@ -250,11 +261,7 @@ def test_spark_fails_by_name_as_well(spark: Bench) -> None:
 
 
 def test_a_decimal_that_does_not_fit_fails_by_name(bench: Bench) -> None:
-    clear(bench)
-    some = [
-        Trade("X", "A", str(i), AT, Decimal(price), Decimal(1))
-        for i, price in enumerate(["1", "1.000000001"])
-    ]
+    some = [make_trade(i, AT, price, 1, market=("X", "A")) for i, price in enumerate(["1", "1.000000001"])]
     with pytest.raises(RefusedWindowsError, match=r"px=1\.000000001000000000"):
         rebuild(foreign(bench, some, ("zoned", "text", "wide", "none")), bench.engine, timeframe("1h"))
 
@@ -262,8 +269,7 @@ def test_a_decimal_that_does_not_fit_fails_by_name(bench: Bench) -> None:
 @pytest.mark.parametrize("clock", CLOCKS)
 def test_files_outside_the_intervals_are_not_read(bench: Bench, clock: str) -> None:
     """The predicate is on their own column in its own type: a file that it rules out may be gone."""
-    clear(bench)
-    first = [Trade("X", "A", "1", AT, Decimal(1), Decimal(1))]
+    first = [make_trade("1", AT, 1, 1, market=("X", "A"))]
     lake = foreign(bench, first, (clock, "text", "double", "none"))
     table = bench.lake.catalog.load_table(lake.trades().name())
     (kept,) = lakes.data_files(table)
@@ -279,9 +285,8 @@ def test_files_outside_the_intervals_are_not_read(bench: Bench, clock: str) -> N
 @pytest.mark.parametrize("shape", random.Random(3).sample(SHAPES, 4))
 def test_candles_of_a_foreign_table_are_reconciled(sail: Bench, shape: Shape) -> None:
     """From the settings to the stored candles, and again after their table changed."""
-    clear(sail)
     some = [
-        Trade("X", "A", str(i), AT + i * timedelta(minutes=7), Decimal(100 + i % 7), Decimal(i + 1))
+        make_trade(i, AT + i * timedelta(minutes=7), 100 + i % 7, i + 1, market=("X", "A"))
         for i in range(500)
     ]
     lake = foreign(sail, some, shape)
@@ -293,10 +298,8 @@ def test_candles_of_a_foreign_table_are_reconciled(sail: Bench, shape: Shape) ->
 @pytest.mark.parametrize("clock", CLOCKS)
 def test_refresh_follows_a_foreign_table(sail: Bench, clock: str) -> None:
     """Whatever their columns are called: here one of them has the name of ours, and means something else."""
-    clear(sail)
     some = [
-        Trade("X", "A", str(i), AT + i * timedelta(minutes=1), Decimal(1 + i % 7), Decimal(i + 1))
-        for i in range(90)
+        make_trade(i, AT + i * timedelta(minutes=1), 1 + i % 7, i + 1, market=("X", "A")) for i in range(90)
     ]
     lake = foreign(sail, some[:50], (clock, "text", "double", "none"))
     table = sail.lake.catalog.load_table(lake.trades().name())

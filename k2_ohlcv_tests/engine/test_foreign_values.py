@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from fractions import Fraction
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -13,10 +14,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pyiceberg.types import DecimalType, DoubleType, IcebergType
 
+from k2_ohlcv.engine.external_values import exactly
 from k2_ohlcv.engine.session import Engine
-from k2_ohlcv.engine.ticks import exactly
 from k2_ohlcv.lake.schemas import PRICE, QUANTITY
-from k2_ohlcv_tests.conftest import Bench
+from k2_ohlcv_tests.support.bench import Bench
 
 #: Where conversions go wrong: where doubles get coarser than 10^-8, and where a price is too large.
 EDGES = [2.0**26, 2.0**25, 2.0**33, 2.0**36, 1e10, 1e11, 1e-8, 1e-9, 0.1, 1.0, 90071992.54740992]
@@ -50,7 +51,7 @@ def fits(value: Decimal | None, target: DecimalType) -> Decimal | None:
 
 def converted(
     engine: Engine, values: Sequence[object], kind: pa.DataType, source: IcebergType
-) -> Iterator[tuple[DecimalType, object, Decimal | None]]:
+) -> Iterator[tuple[DecimalType, Any, Decimal | None]]:
     """For each value, as price and as quantity: what it became."""
     frame = engine.spark.createDataFrame(pa.table({"raw_x": pa.array(values, kind)}))
     for target in (PRICE, QUANTITY):

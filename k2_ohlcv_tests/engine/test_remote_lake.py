@@ -19,7 +19,7 @@ from k2_ohlcv.engine.private_metadata import FOLDER
 from k2_ohlcv.engine.session import Engine, open_engine
 from k2_ohlcv.engine.ticks import rows_of
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.refresh import refresh
+from k2_ohlcv.reconcile import refresh
 from k2_ohlcv.settings import Settings
 from k2_ohlcv_tests import lakes
 from k2_ohlcv_tests.servers import S3, configure, variable

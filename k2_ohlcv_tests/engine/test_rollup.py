@@ -13,17 +13,21 @@ from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
 from k2_ohlcv.domain.window import Interval, coalesce
 from k2_ohlcv.engine import rollup
 from k2_ohlcv.engine.rollup import windows
+from k2_ohlcv.engine.window_cache import WindowCache
 from k2_ohlcv_tests import lakes
-from k2_ohlcv_tests.conftest import Bench, clear
 from k2_ohlcv_tests.strategies import trades
+from k2_ohlcv_tests.support.bench import Bench
 
 
-def computed(bench: Bench, timeframe: Timeframe, intervals: list[Interval]) -> list[Candle]:
+def computed(
+    bench: Bench, timeframe: Timeframe, intervals: list[Interval], cache: WindowCache | None = None
+) -> list[Candle]:
     table = bench.lake.trades()
     snapshot = table.current_snapshot()
     assert snapshot is not None
-    found, _ = finish(windows(bench.engine, table, snapshot.snapshot_id, timeframe, intervals), timeframe)
-    return [Candle(**row) for row in found.sort(*KEY).to_dicts()]
+    found = windows(bench.engine, table, snapshot.snapshot_id, timeframe, intervals, cache=cache)
+    candles, _ = finish(found, timeframe)
+    return [Candle(**row) for row in candles.sort(*KEY).to_dicts()]
 
 
 def days_of(some: list[Trade]) -> list[Interval]:
@@ -31,12 +35,11 @@ def days_of(some: list[Trade]) -> list[Interval]:
 
 
 def check(bench: Bench, some: list[Trade]) -> None:
-    clear(bench)
+    lakes.empty(bench.lake)
     lakes.add_trades(bench.lake, some)
-    for share in (frozenset[str](), frozenset(t.name for t in TIMEFRAMES)):
-        bench.engine.share = share
-        for timeframe in TIMEFRAMES:
-            assert computed(bench, timeframe, days_of(some)) == aggregate(some, timeframe), timeframe.name
+    for cache in (None, WindowCache(TIMEFRAMES)):
+        for each in TIMEFRAMES:
+            assert computed(bench, each, days_of(some), cache) == aggregate(some, each), each.name
 
 
 @given(trades())
@@ -48,20 +51,20 @@ def test_sail_gives_the_reference_windows(sail: Bench, some: list[Trade]) -> Non
 @given(trades())
 def test_what_a_scan_found_by_the_way_is_kept_across_parts(sail: Bench, some: list[Trade]) -> None:
     """Days scanned one by one for 1m serve the other tables, whole or in parts, each once."""
-    clear(sail)
+    lakes.empty(sail.lake)
     lakes.add_trades(sail.lake, some)
-    sail.engine.share = frozenset(t.name for t in TIMEFRAMES)
+    cache = WindowCache(TIMEFRAMES)
     finest, *others = TIMEFRAMES
     days = Grain.DAY.partitions(days_of(some))
     with patch.object(rollup, "read_trades", wraps=rollup.read_trades) as scans:
-        found = [candle for day in days for candle in computed(sail, finest, [day])]
+        found = [candle for day in days for candle in computed(sail, finest, [day], cache)]
         assert sorted(found, key=key) == sorted(aggregate(some, finest), key=key)
         for other in others[:-1]:
-            parts = [candle for day in days for candle in computed(sail, other, [day])]
+            parts = [candle for day in days for candle in computed(sail, other, [day], cache)]
             assert sorted(parts, key=key) == sorted(aggregate(some, other), key=key)
-        assert computed(sail, others[-1], days_of(some)) == aggregate(some, others[-1])
+        assert computed(sail, others[-1], days_of(some), cache) == aggregate(some, others[-1])
         assert scans.call_count == len(days)
-        assert computed(sail, others[-1], days_of(some)) == aggregate(some, others[-1])
+        assert computed(sail, others[-1], days_of(some), cache) == aggregate(some, others[-1])
         assert scans.call_count == len(days) + 1
 
 

@@ -1,12 +1,13 @@
 """Times: before 1970 windows are whole, and what cannot be a trade's time is in none of them."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
-from pyiceberg.types import DoubleType, LongType, StringType, TimestampType, TimestamptzType
+from pyiceberg.types import DoubleType, IcebergType, LongType, StringType, TimestampType, TimestamptzType
 
 from k2_ohlcv import plan as planning
 from k2_ohlcv.domain import trading_times as times
@@ -20,11 +21,11 @@ from k2_ohlcv.lake import changes, files, open_work
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.foreign import Source
 from k2_ohlcv.lake.lines import newest_trade
-from k2_ohlcv.reconcile import rebuild
-from k2_ohlcv.refresh import refresh
+from k2_ohlcv.reconcile import rebuild, refresh
 from k2_ohlcv.validate import validate
 from k2_ohlcv_tests import lakes, theirs
-from k2_ohlcv_tests.conftest import Bench, clear
+from k2_ohlcv_tests.support.bench import Bench
+from k2_ohlcv_tests.support.trades import make_trade
 
 #: A few days ago: what has a stray row counts with its bounds, which reach until tomorrow then.
 AT = trading_times().end - 5 * DAY + timedelta(hours=12)
@@ -37,7 +38,7 @@ COLUMNS = {
     "price": DoubleType(),
     "quantity": DoubleType(),
 }
-CLOCKS = {
+CLOCKS: dict[str, tuple[IcebergType, Callable[[datetime], Any]]] = {
     "zoned": (TimestamptzType(), lambda at: at),
     "local": (TimestampType(), lambda at: at.replace(tzinfo=None)),
     "micros": (LongType(), to_micros),
@@ -54,7 +55,7 @@ STRAYS = [
 
 
 def trade(number: int, at: datetime, symbol: str = "A") -> Trade:
-    return Trade("X", symbol, str(number), at, Decimal("1.5"), Decimal(number + 1))
+    return make_trade(number, at, "1.5", number + 1, market=("X", symbol))
 
 
 def row(one: Trade) -> dict[str, object]:
@@ -79,7 +80,6 @@ def test_windows_before_1970_are_whole(bench: Bench) -> None:
 @pytest.mark.parametrize("clock", CLOCKS)
 def test_rows_of_impossible_times_are_left_out(bench: Bench, clock: str) -> None:
     """And of no time at all; all else goes on, in the same market and in every command's planning."""
-    clear(bench)
     kind, moment = CLOCKS[clock]
     good = [trade(0, AT), trade(1, AT + timedelta(minutes=1), "B")]
     table = theirs.create(bench.lake, COLUMNS | {"timestamp": kind})
@@ -104,7 +104,6 @@ def test_rows_of_impossible_times_are_left_out(bench: Bench, clock: str) -> None
 
 
 def test_the_rows_that_are_left_out_are_named(bench: Bench) -> None:
-    clear(bench)
     table = lakes.add_trades(bench.lake, [trade(0, AT), trade(1, STRAYS[1], "B"), trade(2, STRAYS[2], "B")])
     lakes.add_trades(bench.lake, [trade(3, LAST)])
     snapshot = table.refresh().metadata.current_snapshot_id
@@ -117,7 +116,6 @@ def test_the_rows_that_are_left_out_are_named(bench: Bench) -> None:
 
 def test_only_files_that_may_have_strays_are_read(sail: Bench) -> None:
     """Metadata rules the others out: without any of its files, a clean table is clean."""
-    clear(sail)
     table = lakes.add_trades(sail.lake, [trade(0, AT)])
     for path in lakes.data_files(table):
         Path(path.removeprefix("file://")).unlink()
@@ -139,7 +137,6 @@ def test_a_stray_row_is_not_the_newest_trade(lake: Lake) -> None:
 
 def test_rows_are_taken_in_once_their_time_has_come(sail: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """They were left out when their snapshot was refreshed, and nothing changed in their file since."""
-    clear(sail)
     soon = trade(1, trading_times().end + timedelta(hours=1))
     table = lakes.add_trades(sail.lake, [trade(0, AT), soon])
     refresh(sail.lake, sail.engine, MINUTE)
@@ -158,7 +155,6 @@ def test_a_file_that_reaches_beyond_all_times_is_looked_at_once_a_day(
     sail: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its bounds are open each time that a day becomes possible, though it may hold no row of that day."""
-    clear(sail)
     file = [row(trade(0, trading_times().end - timedelta(hours=1))), row(trade(1, LAST))]
     table = theirs.create(sail.lake, COLUMNS, file)
     lake = Lake(sail.lake.catalog, Source(table.name()))

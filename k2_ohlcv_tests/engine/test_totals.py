@@ -11,11 +11,12 @@ from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv.domain.window import DAY, Interval
 from k2_ohlcv.engine import totals
 from k2_ohlcv.engine.rollup import MOST_INTERVALS
-from k2_ohlcv.refresh import refresh
+from k2_ohlcv.reconcile import refresh
 from k2_ohlcv.validate import validate
 from k2_ohlcv_tests import histories, lakes
-from k2_ohlcv_tests.conftest import Bench, clear
-from k2_ohlcv_tests.test_reconcile import AT, MINUTE, day, trade, week
+from k2_ohlcv_tests.support.bench import Bench
+from k2_ohlcv_tests.support.candles import MINUTE, day
+from k2_ohlcv_tests.support.trades import AT, make_trade, week
 
 Scans = list[Sequence[Interval]]
 
@@ -35,16 +36,15 @@ def scans(monkeypatch: pytest.MonkeyPatch) -> Scans:
 
 
 def validate_all(bench: Bench, spans: Sequence[Interval]) -> None:
-    bench.engine.share = frozenset(t.name for t in TIMEFRAMES)
     for each in TIMEFRAMES:
-        assert all(f.ok for f in validate(bench.lake, bench.engine, each, spans) if f.check != "freshness")
+        found = validate(bench.lake, bench.engine, each, spans, cache=bench.run.totals)
+        assert all(f.ok for f in found if f.check != "freshness")
 
 
 def test_trades_are_scanned_once_for_all_tables(sail: Bench, scans: Scans) -> None:
     """Also where the days lie so far apart that they are looked at one after the other."""
-    clear(sail)
     later = AT + 60 * DAY
-    lakes.add_trades(sail.lake, [*week(), trade(1000, later)])
+    lakes.add_trades(sail.lake, [*week(), make_trade(1000, later)])
     for each in TIMEFRAMES:
         refresh(sail.lake, sail.engine, each)
     spans = [Interval(day(AT).start, day(AT + 3 * DAY).end), day(later)]
@@ -54,27 +54,23 @@ def test_trades_are_scanned_once_for_all_tables(sail: Bench, scans: Scans) -> No
 
 def test_too_many_windows_are_not_kept(sail: Bench, scans: Scans, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory is bounded: what was asked for last stays, and the rest is scanned again."""
-    clear(sail)
     lakes.add_trades(sail.lake, week())
     monkeypatch.setattr(totals, "_MOST_WINDOWS", 30)
-    sail.engine.totals = {}
-    trades = sail.lake.trades()
+    cache, trades = totals.TotalsCache([MINUTE]), sail.lake.trades()
     for at in (AT, AT + DAY, AT + DAY, AT):
-        found = totals.totals(sail.engine, trades, histories.current(trades), MINUTE, [day(at)])
+        found = totals.totals(sail.engine, trades, histories.current(trades), MINUTE, [day(at)], cache=cache)
         assert found.height == (24 if at == AT else 48)
     assert len(scans) == 3
 
 
 def test_more_intervals_than_a_scan_takes_are_counted_once(sail: Bench, scans: Scans) -> None:
     """Scattered windows are read with what lies between, which comes again when it is asked for itself."""
-    clear(sail)
-    some = [trade(i, AT + timedelta(minutes=i)) for i in range(4 * MOST_INTERVALS)]
+    some = [make_trade(i, AT + timedelta(minutes=i)) for i in range(4 * MOST_INTERVALS)]
     lakes.add_trades(sail.lake, some)
-    trades = sail.lake.trades()
-    sail.engine.totals = {}
+    cache, trades = totals.TotalsCache([MINUTE]), sail.lake.trades()
     every_other = [MINUTE.window(each.timestamp) for each in some[::2]]
     for intervals in (every_other, [Interval(AT, AT + DAY)]):
-        found = totals.totals(sail.engine, trades, histories.current(trades), MINUTE, intervals)
+        found = totals.totals(sail.engine, trades, histories.current(trades), MINUTE, intervals, cache=cache)
         assert Counter(found["trade_count"].to_list()) == {
             1: len(intervals) if len(intervals) > 1 else len(some)
         }

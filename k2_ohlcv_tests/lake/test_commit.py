@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 
 import pytest
 from pyiceberg.expressions.visitors import _ManifestEvalVisitor, visit
@@ -20,6 +19,7 @@ from k2_ohlcv.lake.files import live_files
 from k2_ohlcv.lake.retry import CONFLICTS
 from k2_ohlcv.lake.schemas import SNAPSHOTS_KEPT
 from k2_ohlcv_tests import lakes
+from k2_ohlcv_tests.support.trades import make_trade
 
 MINUTE = timeframe("1m")
 AT = datetime(2024, 2, 28, 12, tzinfo=UTC)
@@ -28,8 +28,7 @@ NOW = datetime(2024, 6, 1, tzinfo=UTC)
 
 def trades(start: int, count: int) -> list[Trade]:
     return [
-        Trade("X", "Y", str(i), AT + timedelta(minutes=i), Decimal(1), Decimal(1))
-        for i in range(start, start + count)
+        make_trade(i, AT + timedelta(minutes=i), 1, 1, market=("X", "Y")) for i in range(start, start + count)
     ]
 
 
@@ -43,7 +42,7 @@ def test_rows_and_properties_come_in_one_snapshot(lake: Lake) -> None:
     table = put(table, trades(2, 3), {"k2.x": "2"})
     assert len(table.snapshots()) == 2
     assert lake.candles(MINUTE).properties["k2.x"] == "2"
-    assert table.current_snapshot().summary["k2.note"] == "test"  # type: ignore[union-attr, index]
+    assert table.current_snapshot().summary["k2.note"] == "test"  # type: ignore[index] # every snapshot of ours has one
     assert lakes.stored(lake, MINUTE) == aggregate(trades(0, 5), MINUTE)
 
 
@@ -91,7 +90,7 @@ def test_a_partition_never_has_more_than_so_many_files(lake: Lake) -> None:
 
 def test_windows_beside_the_changed_ones_survive_the_rewrite_of_their_file(lake: Lake) -> None:
     put(lake.candles_to_write(MINUTE), trades(0, 10))
-    changed = [*trades(4, 1), Trade("X", "Y", "900", AT + timedelta(minutes=4), Decimal(3), Decimal(1))]
+    changed = [*trades(4, 1), make_trade("900", AT + timedelta(minutes=4), 3, 1, market=("X", "Y"))]
     table = put(lake.candles_to_write(MINUTE), changed)
     assert lakes.stored(lake, MINUTE) == aggregate([*trades(0, 10), changed[1]], MINUTE)
     assert len(lakes.data_files(table)) == 1
@@ -102,16 +101,16 @@ def test_history_and_manifests_stay_bounded(lake: Lake, monkeypatch: pytest.Monk
     monkeypatch.setattr(commits, "SNAPSHOTS_KEPT", 10)
     assert SNAPSHOTS_KEPT > 10
     table = put(lake.candles_to_write(MINUTE), trades(0, 1))
-    first = table.current_snapshot().snapshot_id  # type: ignore[union-attr]
+    first = table.current_snapshot().snapshot_id
     table.manage_snapshots().create_tag(first, "kept").commit()
     manifests = 0
     for i in range(40):
         table = put(lake.candles_to_write(MINUTE), trades(1440 * (i % 20) + i, 1))
-        manifests = max(manifests, len(table.current_snapshot().manifests(table.io)))  # type: ignore[union-attr]
+        manifests = max(manifests, len(table.current_snapshot().manifests(table.io)))
     assert len(table.snapshots()) <= 12
     assert table.snapshot_by_id(first) is not None
     assert manifests <= 2 * commits._MANIFESTS
-    assert len(live_files(table, table.current_snapshot().snapshot_id)) > 20  # type: ignore[union-attr]
+    assert len(live_files(table, table.current_snapshot().snapshot_id)) > 20
     assert len(list(location(table).glob("metadata/*.metadata.json"))) <= 25
 
 

@@ -2,23 +2,22 @@
 
 import multiprocessing
 from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.errors import UsageError
 from k2_ohlcv.domain.timeframe import timeframe
 from k2_ohlcv.engine.session import open_engine
 from k2_ohlcv.lake.embedded import embedded_properties
-from k2_ohlcv.refresh import refresh
+from k2_ohlcv.reconcile import refresh
 from k2_ohlcv.retention import retention
 from k2_ohlcv.settings import _WITH_SPACE, _WITHOUT_SPACE, Settings
 from k2_ohlcv_tests import lakes
+from k2_ohlcv_tests.support.trades import make_trade
 
 MINUTE = timeframe("1m")
-TRADE = Trade("X", "Y", "1", datetime(2024, 3, 1, 12, tzinfo=UTC), Decimal(3), Decimal(2))
+TRADE = make_trade("1", datetime(2024, 3, 1, 12, tzinfo=UTC), 3, 2, market=("X", "Y"))
 
 
 @pytest.mark.parametrize("allowed", [_WITH_SPACE, _WITHOUT_SPACE], ids=["with a space", "without"])

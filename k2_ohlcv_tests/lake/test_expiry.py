@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from structlog.testing import capture_logs
 from k2_ohlcv.domain.candle import Trade, aggregate
 from k2_ohlcv.domain.errors import CommitConflictError
 from k2_ohlcv.domain.retention import ORPHAN_AGE
-from k2_ohlcv.domain.timeframe import timeframe
 from k2_ohlcv.domain.window import DAY
 from k2_ohlcv.lake import expiry, retry, sweep
 from k2_ohlcv.lake.catalog import Lake
@@ -24,32 +22,18 @@ from k2_ohlcv.lake.lines import EXPIRED, line_of, moved_to
 from k2_ohlcv.lake.location import Location, Removed
 from k2_ohlcv.lake.sweep import remove_orphans
 from k2_ohlcv_tests import histories, lakes
+from k2_ohlcv_tests.support.candles import MINUTE
+from k2_ohlcv_tests.support.days import LINE, put_candles, trades_of_days
 
-MINUTE = timeframe("1m")
-FIRST = datetime(2024, 2, 20, tzinfo=UTC)
-LINE = FIRST + 10 * DAY
 #: Later than any snapshot that a test makes.
 LATER = datetime(2100, 1, 1, tzinfo=UTC)
-
-
-def trades(days: int, each: int = 3) -> list[Trade]:
-    return [
-        Trade("X", "Y", f"{day}-{i}", FIRST + day * DAY + timedelta(hours=i), Decimal(1 + i), Decimal(1))
-        for day in range(days)
-        for i in range(each)
-    ]
-
-
-def put(lake: Lake, some: list[Trade]) -> Table:
-    """Commit the candles of these trades, as a refresh would."""
-    return lakes.commit_candles(lake.candles_to_write(MINUTE), MINUTE, some, datetime.now(UTC))
 
 
 @pytest.fixture
 def filled(lake: Lake) -> Lake:
     """Twenty days of candles, in two snapshots."""
-    put(lake, trades(10))
-    put(lake, trades(20)[30:])
+    put_candles(lake, trades_of_days(10))
+    put_candles(lake, trades_of_days(20)[30:])
     return lake
 
 
@@ -71,7 +55,7 @@ def on_disk(lake: Lake) -> set[str]:
 
 def assert_right(lake: Lake, some: list[Trade] | None = None) -> None:
     """The candles from the line on, at every snapshot readable, and the files that are needed there."""
-    wanted = [c for c in aggregate(some or trades(20), MINUTE) if c.window_start >= LINE]
+    wanted = [c for c in aggregate(some or trades_of_days(20), MINUTE) if c.window_start >= LINE]
     assert lakes.stored(lake, MINUTE) == wanted
     table = lake.candles(MINUTE)
     for snapshot in table.snapshots():
@@ -178,7 +162,7 @@ def test_other_writers_who_never_stop_are_reported(filled: Lake, monkeypatch: py
     monkeypatch.setattr(expiry, "commit", always_late)
     with pytest.raises(CommitConflictError, match="during each of 2 attempts of retention"):
         dropped(filled)
-    assert lakes.stored(filled, MINUTE) == aggregate(trades(20), MINUTE)
+    assert lakes.stored(filled, MINUTE) == aggregate(trades_of_days(20), MINUTE)
 
 
 class Killed(BaseException):
@@ -228,8 +212,8 @@ def test_killed_anywhere_the_tables_read_and_the_next_run_finishes(
     except Killed:
         table = filled.candles(MINUTE)
         assert lakes.stored(filled, MINUTE) in (
-            aggregate(trades(20), MINUTE),
-            aggregate(trades(20)[30:], MINUTE),
+            aggregate(trades_of_days(20), MINUTE),
+            aggregate(trades_of_days(20)[30:], MINUTE),
         )
         for snapshot in table.snapshots():
             table.scan(snapshot_id=snapshot.snapshot_id).to_arrow()
@@ -294,14 +278,14 @@ def test_files_of_writers_under_way_are_no_orphans(filled: Lake) -> None:
     for path in on_disk(filled):
         os.utime(path.removeprefix("file://"), (0, 0))
     young, old = folder / "data" / "young.parquet", folder / "data" / "old.parquet"
-    for path in (young, old):
-        path.write_bytes(b"x" * 7)
+    for written in (young, old):
+        written.write_bytes(b"x" * 7)
     past = (datetime.now(UTC) - ORPHAN_AGE - timedelta(minutes=1)).timestamp()
     os.utime(old, (past, past))
     known = on_disk(filled) - {f"file://{old}"}
     assert remove_orphans(load(filled), datetime.now(UTC)) == Removed(1, 7)
     assert on_disk(filled) == known
-    assert lakes.stored(filled, MINUTE) == aggregate(trades(20), MINUTE)
+    assert lakes.stored(filled, MINUTE) == aggregate(trades_of_days(20), MINUTE)
 
 
 def test_what_a_commit_brings_while_orphans_are_looked_for_is_known(
@@ -312,14 +296,14 @@ def test_what_a_commit_brings_while_orphans_are_looked_for_is_known(
 
     def found(self: Location) -> object:
         monkeypatch.undo()
-        put(filled, trades(25)[60:])
+        put_candles(filled, trades_of_days(25)[60:])
         for path in on_disk(filled):
             os.utime(path.removeprefix("file://"), (0, 0))
         return real(self)
 
     monkeypatch.setattr(Location, "found", found)
     remove_orphans(load(filled), datetime.now(UTC))
-    assert lakes.stored(filled, MINUTE) == aggregate(trades(25), MINUTE)
+    assert lakes.stored(filled, MINUTE) == aggregate(trades_of_days(25), MINUTE)
 
 
 def test_a_catalog_in_this_process_holds_commits_to_our_requirement(lake: Lake) -> None:
@@ -332,4 +316,4 @@ def test_snapshots_of_other_writers_are_no_obstacle(filled: Lake) -> None:
     table = filled.candles(MINUTE)
     histories.rollback(table, table.snapshots()[0].snapshot_id)
     assert expire(load(filled), LATER).snapshots == 1
-    assert lakes.stored(filled, MINUTE) == aggregate(trades(10), MINUTE)
+    assert lakes.stored(filled, MINUTE) == aggregate(trades_of_days(10), MINUTE)

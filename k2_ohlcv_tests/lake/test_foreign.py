@@ -42,14 +42,6 @@ from k2_ohlcv.settings import Settings
 from k2_ohlcv_tests import lakes, theirs
 
 AT = datetime(2024, 5, 17, 13, 45, 30, 123456, tzinfo=UTC)
-COLUMNS: dict[str, IcebergType] = {
-    "exchange": StringType(),
-    "symbol": StringType(),
-    "trade_id": LongType(),
-    "timestamp": TimestamptzType(),
-    "price": DoubleType(),
-    "quantity": DoubleType(),
-}
 ROW = {"exchange": "X", "symbol": "A", "trade_id": 1, "timestamp": AT, "price": 0.5, "quantity": 2.0}
 
 
@@ -66,7 +58,7 @@ def reading(lake: Lake, table: Table, **columns: str) -> Lake:
 
 
 def timed(lake: Lake, kind: IcebergType, value: object, **more: object) -> ForeignTrades:
-    table = theirs.create(lake, COLUMNS | {"timestamp": kind}, [ROW | {"timestamp": value}], **more)  # type: ignore[arg-type]
+    table = theirs.create(lake, theirs.COLUMNS | {"timestamp": kind}, [ROW | {"timestamp": value}], **more)  # type: ignore[arg-type]
     found = reading(lake, table).trades()
     assert isinstance(found, ForeignTrades)
     return found
@@ -140,17 +132,17 @@ def test_a_table_that_is_not_there_is_named(lake: Lake) -> None:
 
 
 def test_only_ids_may_be_missing(lake: Lake) -> None:
-    without = {name: kind for name, kind in COLUMNS.items() if name != "trade_id"}
+    without = {name: kind for name, kind in theirs.COLUMNS.items() if name != "trade_id"}
     found = reading(lake, theirs.create(lake, without)).trades()
     assert isinstance(found, ForeignTrades)
     assert found.field("trade_id") is None
-    unwanted = reading(lake, theirs.create(lake, COLUMNS), trade_id="").trades()
+    unwanted = reading(lake, theirs.create(lake, theirs.COLUMNS), trade_id="").trades()
     assert isinstance(unwanted, ForeignTrades)
     assert unwanted.field("trade_id") is None
 
 
 def test_doubles_are_said_once(lake: Lake) -> None:
-    source = reading(lake, theirs.create(lake, COLUMNS))
+    source = reading(lake, theirs.create(lake, theirs.COLUMNS))
     with capture_logs() as logs:
         source.trades()
         source.trades()
@@ -160,7 +152,7 @@ def test_doubles_are_said_once(lake: Lake) -> None:
 
 
 def test_nothing_is_ever_written_to_it(lake: Lake) -> None:
-    table = theirs.create(lake, COLUMNS, [ROW])
+    table = theirs.create(lake, theirs.COLUMNS, [ROW])
     source = reading(lake, table)
     with pytest.raises(UsageError, match="someone else's table and never written to"):
         source.trades_to_write()
@@ -207,7 +199,7 @@ def test_one_stray_row_does_not_change_the_unit(lake: Lake, unit: int) -> None:
     """9999-12-31 in milliseconds has the magnitude of microseconds; in a newer file and in the only one."""
     usual = ROW | {"timestamp": to_micros(AT) // unit}
     stray = ROW | {"timestamp": 253_402_300_799_999_999 // unit}
-    table = theirs.create(lake, COLUMNS | {"timestamp": LongType()}, [usual, stray])
+    table = theirs.create(lake, theirs.COLUMNS | {"timestamp": LongType()}, [usual, stray])
     wanted = Clock.MILLIS if unit == 1000 else Clock.MICROS
     assert foreign_of(lake, table).clock is wanted
     theirs.add(table, [stray])
@@ -217,7 +209,7 @@ def test_one_stray_row_does_not_change_the_unit(lake: Lake, unit: int) -> None:
 def test_a_long_whose_unit_cannot_be_told_is_refused(lake: Lake) -> None:
     with pytest.raises(ContractError, match=r"Set write\.metadata\.metrics\.column\.timestamp=full"):
         timed(lake, LongType(), 5, properties=_NO_BOUNDS)
-    empty = reading(lake, theirs.create(lake, COLUMNS | {"timestamp": LongType()})).trades()
+    empty = reading(lake, theirs.create(lake, theirs.COLUMNS | {"timestamp": LongType()})).trades()
     assert isinstance(empty, ForeignTrades)
 
 
@@ -253,7 +245,10 @@ def test_a_file_without_bounds_counts_as_its_partition(
 def test_truncated_longs_are_partitions_of_time(lake: Lake) -> None:
     spec = PartitionSpec(PartitionField(4, 1000, TruncateTransform(86_400_000), "day"))
     table = theirs.create(
-        lake, COLUMNS | {"timestamp": LongType()}, [ROW | {"timestamp": to_micros(AT) // 1000}], spec=spec
+        lake,
+        theirs.COLUMNS | {"timestamp": LongType()},
+        [ROW | {"timestamp": to_micros(AT) // 1000}],
+        spec=spec,
     )
     found = foreign.ForeignTrades(table, {"timestamp": 4}, Clock.MILLIS)
     snapshot = found.current_snapshot()
@@ -277,6 +272,6 @@ def test_deletes_without_a_partition_of_time_may_be_anywhere(lake: Lake) -> None
 def test_columns_that_differ_only_in_case_are_refused_by_name(lake: Lake) -> None:
     """Engines would take them for one. Such columns that are not read are no harm."""
     with pytest.raises(ContractError, match="columns price and Price differ only in case"):
-        reading(lake, theirs.create(lake, COLUMNS | {"Price": DoubleType()})).trades()
-    other = theirs.create(lake, COLUMNS | {"note": StringType(), "Note": StringType()})
+        reading(lake, theirs.create(lake, theirs.COLUMNS | {"Price": DoubleType()})).trades()
+    other = theirs.create(lake, theirs.COLUMNS | {"note": StringType(), "Note": StringType()})
     assert reading(lake, other).trades().name() == other.name()

@@ -11,12 +11,12 @@ from pyiceberg.transforms import DayTransform
 from pyiceberg.types import DecimalType, IcebergType, LongType, StringType, TimestampType, TimestamptzType
 from structlog.testing import capture_logs
 
-from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.window import to_micros
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.foreign import Source
 from k2_ohlcv.lake.newest_trade import NewestTrade, find_newest_trade
 from k2_ohlcv_tests import lakes, theirs
+from k2_ohlcv_tests.support.trades import make_trade
 
 AT = datetime(2024, 3, 1, 12, 30, 0, 123000, tzinfo=UTC)
 MOMENTS = [AT - timedelta(days=1), AT, AT - timedelta(microseconds=1000)]
@@ -31,7 +31,7 @@ def test_no_trades_have_no_newest(lake: Lake) -> None:
 def test_of_our_own(lake: Lake) -> None:
     lake.trades_to_write()
     for i, at in enumerate(MOMENTS):
-        lakes.add_trades(lake, [Trade(f"E{i}", f"S{i}", str(i), at, Decimal(1), Decimal(1))])
+        lakes.add_trades(lake, [make_trade(i, at, 1, 1, market=(f"E{i}", f"S{i}"))])
     assert find_newest_trade(lake.trades()) == NEWEST
     assert NEWEST.text == "trade 1 of E1 S1 at 2024-03-01 12:30:00 UTC"
 

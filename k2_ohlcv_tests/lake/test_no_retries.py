@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +29,11 @@ from k2_ohlcv.lake import appends, retry
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.commit import CommitOf
 from k2_ohlcv.lake.schemas import REJECTED, TRADES
-from k2_ohlcv.reconcile import rebuild
-from k2_ohlcv.refresh import refresh
+from k2_ohlcv.reconcile import rebuild, refresh
 from k2_ohlcv.retention import retention
 from k2_ohlcv_tests import lakes
-from k2_ohlcv_tests.conftest import Bench, clear
+from k2_ohlcv_tests.support.bench import Bench
+from k2_ohlcv_tests.support.trades import make_trade
 
 MINUTE = timeframe("1m")
 AT = datetime(2024, 2, 28, 12, tzinfo=UTC)
@@ -57,7 +56,7 @@ class Commits:
 def commits(monkeypatch: pytest.MonkeyPatch) -> Commits:
     """Counts transactions and calls of the catalog; `before` may make a call fail."""
     seen, real, real_transaction = Commits(), SqlCatalog.commit_table, Transaction.commit_transaction
-    busy = []  # what `before` commits itself is not counted
+    busy: list[object] = []  # what `before` commits itself is not counted
 
     def commit_table(
         catalog: SqlCatalog, table: Table, requirements: Any, updates: Any
@@ -87,7 +86,7 @@ def commits(monkeypatch: pytest.MonkeyPatch) -> Commits:
 
 
 def trade(number: int, at: datetime = AT) -> Trade:
-    return Trade("X", "Y", str(number), at + timedelta(seconds=number), Decimal(1), Decimal(1))
+    return make_trade(number, at + timedelta(seconds=number), 1, 1, market=("X", "Y"))
 
 
 def put_in(bench: Bench, tmp_path: Path, numbers: range, extra: str = "") -> None:
@@ -101,7 +100,6 @@ def put_in(bench: Bench, tmp_path: Path, numbers: range, extra: str = "") -> Non
 @pytest.fixture
 def filled(sail: Bench) -> Bench:
     """Ten days of trades, the last of them in many small files, and candles of all."""
-    clear(sail)
     for day in range(10):
         lakes.add_trades(sail.lake, [trade(day, AT + day * DAY)])
     for number in range(20, 20 + MANY_FILES):

@@ -1,22 +1,21 @@
 """How far behind a candle table is, from metadata alone."""
 
 from datetime import UTC, datetime
-from decimal import Decimal
 
 from pyiceberg.table import Table
 
-from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.timeframe import timeframe
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.staleness import Staleness
 from k2_ohlcv_tests import lakes
+from k2_ohlcv_tests.support.trades import make_trade
 
 HOUR, DAY = timeframe("1h"), timeframe("1d")
 
 
 def add(lake: Lake, month: int, day: int) -> Table:
     moment = datetime(2024, month, day, 12, tzinfo=UTC)
-    return lakes.add_trades(lake, [Trade("X", "Y", f"{month}-{day}", moment, Decimal(1), Decimal(1))])
+    return lakes.add_trades(lake, [make_trade(f"{month}-{day}", moment, 1, 1, market=("X", "Y"))])
 
 
 def mark(lake: Lake, snapshot: int | None) -> None:

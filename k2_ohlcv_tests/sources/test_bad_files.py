@@ -250,7 +250,9 @@ def test_garbled_files_are_read_or_refused(tmp_path: Path, kind: str) -> None:
     for _ in range(250):
         data = chance.randbytes(chance.randrange(1, 400)) if kind == "random" else SOURCES[kind]
         path.write_bytes(data if kind == "random" else garbled(data, chance))
-        trades, rejected, refused = [], [], f"{path}"
+        trades: list[Any] = []
+        rejected: list[Any] = []
+        refused = f"{path}"
         try:
             trades, rejected = everything(path)
         except (BadFileError, UsageError) as error:

@@ -51,8 +51,8 @@ def test_only_regular_files_below_it_are_read(landing: Path) -> None:
         "X/AB/x\\x1b[2J.csv": "outside",
     }
     assert set(listing.refused) == set(words)
-    for name, word in words.items():
-        assert word in listing.refused[name], name
+    for refused, word in words.items():
+        assert word in listing.refused[refused], refused
 
 
 def test_a_landing_folder_that_is_itself_a_link_or_missing(landing: Path) -> None:

@@ -4,12 +4,13 @@ import gzip
 from collections import defaultdict
 from decimal import Context, Decimal
 from pathlib import Path
+from typing import Any
 
 from k2_ohlcv.sources import sample
 from k2_ohlcv.sources.landing import read
 
 
-def rows() -> list[dict[str, object]]:
+def rows() -> list[dict[str, Any]]:
     exchange, symbol = sample.MARKET
     batches = list(read(sample.trades_file(), exchange=exchange, symbol=symbol))
     assert sum(b.rejected.num_rows for b in batches) == 18

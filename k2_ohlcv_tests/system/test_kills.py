@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, timeframe
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv_tests import lakes
+from k2_ohlcv_tests.support.trades import make_trade
 
 pytestmark = pytest.mark.system
 
@@ -70,7 +70,7 @@ def ended(process: subprocess.Popen[str], code: int = 0) -> None:
 
 def some_trades(first: int = 0) -> list[Trade]:
     return [
-        Trade("X", "Y", str(i), AT + timedelta(minutes=7 * i), Decimal(i % 5 + 1), Decimal(1))
+        make_trade(i, AT + timedelta(minutes=7 * i), i % 5 + 1, 1, market=("X", "Y"))
         for i in range(first, first + 300)
     ]
 

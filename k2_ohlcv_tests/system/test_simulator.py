@@ -14,11 +14,10 @@ from k2_ohlcv.domain.retention import MANY_FILES, Kept
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv.domain.window import DAY
 from k2_ohlcv.lake.retry import CONFLICTS
-from k2_ohlcv.reconcile import rebuild
-from k2_ohlcv.refresh import refresh
+from k2_ohlcv.reconcile import rebuild, refresh
 from k2_ohlcv.retention import retention
 from k2_ohlcv_tests import histories, lakes
-from k2_ohlcv_tests.conftest import Bench, clear
+from k2_ohlcv_tests.support.bench import Bench
 from k2_ohlcv_tests.system.simulator import others, ours
 from k2_ohlcv_tests.system.simulator.faults import Fault
 from k2_ohlcv_tests.system.simulator.life import LifeError, play, world
@@ -35,7 +34,6 @@ KEPT_FOR_GOOD = Kept({each.name: None for each in TIMEFRAMES}, None, 0 * DAY)
 @pytest.mark.filterwarnings("ignore:Delete operation did not match any records")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_life_comes_out_right(sail: Bench, seed: int) -> None:
-    clear(sail)
     (life,) = play(sail.engine, [seed], STEPS)
     assert len(life.told) > STEPS
 
@@ -48,7 +46,7 @@ def test_one_seed_is_one_life(sail: Bench) -> None:
 
 def test_what_goes_wrong_is_told_with_its_seed(sail: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A refresh that does nothing and says nothing is caught; the message says how to see it again."""
-    monkeypatch.setattr(ours, "refresh_table", lambda *_: None)
+    monkeypatch.setattr(ours, "refresh_table", lambda *_, **__: None)
     with pytest.raises(LifeError, match=r"--seed 4 --steps 25") as caught:
         list(play(sail.engine, [4], 25))
     assert "0 ingest" in str(caught.value)
@@ -57,7 +55,6 @@ def test_what_goes_wrong_is_told_with_its_seed(sail: Bench, monkeypatch: pytest.
 @pytest.fixture
 def lived(sail: Bench) -> Iterator[World]:
     """A lake with trades in many files, and candles of all."""
-    clear(sail)
     with world(sail.engine) as found:
         for _ in range(MANY_FILES):
             others.append(found)
@@ -163,7 +160,6 @@ def test_a_lost_trade_would_be_noticed(lived: World) -> None:
 
 def test_a_trade_that_only_a_rebuild_saw_goes_with_its_candle(sail: Bench) -> None:
     """It came after the watermark and went before the next refresh: no difference names its window."""
-    clear(sail)
     with world(sail.engine) as found:
         minute = TIMEFRAMES[0]
         table = found.lake.trades_to_write()

@@ -140,7 +140,7 @@ class Hooks:
                 raise Killed
             raise OSError(errno.ENOSPC, "no space left on device", file.location)
 
-        SqlCatalog.load_table, SqlCatalog.commit_table, PyArrowFile.create = load_table, commit_table, create  # type: ignore[method-assign]
+        SqlCatalog.load_table, SqlCatalog.commit_table, PyArrowFile.create = load_table, commit_table, create  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:

@@ -15,7 +15,7 @@ from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.errors import MissingTradesError
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv.lake.schemas import NAMESPACE, TRADES
-from k2_ohlcv.refresh import refresh as refresh_table
+from k2_ohlcv.reconcile import refresh as refresh_table
 from k2_ohlcv_tests import histories, lakes, theirs
 from k2_ohlcv_tests.system.simulator.model import key_of
 from k2_ohlcv_tests.system.simulator.ours import put_in
@@ -87,9 +87,10 @@ def delete_rows(world: World) -> None:
     """Merge-on-read: a delete file names rows by position, and the day it is of."""
     if (table := _filled(world)) is None:
         return
-    (task, *_) = _tasks(world, table, 1) or [None]
-    if task is None:
+    tasks = _tasks(world, table, 1)
+    if not tasks:
         return
+    task = tasks[0]
     position = world.rng.randrange(task.file.record_count)
     theirs.delete_positions(table, [(task.file.file_path, position)], partition=task.file.partition)
     world.note_trades()

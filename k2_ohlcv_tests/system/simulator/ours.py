@@ -9,9 +9,10 @@ from k2_ohlcv.domain.errors import UsageError
 from k2_ohlcv.domain.retention import Kept
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
 from k2_ohlcv.domain.window import DAY
+from k2_ohlcv.engine.window_cache import WindowCache
 from k2_ohlcv.ingest import ingest as ingest_files
 from k2_ohlcv.reconcile import rebuild as rebuild_table
-from k2_ohlcv.refresh import refresh as refresh_table
+from k2_ohlcv.reconcile import refresh as refresh_table
 from k2_ohlcv.report import RefusedWindowsError, Report
 from k2_ohlcv.retention import retention as apply_retention
 from k2_ohlcv_tests.system.simulator.model import key_of
@@ -85,20 +86,17 @@ def refresh(world: World) -> None:
     if world.rng.random() < 0.6:
         refresh_one(world, world.rng.choice(TIMEFRAMES))
         return
-    world.engine.share = frozenset(t.name for t in TIMEFRAMES)
-    try:
-        for timeframe in TIMEFRAMES:
-            refresh_one(world, timeframe)
-    finally:
-        world.engine.share = frozenset()
+    cache = WindowCache(TIMEFRAMES)
+    for timeframe in TIMEFRAMES:
+        refresh_one(world, timeframe, cache)
 
 
-def refresh_one(world: World, timeframe: Timeframe) -> None:
+def refresh_one(world: World, timeframe: Timeframe, cache: WindowCache | None = None) -> None:
     """Where nobody interfered, the table is up to date then, and right."""
     others, fault, before = world.others, world.hooks.armed, world.stored(timeframe)
     refused = None
     try:
-        refresh_table(world.lake, world.engine, timeframe)
+        refresh_table(world.lake, world.engine, timeframe, cache=cache)
     except RefusedWindowsError as error:
         refused = error.report
     current = world.check_honest(timeframe)

@@ -21,8 +21,9 @@ from k2_ohlcv.lake import files
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.lines import EXPIRED, FROZEN, line_of
 from k2_ohlcv.lake.schemas import CANDLES, TRADES
-from k2_ohlcv.refresh import plan
+from k2_ohlcv.reconcile import preview_refresh
 from k2_ohlcv_tests import lakes
+from k2_ohlcv_tests.support.trades import make_trade
 from k2_ohlcv_tests.system.simulator.faults import Hooks
 from k2_ohlcv_tests.system.simulator.model import Model, by_key, differences
 
@@ -76,10 +77,6 @@ class World:
     def reopen(self) -> None:
         """A new process: nothing is left of what the last one knew."""
         self.lake = lakes.open_lake(self.home)
-        self.engine.shelf.__init__()  # type: ignore[misc]
-        self.engine.share = frozenset()
-        self.engine.done.clear()
-        self.engine.totals.clear()
         for reader in (files._listed, files._numbered, files._spans):
             reader.cache_clear()
 
@@ -159,7 +156,7 @@ class World:
     def check_honest(self, timeframe: Timeframe) -> bool:
         """A table that is called up to date is equal to the trades. Returns whether it is called so."""
         with self.hooks.asleep():
-            current = plan(self.lake, timeframe).is_current
+            current = preview_refresh(self.lake, timeframe).is_current
         if not current:
             return False
         if self.model.unfit(timeframe):
@@ -184,7 +181,7 @@ class World:
         exchange, symbol = MARKETS[rng.randrange(len(MARKETS)) if market is None else market]
         price = Decimal(rng.choice([1, rng.randrange(1, 10**6), 9_999_999_999])).scaleb(-rng.randrange(9))
         quantity = Decimal(rng.randrange(1, 10**5)).scaleb(-rng.randrange(9))
-        return Trade(exchange, symbol, str(self.numbers), at or self.moment(), price, quantity)
+        return make_trade(self.numbers, at or self.moment(), price, quantity, market=(exchange, symbol))
 
     def moment(self) -> datetime:
         """A moment of the last days, often one at which things go wrong."""

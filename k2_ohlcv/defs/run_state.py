@@ -1,0 +1,43 @@
+"""What the steps of one run share: windows and totals of one scan, and what a check has to look at.
+
+The resource `spark` holds it for as long as the run lasts. Operations get its parts as plain arguments.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import dagster as dg
+
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
+from k2_ohlcv.engine.totals import TotalsCache
+from k2_ohlcv.engine.window_cache import WindowCache
+from k2_ohlcv.report import ReconciledWindows
+
+
+@dataclass(frozen=True)
+class RunState:
+    """The state of one run.
+
+    Attributes:
+        windows: candle windows that a step computed for the tables of later steps.
+        totals: totals of trades that a check computed for later checks.
+        reconciled: by timeframe, what the step of a table made equal to the trades.
+    """
+
+    windows: WindowCache
+    totals: TotalsCache
+    reconciled: dict[str, ReconciledWindows] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, timeframes: Sequence[Timeframe]) -> "RunState":
+        """A fresh state for a run over some timeframes: one scan of the trades may serve several of them."""
+        return cls(WindowCache(timeframes), TotalsCache(timeframes))
+
+
+def run_timeframes(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> list[Timeframe]:
+    """The timeframes whose tables a run computes. A run that computes none has those that it checks."""
+    layer = context.job_def.asset_layer
+    computed = layer.selected_asset_keys
+    checked = {check.asset_key for check in layer.asset_graph.asset_check_keys}
+    found = [t for t in TIMEFRAMES if dg.AssetKey(t.table) in computed]
+    return found or [t for t in TIMEFRAMES if dg.AssetKey(t.table) in checked]

@@ -1,0 +1,63 @@
+"""A landing folder, and the sensor and the job that ingest what lands there."""
+
+import os
+from pathlib import Path
+
+import dagster as dg
+
+from k2_ohlcv.definitions import build
+from k2_ohlcv.defs import ingest_files
+from k2_ohlcv.settings import Settings
+from k2_ohlcv_tests import lakes
+
+HEADER = "timestamp,price,quantity,trade_id"
+
+
+class Landing:
+    """The landing folder of a test, and its sensor with its cursor."""
+
+    def __init__(self, home: Path, instance: dg.DagsterInstance) -> None:
+        self.folder = home / "landing" / "X" / "AB"
+        self.folder.mkdir(parents=True)
+        self.instance = instance
+        self.cursor: str | None = None
+        self.graph = build(Settings.read())
+        self.clock = 1_000_000_000
+
+    def put(self, name: str, *lines: str) -> None:
+        """Write a file, a second later than the one before."""
+        path = self.folder / name
+        path.write_text("".join(f"{line}\n" for line in lines))
+        self.clock += 1
+        os.utime(path, (self.clock, self.clock))
+
+    def look(self) -> dg.RunRequest | str:
+        """One tick, as the daemon does it."""
+        context = dg.build_sensor_context(
+            instance=self.instance, cursor=self.cursor, repository_def=self.graph.get_repository_def()
+        )
+        tick = self.graph.resolve_sensor_def("landing_files").evaluate_tick(context)
+        self.cursor = tick.cursor
+        if tick.run_requests:
+            (asked,) = tick.run_requests
+            return asked
+        assert tick.skip_message
+        return tick.skip_message
+
+    def run(self, asked: dg.RunRequest | str) -> dg.ExecuteInProcessResult:
+        """Carry out a request."""
+        assert isinstance(asked, dg.RunRequest), asked
+        job = self.graph.resolve_job_def(ingest_files.INGEST_FILES)
+        return job.execute_in_process(
+            asked.run_config, instance=self.instance, tags=asked.tags, raise_on_error=False
+        )
+
+
+def files(asked: dg.RunRequest | str) -> list[str]:
+    assert isinstance(asked, dg.RunRequest), asked
+    return list(asked.run_config["ops"][ingest_files.OP]["config"]["files"])
+
+
+def stored(landing: Landing) -> list[str]:
+    table = lakes.open_lake(landing.folder.parents[2]).trades()
+    return sorted(table.scan().to_arrow()["trade_id"].to_pylist())
