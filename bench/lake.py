@@ -19,14 +19,15 @@ import pyarrow.csv
 from pyiceberg.catalog.sql import SqlCatalog
 
 from bench import trades
-from k2_ohlcv.domain.timeframe import Grain, Timeframe
+from k2_ohlcv.domain.timeframe import Timeframe
+from k2_ohlcv.domain.types import NOTIONAL
 from k2_ohlcv.domain.window import DAY, Interval, midnight
 from k2_ohlcv.lake.appends import FILE_ROWS, append_new
 from k2_ohlcv.lake.catalog import CATALOG, Lake
 from k2_ohlcv.lake.embedded import embedded_properties
 from k2_ohlcv.lake.files import live_files
 from k2_ohlcv.lake.schemas import CANDLES, TRADES
-from k2_ohlcv.lake.trades import expired
+from k2_ohlcv.lake.trades import needed
 from k2_ohlcv.settings import Settings
 
 #: Where everything of the benchmarks lies, in the checkout; git ignores it.
@@ -118,7 +119,7 @@ class Dataset:
         table = self.lake.trades()
         snapshot = table.current_snapshot()
         assert snapshot is not None
-        live = live_files(table, "timestamp", Grain.DAY, snapshot.snapshot_id)
+        live = live_files(table, snapshot.snapshot_id)
         return sorted(url2pathname(urlsplit(f.path).path) for f in live if f.span.intersect(interval))
 
 
@@ -126,7 +127,7 @@ def append_trades(lake: Lake, rows: pa.Table) -> None:
     """Add trades that are not there, in one snapshot that drops old ones as ingestion does."""
     clock = pa.repeat(pa.scalar(datetime.now(UTC), pa.timestamp("us", "UTC")), rows.num_rows)
     table = rows.append_column("ingested_at", clock)
-    append_new(lake.trades_to_write, lambda _: table, lambda trades: expired(lake, trades))
+    append_new(lake.trades_to_write, lambda _: table, lambda trades: needed(lake, trades))
 
 
 def _write_csv(part: trades.Trades, path: Path) -> None:
@@ -136,7 +137,7 @@ def _write_csv(part: trades.Trades, path: Path) -> None:
         "id": pa.array(part.ids),
         "price": price,
         "qty": quantity,
-        "quote": pa.compute.cast(pa.compute.multiply(price, quantity), pa.decimal128(38, 16)),
+        "quote": pa.compute.cast(pa.compute.multiply(price, quantity), pa.decimal128(*NOTIONAL)),
         "time": pa.array(part.millis * 1000),  # spot files have had microseconds since 2025
         "maker": maker,
         "best": pa.repeat(True, len(part.ids)),

@@ -21,11 +21,12 @@ from k2_ohlcv.domain.window import Interval, from_micros, to_micros
 from k2_ohlcv.lake import rejected
 from k2_ohlcv.lake.candidates import Candidates, data_files_of, files_of_market, tasks_of
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.corrections import Cut, commit_correction, read_rows, removed_rows, retried
+from k2_ohlcv.lake.corrections import Cut, commit_correction, read_rows, removed_rows
 from k2_ohlcv.lake.dedupe import Int64s, Mask
 from k2_ohlcv.lake.files import TIME
 from k2_ohlcv.lake.lines import FROZEN, line_of
 from k2_ohlcv.lake.open_work import reject_missing_trades
+from k2_ohlcv.lake.retry import retry_conflicts
 from k2_ohlcv.sources.refusals import REFUSED
 
 #: Why a trade was removed, where nothing is said.
@@ -131,7 +132,7 @@ def delete_trades(lake: Lake, chosen: Selection, *, reason: str = DELETED, apply
             report.snapshot = after.metadata.current_snapshot_id
         return report
 
-    return retried(lake.trades, work)
+    return retry_conflicts(lake.trades, work, purpose="to correct trades")
 
 
 def refuse_impossible(lake: Lake) -> None:

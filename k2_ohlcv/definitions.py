@@ -1,7 +1,7 @@
 """The only place where Definitions is built. Importing it reads no environment; calling it does."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
@@ -24,13 +24,12 @@ from k2_ohlcv.lake.schemas import TRADES_TABLE
 from k2_ohlcv.settings import Settings
 
 
-def build(settings: Settings, overrides: Mapping[str, object] | None = None) -> dg.Definitions:
+def build(settings: Settings) -> dg.Definitions:
     """The whole graph.
 
     Args:
         settings: decide where partitions begin, how long tables may be behind, and how often sensors look;
             the rest is read by each run for itself.
-        overrides: resources to use in place of the usual ones, by name; for tests.
     """
     with warnings.catch_warnings():
         # Backfill policies and the like are called beta; we pin Dagster's minor version because of them.
@@ -50,7 +49,7 @@ def build(settings: Settings, overrides: Mapping[str, object] | None = None) -> 
                 *others.build(days, tick),
                 *refreshes.build(tables, tick),
             ],
-            resources={**resources(), **(overrides or {})},
+            resources=resources(),
             executor=dg.in_process_executor,  # one run is one process, so all its steps share one session
         )
 

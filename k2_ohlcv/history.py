@@ -11,12 +11,12 @@ from datetime import datetime
 from pyiceberg.table import Table
 
 from k2_ohlcv.domain.errors import UsageError
-from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
 from k2_ohlcv.domain.window import Interval, intersect_all
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.changes import trades_spans
 from k2_ohlcv.lake.commit import Change, commit_with_retry
-from k2_ohlcv.lake.files import TIME, live_files
+from k2_ohlcv.lake.files import live_files
 from k2_ohlcv.lake.lines import EXPIRED, FROZEN, line_of
 from k2_ohlcv.lake.missing import MissingTable
 from k2_ohlcv.lake.trades import needed
@@ -118,8 +118,8 @@ def _move_candles(
     move = replace(
         _line(candles, line),
         after=to,
-        candles=_rows(candles, "window_start", timeframe.grain, between),
-        trades=_rows(trades, TIME, Grain.DAY, between),
+        candles=_rows(candles, between),
+        trades=_rows(trades, between),
     )
     if apply:
         commit_with_retry(
@@ -139,7 +139,7 @@ def _opened(candles: Table, trades: Table, timeframe: Timeframe, line: str, to: 
     properties = {line: to.isoformat()}
     if mark is None or old is None or old <= to:
         return Change(properties=properties)
-    files = live_files(candles, "window_start", timeframe.grain, candles.metadata.current_snapshot_id)
+    files = live_files(candles, candles.metadata.current_snapshot_id)
     held = [*trades_spans(trades, trades.metadata.current_snapshot_id), *(f.span for f in files)]
     opened = timeframe.align(intersect_all(timeframe.grain.partitions(held), [Interval(to, old)]))
     return Change(properties=properties, summary=mark.opening(opened).summary())
@@ -154,6 +154,6 @@ def _is_after(table: Table, line: str, to: datetime) -> bool:
     return not isinstance(table, MissingTable) and current is not None and current > to
 
 
-def _rows(table: Table, column: str, grain: Grain, between: Interval) -> int:
-    files = live_files(table, column, grain, table.metadata.current_snapshot_id)
+def _rows(table: Table, between: Interval) -> int:
+    files = live_files(table, table.metadata.current_snapshot_id)
     return sum(f.file.record_count for f in files if not f.is_delete and f.span.intersect(between))

@@ -71,7 +71,6 @@ def configure(
     json_lines: bool,
     level: int = logging.INFO,
     events: bool = True,
-    stream: TextIO | None = None,
     keep: bool = True,
 ) -> None:
     """Send this process's logs to stderr in the chosen form. A second call changes nothing unless told to.
@@ -83,7 +82,6 @@ def configure(
         json_lines: JSON objects, else text for people.
         level: the least level that is shown.
         events: show what happens to runs and steps, too.
-        stream: where to; stderr if None.
         keep: leave an earlier configuration as it is.
     """
     owner = logging.getLogger(None if json_lines else ROOT)
@@ -94,7 +92,7 @@ def configure(
         for logger in (logging.getLogger(), ours):
             logger.handlers = [handler for handler in logger.handlers if not isinstance(handler, _Handler)]
     _configure_structlog()
-    handler = _Handler(stream or sys.stderr, level, events)
+    handler = _Handler(sys.stderr, level, events)
     handler.setFormatter(_formatter(json_lines))
     owner.addHandler(handler)
     _RunLogger.ours = handler

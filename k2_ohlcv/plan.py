@@ -203,13 +203,13 @@ def _start(todo: OpenWork, candles: Table, trades: Table, may_differ: Sequence[I
 def _occupied(candles: Table, trades: Table, timeframe: Timeframe) -> tuple[list[Interval], list[Interval]]:
     """Where there are trades, and the partitions that have trades or candles: everything."""
     spans = trades_spans(trades, trades.metadata.current_snapshot_id)
-    files = live_files(candles, "window_start", timeframe.grain, candles.metadata.current_snapshot_id)
+    files = live_files(candles, candles.metadata.current_snapshot_id)
     return spans, timeframe.grain.partitions([*spans, *(f.span for f in files)])
 
 
 def _spans(trades: Table, snapshot: int | None, intervals: Sequence[Interval]) -> list[Interval]:
     """The spans of those files of trades that may have some in the intervals."""
-    files = live_files(trades, "timestamp", Grain.DAY, snapshot)
+    files = live_files(trades, snapshot)
     return [f.span for f in files if not f.is_delete and any(map(f.span.intersect, intervals))]
 
 
@@ -218,7 +218,7 @@ def cut_into_chunks(plan: Plan, trades: Table) -> Iterator[list[Interval]]:
 
     Parts are cut between partitions.
     """
-    files = live_files(trades, "timestamp", Grain.DAY, plan.trades_to)
+    files = live_files(trades, plan.trades_to)
     chunk: list[Interval] = []
     weight, count = 0, 0
     for partition in plan.partitions:

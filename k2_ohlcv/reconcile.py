@@ -4,7 +4,6 @@
 of it is in `report`.
 """
 
-import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,6 @@ import structlog
 from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.table import Table
 
-from k2_ohlcv.domain.errors import CommitConflictError
 from k2_ohlcv.domain.frame import finish
 from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.domain.window import Interval, intersect_all
@@ -25,9 +23,10 @@ from k2_ohlcv.engine.session import Engine
 from k2_ohlcv.engine.window_cache import WindowCache
 from k2_ohlcv.lake.candles import CandleChange, Stored
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.commit import CONFLICTS, Change, commit
+from k2_ohlcv.lake.commit import Change, commit
 from k2_ohlcv.lake.foreign import ForeignTrades
 from k2_ohlcv.lake.missing import MissingTable
+from k2_ohlcv.lake.retry import retry_conflicts
 from k2_ohlcv.lake.watermark import RefusedWindow, Watermark
 from k2_ohlcv.plan import Plan, cut_into_chunks, plan_rebuild, plan_refresh
 from k2_ohlcv.report import (
@@ -37,9 +36,6 @@ from k2_ohlcv.report import (
     partition_reports,
     refused_windows,
 )
-
-#: How often a commit that lost a race is tried anew. Another writer holds the table for well under a second.
-ATTEMPTS = 8
 
 _log = structlog.get_logger(__name__)
 
@@ -106,28 +102,24 @@ def _run(
 ) -> Report:
     """Carry out the plan for the tables as they are loaded. Load and plan again if a race is lost."""
     started = time.monotonic()
-    for attempt in range(ATTEMPTS):
+
+    def attempt(candles: Table) -> Report:
         # The candle table first, then the pin: whoever commits candles after our load makes our commit fail,
         # and whoever committed before it pinned no newer trades than we do.
-        candles = lake.candles(timeframe)
         base, trades = candles.metadata_location, lake.trades()
         try:
             work = _Work(lake, engine, trades, plan(candles, trades, timeframe), cache, progress)
             report = work.carry_out(candles)
-        except (*CONFLICTS, FileNotFoundError) as conflict:
-            if isinstance(conflict, FileNotFoundError) and not _moved(lake, timeframe, base):
-                raise
-            _log.warning("conflict", table=timeframe.table, attempt=attempt + 1, error=str(conflict))
-            time.sleep(random.uniform(0.05, 0.2) * 2**attempt)  # noqa: S311 - a pause, not a secret
-        else:
-            report = replace(report, seconds=time.monotonic() - started)
-            if report.refused:
-                raise _refusal(work, report)
-            return report
-    raise CommitConflictError(
-        f"other writers committed to {timeframe.table} during each of {ATTEMPTS} attempts; nothing is lost, "
-        "run it again when fewer write at once"
-    )
+        except FileNotFoundError as gone:
+            if _moved(lake, timeframe, base):
+                raise CommitFailedException(f"files of the loaded version are gone: {gone}") from gone
+            raise
+        report = replace(report, seconds=time.monotonic() - started)
+        if report.refused:
+            raise _refusal(work, report)
+        return report
+
+    return retry_conflicts(lambda: lake.candles(timeframe), attempt)
 
 
 def _moved(lake: Lake, timeframe: Timeframe, base: str) -> bool:
@@ -168,8 +160,7 @@ class _Work:
             if change is not None and computed is not None:
                 partitions.extend(partition_reports(plan.timeframe, change, computed, chunk))
             refused += bad
-        snapshot = candles.metadata.current_snapshot_id
-        return Report(plan, snapshot, committed, 0.0, tuple(partitions), tuple(refused), mark)
+        return Report(plan, committed, 0.0, tuple(partitions), tuple(refused), mark)
 
     def _change(self, candles: Table, chunk: Sequence[Interval]) -> tuple[CandleChange, pl.DataFrame]:
         """Compute some windows at the pinned snapshot, and compare them with the table as it was loaded.

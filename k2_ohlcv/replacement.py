@@ -18,16 +18,16 @@ from pyiceberg.table import FileScanTask, Table
 from k2_ohlcv.correction_report import CorrectionReport
 from k2_ohlcv.corrections import BY, in_market, record, refuse_frozen, refuse_impossible, span_of
 from k2_ohlcv.domain.errors import BadFileError, UsageError
-from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.domain.window import from_micros, to_micros
 from k2_ohlcv.file_trades import FileTrades
 from k2_ohlcv.ingest import BATCH_ROWS, Intake
 from k2_ohlcv.lake import rejected
 from k2_ohlcv.lake.candidates import data_files_of, files_of_market, tasks_of
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.corrections import Cut, commit_correction, read_rows, retried
+from k2_ohlcv.lake.corrections import Cut, commit_correction, read_rows
 from k2_ohlcv.lake.dedupe import Incoming, Int64s, Mask, equal_values, stored_alike
 from k2_ohlcv.lake.files import TIME, live_span
+from k2_ohlcv.lake.retry import retry_conflicts
 from k2_ohlcv.lake.trades import stored_form
 from k2_ohlcv.sources.landing import read
 from k2_ohlcv.sources.refusals import Refusals
@@ -100,7 +100,8 @@ def replace_trades(
                 report.snapshot = after.metadata.current_snapshot_id
             return report
 
-        return retried(lake.trades_to_write if apply else lake.trades, work)
+        load = lake.trades_to_write if apply else lake.trades
+        return retry_conflicts(load, work, purpose="to correct trades")
 
 
 class _Plan:
@@ -143,7 +144,7 @@ class _Plan:
         incoming = self._given.trades(start, end)
         taken = np.zeros(incoming.rows.num_rows, bool)
         for task in self._tasks:
-            span = live_span(self._table, TIME, Grain.DAY, task.file)
+            span = live_span(self._table, task.file)
             if to_micros(span.start) < end and to_micros(span.end) > start:
                 self._compare_file(task, incoming, taken, start, end)
         self._refuse_stored_outside(incoming, ~taken)

@@ -11,6 +11,7 @@ from k2_ohlcv.domain.errors import GateError
 from k2_ohlcv.domain.frame import SHOWN
 from k2_ohlcv.domain.timeframe import Grain, Timeframe
 from k2_ohlcv.domain.window import Interval
+from k2_ohlcv.domain.window_counts import WindowCounts
 from k2_ohlcv.lake.candles import CandleChange
 from k2_ohlcv.lake.watermark import RefusedWindow, Watermark
 from k2_ohlcv.plan import Plan
@@ -33,19 +34,11 @@ class ReconciledWindows:
 
 @dataclass(frozen=True)
 class PartitionReport:
-    """What became of one partition: windows by fate, rows it has now, trades that they were made from."""
+    """What became of one partition: its windows, and the trades that they were made from."""
 
     partition: Interval
-    added: int = 0
-    changed: int = 0
-    removed: int = 0
-    unchanged: int = 0
-    trades: int = 0
-
-    @property
-    def rows(self) -> int:
-        """Windows of the reconciled intervals that the partition has now."""
-        return self.added + self.changed + self.unchanged
+    counts: WindowCounts
+    trades: int
 
 
 @dataclass(frozen=True)
@@ -54,7 +47,6 @@ class Report:
 
     Attributes:
         plan: what was to be done, and why.
-        candles_snapshot: the candle table's snapshot afterwards.
         committed: whether any commit was made, be it of the watermark alone.
         seconds: wall time, retries included.
         partitions: a report for each partition that was looked at and has or had windows.
@@ -63,7 +55,6 @@ class Report:
     """
 
     plan: Plan
-    candles_snapshot: int | None
     committed: bool
     seconds: float
     partitions: tuple[PartitionReport, ...]
@@ -91,24 +82,9 @@ class Report:
         return self.mark is not None and self.mark.is_complete
 
     @property
-    def added(self) -> int:
-        """Windows that were not there before."""
-        return sum(p.added for p in self.partitions)
-
-    @property
-    def changed(self) -> int:
-        """Windows whose values changed."""
-        return sum(p.changed for p in self.partitions)
-
-    @property
-    def removed(self) -> int:
-        """Rows that had no trades behind them, were off the grid, or repeated a key."""
-        return sum(p.removed for p in self.partitions)
-
-    @property
-    def unchanged(self) -> int:
-        """Windows that were right already."""
-        return sum(p.unchanged for p in self.partitions)
+    def counts(self) -> WindowCounts:
+        """What became of the windows of all partitions."""
+        return sum((p.counts for p in self.partitions), WindowCounts())
 
     @property
     def trades_read(self) -> int:
@@ -119,10 +95,7 @@ class Report:
         """The report as one JSON object."""
         return {
             **self.plan.as_json(),
-            "added": self.added,
-            "changed": self.changed,
-            "removed": self.removed,
-            "unchanged": self.unchanged,
+            **self.counts.as_json(),
             "refused": len(self.refused),
             "trades_read": self.trades_read,
             "committed": self.committed,
@@ -190,5 +163,5 @@ def partition_reports(
     for partition, fate, count in change.fates.group_by(start, "fate").len().iter_rows():
         fates.setdefault(partition, {})[fate] = count
     for partition in timeframe.grain.partitions(chunk):
-        found = fates.get(partition.start, {})
-        yield PartitionReport(partition, **found, trades=trades.get(partition.start, 0))
+        counts = WindowCounts(**fates.get(partition.start, {}))
+        yield PartitionReport(partition, counts, trades.get(partition.start, 0))

@@ -21,14 +21,15 @@ from k2_ohlcv.lake import trades as trades_table
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.compaction import Compacted, compact
 from k2_ohlcv.lake.expiry import Going, drop, expire
-from k2_ohlcv.lake.files import TIME, file_sizes
+from k2_ohlcv.lake.files import file_sizes
 from k2_ohlcv.lake.frozen_line import remember_frozen_line
 from k2_ohlcv.lake.lines import EXPIRED, FROZEN, Lines, line_of, newest_trade, present
+from k2_ohlcv.lake.location import Location
 from k2_ohlcv.lake.missing import MissingTable
 from k2_ohlcv.lake.newest_trade import find_newest_trade
 from k2_ohlcv.lake.open_work import OpenWork
 from k2_ohlcv.lake.schemas import REJECTED, TRADES
-from k2_ohlcv.lake.sweep import finish_lists, remove_orphans
+from k2_ohlcv.lake.sweep import remove_orphans
 from k2_ohlcv.lake.watermark import Watermark
 from k2_ohlcv.retention_hold import DropLimit
 from k2_ohlcv.retention_report import Held, RetentionReport, TableReport
@@ -91,13 +92,11 @@ class _Room(ABC):
     """One table under retention.
 
     Attributes:
-        column: the column that it is partitioned by.
         grain: of the partitions.
         line: the property that moves where partitions go; None where none do.
         limit: how much may go at once.
     """
 
-    column: str
     grain: Grain
     line: str | None = None
     limit = DropLimit()
@@ -127,9 +126,8 @@ class _Room(ABC):
         """Why no more goes, as of the last look."""
         return ()
 
-    def tell_line(self) -> int:
-        """Have other tables remember the line; gives the bytes written."""
-        return 0
+    def tell_line(self) -> None:  # noqa: B027 - most tables have no line that others remember
+        """Have other tables remember the line."""
 
     def compact(self, _: datetime) -> Compacted:
         """Make many small files few."""
@@ -155,22 +153,21 @@ class _Room(ABC):
     def apply(self, snapshots_before: datetime, now: datetime) -> TableReport:
         if self.is_missing():
             return TableReport(self.name)
-        going, written = Going(), 0
+        before = Location(self.load()).usage()
+        going = Going()
         if self.line is not None:
-            going, written = drop(
-                self.load, self._look_within_limit, self.line, self.protected, self.limit.properties
-            )
+            going = drop(self.load, self._look_within_limit, self.line, self.protected, self.limit.properties)
             if not going.partitions and self._held is None:
-                written += self.limit.remember(self.load)
-            written += self.tell_line()
+                self.limit.remember(self.load)
+            self.tell_line()
         compacted = self.compact(now)
         expiry = expire(self.load, snapshots_before, self.needed)
-        removed = expiry.removed + finish_lists(self.load, now)
-        removed += remove_orphans(self.load, datetime.now(UTC))
+        removed = expiry.removed + remove_orphans(self.load, datetime.now(UTC))
         report = replace(
             self._report(going),
             files_removed=removed.files,
-            bytes_freed=removed.bytes - written - compacted.written - expiry.written,
+            files_refused=removed.refused,
+            bytes_freed=before - Location(self.load()).usage(),
             snapshots_expired=expiry.snapshots,
             compacted=compacted,
         )
@@ -190,14 +187,14 @@ class _Room(ABC):
         )
 
     def _files_per_partition(self) -> tuple[int, float]:
-        counts = [len(sizes) for sizes in file_sizes(self.load(), self.column, self.grain).values()]
+        counts = [len(sizes) for sizes in file_sizes(self.load()).values()]
         return max(counts, default=0), sum(counts) / len(counts) if counts else 0.0
 
 
 class _Candles(_Room):
     """A candle table."""
 
-    column, line = "window_start", EXPIRED
+    line = EXPIRED
 
     def __init__(self, lake: Lake, kept: Kept, moment: datetime | None, timeframe: Timeframe) -> None:
         super().__init__(lake, timeframe.table)
@@ -209,13 +206,13 @@ class _Candles(_Room):
         return self.lake.candles(self.timeframe)
 
     def look(self, table: Table) -> Going:
-        return Going.of(table, self.column, self.grain, self.cutoff)
+        return Going.of(table, self.cutoff)
 
 
 class _Trades(_Room):
     """Our trades."""
 
-    column, grain, line = TIME, Grain.DAY, FROZEN
+    grain, line = Grain.DAY, FROZEN
 
     def __init__(self, lake: Lake, kept: Kept, moment: datetime | None) -> None:
         super().__init__(lake, TRADES.name)
@@ -229,12 +226,12 @@ class _Trades(_Room):
         return self.lake.trades()
 
     def look(self, table: Table) -> Going:
-        wanted = Going.of(table, TIME, Grain.DAY, self.cutoff)
+        wanted = Going.of(table, self.cutoff)
         if not wanted.partitions:
             return wanted
         found = [_coverage(candles, table, timeframe) for timeframe, candles in self._candles.items()]
         line, self._behind = frozen_line(self.cutoff, found)
-        return Going.of(table, TIME, Grain.DAY, line) if self._behind else wanted
+        return Going.of(table, line) if self._behind else wanted
 
     def blocked(self) -> tuple[str, ...]:
         return tuple(c.reason for c in self._behind)
@@ -246,14 +243,13 @@ class _Trades(_Room):
     def protected(self, table: Table) -> set[int]:
         return trades_table.needed(self.lake, table)
 
-    def tell_line(self) -> int:
-        line = line_of(self.load(), FROZEN)
-        if line is None:
-            return 0
-        return sum(remember_frozen_line(partial(self.lake.candles, t), line) for t in TIMEFRAMES)
+    def tell_line(self) -> None:
+        if line := line_of(self.load(), FROZEN):
+            for each in TIMEFRAMES:
+                remember_frozen_line(partial(self.lake.candles, each), line)
 
     def compact(self, now: datetime) -> Compacted:
-        sizes = file_sizes(self.load(), TIME, Grain.DAY)
+        sizes = file_sizes(self.load())
         written = {max(sizes), Grain.DAY.partition(now)} if sizes else set()
         chosen = crowded(sizes, written)
         return compact(self.load, chosen, self.protected) if chosen else Compacted()
@@ -262,7 +258,7 @@ class _Trades(_Room):
 class _Rejected(_Room):
     """The rows that were no trades: all are kept, and no snapshot or file that they do not need."""
 
-    column, grain = "rejected_at", Grain.DAY
+    grain = Grain.DAY
 
     def load(self) -> Table:
         return self.lake.rejected()

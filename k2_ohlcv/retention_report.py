@@ -47,8 +47,9 @@ class TableReport:
         bytes: bytes of their data files.
         files_removed: files that were removed: data, manifests and lists that only expired snapshots reached,
             and files that nothing knew.
-        bytes_freed: by how much less the table takes now: those files, less what retention itself wrote.
-            So it is a little under zero where files still serve kept snapshots and only the commit is new.
+        files_refused: files that the store refused to remove; the next run tries them again.
+        bytes_freed: by how much less the table's folder takes than before. It is a little under zero where
+            files still serve kept snapshots and only the commit is new. What others write meanwhile counts.
         snapshots_expired: snapshots that expired.
         blocked: why no more goes although it is past its time, in words.
         compacted: what compaction did.
@@ -63,6 +64,7 @@ class TableReport:
     rows: int = 0
     bytes: int = 0
     files_removed: int = 0
+    files_refused: int = 0
     bytes_freed: int = 0
     snapshots_expired: int = 0
     blocked: tuple[str, ...] = ()
@@ -80,6 +82,7 @@ class TableReport:
             "rows": self.rows,
             "bytes": self.bytes,
             "files_removed": self.files_removed,
+            "files_refused": self.files_refused,
             "bytes_freed": self.bytes_freed,
             "snapshots_expired": self.snapshots_expired,
             "blocked": list(self.blocked),

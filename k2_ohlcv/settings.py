@@ -10,9 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import date, timedelta
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from k2_ohlcv.domain.addresses import shown_address
 from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.errors import UsageError
 from k2_ohlcv.domain.retention import SNAPSHOT_DAYS, Kept
@@ -60,8 +58,6 @@ class Settings:
             an empty name says that they have no such column.
         trades_kept: `K2_TRADES_KEPT`: how long someone else keeps the trades of that table; None is for ever.
         kept: `K2_RETENTION_1M` to `_1D`, `K2_RETENTION_TRADES`, `K2_SNAPSHOT_DAYS`: how long what is kept.
-        webserver: `K2_WEBSERVER`: the address of Dagster's webserver, which retention has reload; None where
-            there is none to ask.
         sensor_seconds: `K2_SENSOR_SECONDS`: the least seconds between two looks of a sensor.
         refresh_seconds: `K2_REFRESH_SECONDS`: every table is refreshed when so many seconds behind; None is
             each timeframe's own number.
@@ -76,7 +72,6 @@ class Settings:
     trades_columns: tuple[tuple[str, str], ...]
     trades_kept: timedelta | None
     kept: Kept
-    webserver: str | None
     sensor_seconds: int
     refresh_seconds: int | None
 
@@ -125,7 +120,6 @@ class Settings:
             trades_columns=columns,
             trades_kept=_trades_kept(environ, "K2_TRADES_KEPT"),
             kept=_kept(environ),
-            webserver=_webserver((environ.get("K2_WEBSERVER") or "").strip()),
             sensor_seconds=_whole(environ, "K2_SENSOR_SECONDS", "seconds", 1) or SENSOR_SECONDS,
             refresh_seconds=_whole(environ, "K2_REFRESH_SECONDS", "seconds", SHORTEST_REFRESH),
         )
@@ -142,22 +136,6 @@ def _refuse_characters(name: str, path: Path, is_known: Callable[[str], bool], w
     if refused:
         named = ", ".join(repr(character) for character in refused)
         raise UsageError(f"{name}={str(path)!r} has {named} in its path, and {why}: choose a path without")
-
-
-def _webserver(text: str) -> str | None:
-    if not text:
-        return None
-    try:
-        found = urlsplit(text)
-        known = found.scheme in {"http", "https"} and found.hostname and (found.port or True)
-    except ValueError:
-        known = False
-    if not known or found.query or found.fragment or found.username is not None:
-        raise UsageError(
-            f"K2_WEBSERVER={shown_address(text)!r} is not an address: write scheme, host, port and any path, "
-            "no user or password, such as http://127.0.0.1:3000"
-        )
-    return text.rstrip("/")
 
 
 def _kept(environ: Mapping[str, str]) -> Kept:

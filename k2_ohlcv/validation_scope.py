@@ -63,7 +63,7 @@ class CandleTableState:
         scan = ArrowScan(self.table.metadata, self.table.io, self.table.schema(), AlwaysTrue())
         frames = [pl.DataFrame(schema={**CANDLE_TYPES, "partition": pl.String})]
         grain, current = self.timeframe.grain, self.table.metadata.current_snapshot_id
-        files = live_files(self.table, "window_start", grain, current)
+        files = live_files(self.table, current)
         inside = [f for f in files if not f.is_delete and partition_of(f.file, grain) in wanted]
         for task in plan(self.table, self.timeframe, inside)[0]:
             rows = pl.DataFrame(scan.to_table([task])).cast(pl.Schema(CANDLE_TYPES))
@@ -78,7 +78,7 @@ def _dirty(table: Table, trades: Table, timeframe: Timeframe) -> Sequence[Interv
         return []
     if work.mark is None:
         # Never complete: partitions without any candle are still to be made, the others were made.
-        files = live_files(table, "window_start", timeframe.grain, table.metadata.current_snapshot_id)
+        files = live_files(table, table.metadata.current_snapshot_id)
         made = timeframe.grain.partitions(f.span for f in files)
         return subtract(timeframe.grain.partitions(trades_spans(trades, work.current)), made)
     if work.reason is not None:

@@ -1,10 +1,11 @@
-"""The engines that tests run on: Sail always, real Apache Spark where Java is.
+"""The engines and stores that tests run on: Sail always, real Apache Spark where Java is; files and S3.
 
-Set K2_REQUIRE_SPARK=1 (as CI does) to fail instead of skip where Spark cannot run.
+Set K2_REQUIRE_SPARK=1 and K2_REQUIRE_POSTGRES=1 (as CI does) to fail instead of skip where they cannot run.
 """
 
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from hypothesis import settings as hypothesis_settings
 from k2_ohlcv.engine.session import Engine, open_engine
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv_tests import lakes
+from k2_ohlcv_tests.servers import S3, s3_server
 from k2_ohlcv_tests.sparks import connect_server
 from k2_ohlcv_tests.support.bench import Bench, empty_bench
 
@@ -35,10 +37,40 @@ def shared_data() -> Path:
     return SHARED
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that is marked `each_store` runs on local files and on S3."""
+    if "store" in metafunc.fixturenames and metafunc.definition.get_closest_marker("each_store"):
+        s3 = pytest.param("s3", marks=pytest.mark.xdist_group("s3"))
+        metafunc.parametrize("store", ["files", s3], indirect=True)
+
+
 @pytest.fixture
-def lake(tmp_path: Path) -> Lake:
+def store(request: pytest.FixtureRequest) -> str:
+    """Where the lake's files are: `files` or `s3`."""
+    return getattr(request, "param", "files")
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3]:
+    """An S3 server in a process of its own."""
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3: S3) -> str:
+    """An empty bucket of the S3 server."""
+    name = f"lake-{uuid.uuid4().hex[:12]}"
+    s3.make_bucket(name)
+    return name
+
+
+@pytest.fixture
+def lake(tmp_path: Path, store: str, request: pytest.FixtureRequest) -> Lake:
     """An empty lake of its own."""
-    return lakes.open_lake(tmp_path)
+    if store == "files":
+        return lakes.open_lake(tmp_path)
+    return lakes.on_s3(tmp_path, request.getfixturevalue("s3"), request.getfixturevalue("bucket"))
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
-from pyiceberg.io.pyarrow import schema_to_pyarrow
+from pyarrow.fs import FileSelector, FileType
+from pyiceberg.catalog import load_catalog
+from pyiceberg.io.pyarrow import PyArrowFileIO, schema_to_pyarrow
 from pyiceberg.table import Table
 
 from k2_ohlcv.domain.candle import KEY, VALUES, Candle, Trade, aggregate
@@ -14,12 +16,13 @@ from k2_ohlcv.domain.frame import CANDLE_TYPES, REFUSED_TYPES
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
 from k2_ohlcv.domain.window import MICROSECOND, Interval
 from k2_ohlcv.lake.candles import Stored
-from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.lake.catalog import CATALOG, Lake
 from k2_ohlcv.lake.commit import Change, commit
 from k2_ohlcv.lake.fingerprint import fingerprint
 from k2_ohlcv.lake.schemas import NAMESPACE
 from k2_ohlcv.lake.watermark import Watermark
 from k2_ohlcv.settings import Settings
+from k2_ohlcv_tests.servers import S3
 
 INGESTED = datetime(2024, 6, 1, tzinfo=UTC)
 
@@ -32,6 +35,13 @@ def settings(home: Path, **environ: str) -> Settings:
 def open_lake(home: Path) -> Lake:
     """A lake in a folder."""
     return Lake.open(settings(home))
+
+
+def on_s3(home: Path, s3: S3, bucket: str) -> Lake:
+    """A lake whose tables are in a bucket, and whose catalog is a file in a folder."""
+    uri = f"sqlite:///{home / 'catalog.db'}"
+    properties = {"type": "sql", "uri": uri, "warehouse": f"s3://{bucket}/warehouse", **s3.properties()}
+    return Lake(load_catalog(CATALOG, **properties))
 
 
 def empty(lake: Lake) -> None:
@@ -102,6 +112,20 @@ def assert_equal_to_trades(
 def data_files(table: Table) -> list[str]:
     """The live data files of a table."""
     return sorted(task.file.file_path for task in table.scan().plan_files())
+
+
+def write_file(table: Table, path: str, content: bytes) -> None:
+    """Put a file where a path of the table's store says."""
+    with table.io.new_output(path).create(overwrite=True) as stream:
+        stream.write(content)
+
+
+def files_of(table: Table) -> dict[str, int]:
+    """Every file that lies in a table's location, with its size. Paths are as the table's own."""
+    scheme, host, root = PyArrowFileIO.parse_location(table.location())
+    files = PyArrowFileIO(table.io.properties).fs_by_scheme(scheme, host)
+    found = files.get_file_info(FileSelector(root, recursive=True, allow_not_found=True))
+    return {f"{scheme}://{info.path}": info.size for info in found if info.type == FileType.File}
 
 
 def trades_of(path: str) -> pl.DataFrame:

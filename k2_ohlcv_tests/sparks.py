@@ -12,16 +12,9 @@ import pyspark
 
 from k2_ohlcv.engine.session import local_config
 from k2_ohlcv_tests import lakes
+from k2_ohlcv_tests.servers import free_port
 
 _SERVER = "org.apache.spark.sql.connect.service.SparkConnectServer"
-
-
-def free_port() -> int:
-    """A port of the loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager

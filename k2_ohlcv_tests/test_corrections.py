@@ -23,6 +23,7 @@ from k2_ohlcv.domain.timeframe import timeframe
 from k2_ohlcv.domain.window import Interval
 from k2_ohlcv.ingest import ingest
 from k2_ohlcv.lake import corrections as lake_corrections
+from k2_ohlcv.lake import retry
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.foreign import Source
 from k2_ohlcv.lake.lines import FROZEN
@@ -253,7 +254,7 @@ def test_a_lost_race_starts_over_and_a_crash_loses_no_record(
     full: Lake, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What another writer added meanwhile is seen; the record comes before the commit, and once."""
-    monkeypatch.setattr(lake_corrections, "_PAUSE", 0.0)
+    monkeypatch.setattr(retry, "_FIRST_PAUSE", 0.0)
     commit, calls = lake_corrections.commit, []
 
     def raced(table: Table, change: Any) -> Table:
@@ -272,7 +273,7 @@ def test_a_lost_race_starts_over_and_a_crash_loses_no_record(
         raise CommitFailedException("killed")
 
     monkeypatch.setattr(lake_corrections, "commit", dies)
-    monkeypatch.setattr(lake_corrections, "CONFLICTS", ())
+    monkeypatch.setattr(retry, "CONFLICTS", ())
     with pytest.raises(CommitFailedException):
         delete_trades(full, Selection(MARKET, ids=("1",)), apply=True)
     assert ("S", "1") in recorded(full)

@@ -38,7 +38,7 @@ def delete_candles(table: Table, *days: int) -> None:
     """As an engine does that upserts: every candle of one minute of these days, in a commit each."""
     for day in days:
         at = AT + day * DAY + timedelta(minutes=1)
-        files = live_files(table.refresh(), "window_start", Grain.DAY, table.metadata.current_snapshot_id)
+        files = live_files(table.refresh(), table.metadata.current_snapshot_id)
         (file,) = (f for f in files if not f.is_delete and at in partition_of(f.file, Grain.DAY))
         theirs.delete_equal(table, ["window_start"], [(MINUTE.floor(at),)], partition=file.file.partition)
 
@@ -91,7 +91,7 @@ def test_a_refresh_repairs_what_another_engine_deleted(sail: Bench) -> None:
 def test_position_deletes_of_candles_are_read_and_go_with_their_file(sail: Bench) -> None:
     table = started(sail)
     theirs.delete_positions(table, [(lakes.data_files(table)[0], 0)], partition=_partition(table))
-    assert rebuild(sail.lake, sail.engine, MINUTE, DAYS).added == 1
+    assert rebuild(sail.lake, sail.engine, MINUTE, DAYS).counts.added == 1
     lakes.assert_equal_to_trades(sail.lake, SOME, [MINUTE])
     rebuild(sail.lake, sail.engine, MINUTE, DAYS)
     lakes.assert_equal_to_trades(sail.lake, SOME, [MINUTE])

@@ -81,7 +81,7 @@ def test_candles_of_trades_that_are_not_kept_stay(sail: Bench) -> None:
     for each in BOTH:
         report = refresh(lake, sail.engine, each)
         assert report.plan.behind > 0
-        assert report.removed == 0
+        assert report.counts.removed == 0
         assert report.watermark_moved
     assert len(gone) == 4
     lakes.assert_equal_to_trades(lake, [*SOME, late[1]], BOTH)
@@ -99,12 +99,12 @@ def test_reconciling_everything_keeps_them(sail: Bench) -> None:
     lake, table = lake_of(sail, SOME)
     drop_old(table)
     for each in BOTH:
-        assert rebuild(lake, sail.engine, each).removed == 0
+        assert rebuild(lake, sail.engine, each).counts.removed == 0
         with lake.candles(each).transaction() as transaction:
             transaction.remove_properties("k2.trades-snapshot-id")
         report = refresh(lake, sail.engine, each)
         assert report.plan.reason
-        assert (report.removed, report.plan.behind > 0) == (0, True)
+        assert (report.counts.removed, report.plan.behind > 0) == (0, True)
     lakes.assert_equal_to_trades(lake, SOME, BOTH)
 
 

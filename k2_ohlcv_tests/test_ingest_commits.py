@@ -16,7 +16,7 @@ from k2_ohlcv.domain.retention import MANY_FILES
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv.domain.window import MICROSECOND, Interval
 from k2_ohlcv.ingest import ingest
-from k2_ohlcv.lake import appends, commit, compaction, dedupe, trades
+from k2_ohlcv.lake import appends, commit, compaction, dedupe, retry, trades
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.changes import changes
 from k2_ohlcv.lake.files import LiveFile
@@ -36,7 +36,7 @@ def lake(tmp_path: Path) -> Lake:
 @pytest.fixture
 def add(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Add:
     """Ingest rows of these numbers; gives how many were added."""
-    monkeypatch.setattr(appends, "_PAUSE", 0.0)
+    monkeypatch.setattr(retry, "_FIRST_PAUSE", 0.0)
 
     def call(*numbers: int) -> int:
         path = tmp_path / f"{numbers}.csv"
@@ -153,7 +153,8 @@ def many(lake: Lake, add: Add, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     assert trades.SNAPSHOTS_KEPT == SNAPSHOTS_KEPT == 100
     for n in range(6):
         add(n)
-    monkeypatch.setattr(trades, "SNAPSHOTS_KEPT", 3)
+    for module in (commit, trades):
+        monkeypatch.setattr(module, "SNAPSHOTS_KEPT", 3)
     return snapshot_ids(lake)
 
 

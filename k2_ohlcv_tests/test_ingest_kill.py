@@ -43,7 +43,7 @@ def before(owner, attribute, name):
         return real(*args, **kwargs)
     setattr(owner, attribute, hooked)
 
-before(appends, "_commit", "files are written")
+before(appends, "commit", "files are written")
 before(Transaction, "commit_transaction", "manifests are written")
 before(rejected, "append", "trades are in")
 ingest(

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from k2_ohlcv import plan, reconcile
 from k2_ohlcv.domain.candle import KEY, Trade, aggregate
 from k2_ohlcv.domain.errors import CommitConflictError, GateError
-from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
 from k2_ohlcv.domain.window import DAY, Interval
+from k2_ohlcv.domain.window_counts import WindowCounts
+from k2_ohlcv.lake import retry
 from k2_ohlcv.lake.commit import Change, commit
 from k2_ohlcv.lake.files import live_files
 from k2_ohlcv.lake.watermark import SNAPSHOT, Watermark
@@ -35,7 +37,7 @@ def test_both_engines_make_the_candles_of_the_trades(bench: Bench) -> None:
     lakes.add_trades(bench.lake, some)
     for each, report in zip(TIMEFRAMES, rebuild_all(bench), strict=True):
         wanted = aggregate(some, each)
-        assert (report.added, report.changed, report.removed, report.unchanged) == (len(wanted), 0, 0, 0)
+        assert report.counts == WindowCounts(added=len(wanted))
         assert report.trades_read == len(some)
         assert report.watermark_moved
         assert [p.partition for p in report.partitions] == each.grain.partitions(
@@ -87,8 +89,8 @@ def test_a_second_rebuild_commits_nothing(bench: Bench) -> None:
     snapshots = {each.name: bench.lake.candles(each).current_snapshot() for each in TIMEFRAMES}
     for each, report in zip(TIMEFRAMES, rebuild_all(bench), strict=True):
         assert not report.committed
-        assert (report.added, report.changed, report.removed) == (0, 0, 0)
-        assert report.unchanged > 0
+        assert (report.counts.added, report.counts.changed, report.counts.removed) == (0, 0, 0)
+        assert report.counts.unchanged > 0
         assert bench.lake.candles(each).current_snapshot() == snapshots[each.name]
 
 
@@ -102,7 +104,7 @@ def test_new_trades_that_change_no_window_move_only_the_watermark(sail: Bench) -
     report = rebuild(sail.lake, sail.engine, MINUTE)
     candles = sail.lake.candles(MINUTE)
     assert report.committed
-    assert report.added + report.changed + report.removed == 0
+    assert report.counts.written == 0
     assert lakes.data_files(candles) == files
     mark = Watermark.of(candles)
     assert mark is not None
@@ -121,7 +123,7 @@ def test_trades_that_went_take_their_candles_along(sail: Bench) -> None:
     lakes.assert_equal_to_trades(sail.lake, kept)
     sail.lake.trades().delete()
     reports = rebuild_all(sail)
-    assert all(r.removed for r in reports)
+    assert all(r.counts.removed for r in reports)
     lakes.assert_equal_to_trades(sail.lake, [])
 
 
@@ -140,7 +142,7 @@ def test_damage_is_repaired(sail: Bench) -> None:
     )
     report = rebuild(sail.lake, sail.engine, MINUTE)
     lakes.assert_equal_to_trades(sail.lake, some, [MINUTE])
-    assert (report.changed, report.removed) == (5, 7)
+    assert (report.counts.changed, report.counts.removed) == (5, 7)
 
 
 def test_a_row_in_a_partition_that_it_does_not_belong_to_goes(sail: Bench) -> None:
@@ -151,7 +153,7 @@ def test_a_row_in_a_partition_that_it_does_not_belong_to_goes(sail: Bench) -> No
     histories.misplace(sail.lake.candles(MINUTE), day(AT + DAY).start)
     assert len(lakes.frame(sail.lake, MINUTE)) == len(aggregate(some, MINUTE)) + 1
     report = rebuild(sail.lake, sail.engine, MINUTE)
-    assert (report.added, report.changed, report.removed) == (0, 0, 1)
+    assert (report.counts.added, report.counts.changed, report.counts.removed) == (0, 0, 1)
     lakes.assert_equal_to_trades(sail.lake, some, [MINUTE])
 
 
@@ -256,7 +258,7 @@ def test_any_other_commit_makes_a_rebuild_start_over(
 
     def others() -> None:
         candles = sail.lake.candles(MINUTE)
-        files = live_files(candles, "window_start", Grain.DAY, candles.metadata.current_snapshot_id)
+        files = live_files(candles, candles.metadata.current_snapshot_id)
         elsewhere = next(f.file for f in files if f.span.start > day(AT + DAY).start)
         commit(candles, Change(removed=(elsewhere,)) if "file" in what else Change(properties={"note": "1"}))
 
@@ -294,7 +296,7 @@ def test_losing_every_race_says_so(sail: Bench, monkeypatch: pytest.MonkeyPatch)
         lakes.add_trades(sail.lake, [make_trade(next(numbers))])
         rebuild(sail.lake, sail.engine, MINUTE, [day(AT)])
 
-    monkeypatch.setattr(reconcile, "ATTEMPTS", 2)
+    monkeypatch.setattr(retry, "ATTEMPTS", 2)
     interrupt_windows(monkeypatch, others, times=2)
     with pytest.raises(CommitConflictError, match="during each of 2 attempts"):
         rebuild(sail.lake, sail.engine, MINUTE)

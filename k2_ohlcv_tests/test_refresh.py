@@ -15,7 +15,7 @@ from hypothesis.stateful import (
 )
 
 from k2_ohlcv.domain.candle import KEY, Trade, aggregate
-from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe, timeframe
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe, timeframe
 from k2_ohlcv.domain.window import DAY, Interval, covers
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.files import live_files
@@ -59,8 +59,8 @@ def test_new_trades_reach_their_windows_only(bench: Bench) -> None:
     lakes.add_trades(bench.lake, more)
     for each, report in zip(TIMEFRAMES, refresh_all(bench), strict=True):
         assert list(report.plan.intervals) == windows_of(more, each)
-        assert report.added + report.changed == len({each.floor(t.timestamp) for t in more})
-        assert report.unchanged == 0
+        assert report.counts.added + report.counts.changed == len({each.floor(t.timestamp) for t in more})
+        assert report.counts.unchanged == 0
     lakes.assert_equal_to_trades(bench.lake, some + more)
 
 
@@ -72,7 +72,7 @@ def test_no_trades_file_outside_the_dirty_intervals_is_read(sail: Bench) -> None
     assert report.plan.files_changed == 1
     read = [
         f
-        for f in live_files(sail.lake.trades(), "timestamp", Grain.DAY, report.trades_snapshot)
+        for f in live_files(sail.lake.trades(), report.trades_snapshot)
         if any(f.span.intersect(i) for i in report.plan.intervals)
     ]
     assert report.plan.files_read == len(read) <= 2
@@ -95,7 +95,7 @@ def test_a_corrected_trade_in_a_rewritten_file_dirties_one_window(sail: Bench) -
 
     histories.rewrite(table, [task], correct)
     report = refresh(sail.lake, sail.engine, MINUTE)
-    assert (report.changed, report.unchanged) == (1, 0)
+    assert (report.counts.changed, report.counts.unchanged) == (1, 0)
     assert report.plan.files_changed == 2, "one that went and one that came"
     assert len(report.plan.intervals) == 1
     refresh_all(sail)
@@ -106,7 +106,7 @@ def test_deleted_trades_take_their_candles_along(sail: Bench) -> None:
     start_week(sail)
     sail.lake.trades().delete(f"timestamp < '{(AT + DAY).isoformat()}'")
     report = refresh(sail.lake, sail.engine, MINUTE)
-    assert report.removed == 48
+    assert report.counts.removed == 48
     refresh_all(sail)
     lakes.assert_equal_to_trades(sail.lake, lakes.all_trades(sail.lake))
 
@@ -205,7 +205,7 @@ def test_an_expired_watermark_means_everything_and_says_so(sail: Bench) -> None:
     histories.expire(sail.lake.trades(), before)
     report = refresh(sail.lake, sail.engine, MINUTE)
     assert "has expired" in (report.plan.reason or "")
-    assert (report.changed, report.unchanged) == (1, len(aggregate(some, MINUTE)) - 1)
+    assert (report.counts.changed, report.counts.unchanged) == (1, len(aggregate(some, MINUTE)) - 1)
     lakes.assert_equal_to_trades(sail.lake, [*some, make_trade(1000, AT)], [MINUTE])
 
 

@@ -16,7 +16,7 @@ from pyiceberg.typedef import Record
 from pyiceberg.types import LongType
 
 from k2_ohlcv.domain.candle import Trade
-from k2_ohlcv.domain.timeframe import Grain, timeframe
+from k2_ohlcv.domain.timeframe import timeframe
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.files import LiveFile, live_files
 from k2_ohlcv.lake.row_deletes import RowDeletes
@@ -45,7 +45,7 @@ def by_value(table: Table, file: LiveFile) -> None:
 
 def files(table: Table) -> list[LiveFile]:
     """The live files, with what only a snapshot says of them."""
-    return live_files(table.refresh(), "timestamp", Grain.DAY, histories.current(table))
+    return live_files(table.refresh(), histories.current(table))
 
 
 def data_file(table: Table) -> LiveFile:

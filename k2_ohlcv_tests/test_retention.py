@@ -74,7 +74,7 @@ def usage(home: Path) -> int:
 
 
 def empty_folders(home: Path) -> list[Path]:
-    """Partition folders without files. Tables that earlier tests dropped may have left some."""
+    """Partition folders without files. Tables that earlier tests dropped here may have left some."""
     return sorted(p for p in (home / "warehouse").rglob("*_day=*") if not list(p.iterdir()))
 
 
@@ -345,7 +345,7 @@ def test_retention_in_the_middle_of_a_refresh(filled: Bench, monkeypatch: pytest
     calls = interrupt_windows(monkeypatch, lambda: retention(filled.lake, settings, apply=True))
     report = refresh(filled.lake, filled.engine, MINUTE)
     assert calls[0] == 2
-    assert (report.plan.behind, report.added + report.changed) == (1, 1)
+    assert (report.plan.behind, report.counts.added + report.counts.changed) == (1, 1)
     refresh_all(filled)
     assert_right(filled.lake, [*history(), *late])
     assert line_of(filled.lake.candles(MINUTE), EXPIRED) is not None

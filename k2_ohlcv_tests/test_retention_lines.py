@@ -45,7 +45,7 @@ def test_late_trades_change_no_frozen_candle(sail: Bench) -> None:
     more = [make_trade(1000, AT + timedelta(minutes=7)), make_trade(1001, AT + DAY)]
     lakes.add_trades(sail.lake, more)
     report = refresh(sail.lake, sail.engine, MINUTE)
-    assert (report.plan.behind, report.added + report.changed) == (1, 1)
+    assert (report.plan.behind, report.counts.added + report.counts.changed) == (1, 1)
     refresh_all(sail)
     lakes.assert_equal_to_trades(sail.lake, [*some, more[1]])
     assert preview_refresh(sail.lake, MINUTE).is_current
@@ -80,7 +80,7 @@ def test_reconciling_everything_keeps_frozen_candles(sail: Bench, how: str) -> N
             report = rebuild(sail.lake, sail.engine, each)
         assert report.plan.behind > 0
         assert report.watermark_moved
-        assert report.removed == 0
+        assert report.counts.removed == 0
     lakes.assert_equal_to_trades(sail.lake, [*some, make_trade(1001, AT + DAY)])
 
 

@@ -78,26 +78,3 @@ def test_how_often_to_look_and_refresh() -> None:
 def test_a_wrong_number_of_seconds_is_named(name: str, value: str) -> None:
     with pytest.raises(UsageError, match=f"{name}='{value}' is not a number of seconds: write .* such as"):
         Settings.read({name: value})
-
-
-def test_where_the_webserver_is() -> None:
-    assert Settings.read({}).webserver is None
-    assert Settings.read({"K2_WEBSERVER": "https://x:3000/dagster/"}).webserver == "https://x:3000/dagster"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "3000",
-        "localhost:3000",
-        "ftp://x",
-        "http://",
-        "http://x?y",
-        "http://[x",
-        "http://x:y",
-        "http://me:secret@x",
-    ],
-)
-def test_what_is_no_address_is_named(text: str) -> None:
-    with pytest.raises(UsageError, match=r"K2_WEBSERVER=(?!.*secret).* such as http://127\.0\.0\.1:3000"):
-        Settings.read({"K2_WEBSERVER": text})

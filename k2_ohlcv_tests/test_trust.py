@@ -64,7 +64,7 @@ def test_a_rolled_back_candle_table_is_refreshed_again(started: Bench) -> None:
     histories.rollback(minutes(started), before)
     assert Staleness.of(started.lake, MINUTE).is_behind
     report = refresh(started.lake, started.engine, MINUTE)
-    assert (report.plan.reason, report.changed, len(report.plan.intervals)) == (None, 1, 1)
+    assert (report.plan.reason, report.counts.changed, len(report.plan.intervals)) == (None, 1, 1)
     assert_refreshed(started, [*week(), late])
 
 
@@ -298,7 +298,7 @@ def test_a_window_that_breaks_the_gate_holds_up_no_other(started: Bench) -> None
         RefusedWindowsError, match=r"1 windows .* BINANCE BAD 2024-02-28T12:01:00Z"
     ) as refused:
         refresh(started.lake, started.engine, MINUTE)
-    assert refused.value.report.changed == 2
+    assert refused.value.report.counts.changed == 2
     lakes.assert_equal_to_trades(started.lake, [*week(), *good], [MINUTE])
     assert Staleness.of(started.lake, MINUTE).is_behind
     found = {f.check: f for f in validate(started.lake, started.engine, MINUTE, [day(AT)])}

@@ -31,7 +31,7 @@ class Refreshed:
         engine, lake = self._session.engine(job), open_lake(Path(job.home))
         for timeframe in job.timeframes:
             report = refresh(lake, engine, timeframe)
-            if report.plan.reason or not report.added + report.changed:
+            if report.plan.reason or not report.counts.added + report.counts.changed:
                 raise ValueError(f"a refresh of what is new was expected: {report}")
 
 

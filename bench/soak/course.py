@@ -101,7 +101,7 @@ def _batch(lake: Lake, engine: Engine, feed: Feed, number: int, seen: Seen) -> N
     for each in TIMEFRAMES:
         report = refresh(lake, engine, each)
         seen.refreshes[each.name].append(report.seconds)
-        crowd = Size.of(lake.candles(each), "window_start", each.grain).crowd
+        crowd = Size.of(lake.candles(each)).crowd
         seen.crowd[each.name] = max(seen.crowd[each.name], crowd)
 
 

@@ -17,7 +17,7 @@ from bench.race import UnequalError, compare
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain
 from k2_ohlcv.domain.window import Interval
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.files import live_files, partition_of
+from k2_ohlcv.lake.files import live_files, partition_of, table_grain
 
 #: "No slower": as little as this is noise on a machine that does nothing else.
 TOLERANCE = 1.2
@@ -49,33 +49,33 @@ class Size:
     crowd: int
 
     @classmethod
-    def of(cls, table: Table, column: str, grain: Grain) -> "Size":
+    def of(cls, table: Table) -> "Size":
         """Of a table as it is now; `crowd` is the data files in its fullest partition."""
         snapshot = table.current_snapshot()
         manifests = snapshot.manifests(table.io) if snapshot else []
-        live = live_files(table, column, grain, snapshot.snapshot_id if snapshot else None)
+        live = live_files(table, snapshot.snapshot_id if snapshot else None)
         return cls(
             bytes=len(table.io.new_input(table.metadata_location)),
             manifests=len(manifests),
             manifest_bytes=sum(m.manifest_length for m in manifests),
             snapshots=len(table.metadata.snapshots),
             files=len(live),
-            crowd=max(Counter(partition_of(f.file, grain) for f in live).values(), default=0),
+            crowd=max(Counter(partition_of(f.file, table_grain(table)) for f in live).values(), default=0),
         )
 
 
 def sizes(lake: Lake) -> dict[str, Size]:
     """The sizes of the trades table and of the five candle tables, by name."""
-    found = {"trades": Size.of(lake.trades(), "timestamp", Grain.DAY)}
+    found = {"trades": Size.of(lake.trades())}
     for each in TIMEFRAMES:
-        found[each.name] = Size.of(lake.candles(each), "window_start", each.grain)
+        found[each.name] = Size.of(lake.candles(each))
     return found
 
 
 def equality(lake: Lake, home: Path, trades: int) -> Fact:
     """Whether the trades table has so many trades, and every candle table is what DuckDB makes of them."""
     table = lake.trades()
-    live = live_files(table, "timestamp", Grain.DAY, table.metadata.current_snapshot_id)
+    live = live_files(table, table.metadata.current_snapshot_id)
     files = [url2pathname(urlsplit(f.path).path) for f in live]
     days = Grain.DAY.partitions(f.span for f in live)
     whole = Interval(days[0].start, days[-1].end)

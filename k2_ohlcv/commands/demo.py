@@ -3,7 +3,6 @@
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import UTC, date, datetime
 from decimal import Decimal, localcontext
 from pathlib import Path
@@ -47,7 +46,7 @@ def run_demo(terminal: Terminal) -> None:
             "daily": [{"day": day, **candle, "agrees": days.get(day)} for day, candle in daily.items()],
             "agreeing_days": sum(days.values()),
             "checks": rebuilt.checks,
-            "tables": [asdict(one) for one in rebuilt.tables],
+            "tables": [one.as_json() for one in rebuilt.tables],
             "run_ids": list(rebuilt.run_ids),
             "home": str(settings.home),
             "seconds": round(seconds, 3),

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = Settings.read()
     _create_storage(settings)
     address = f"http://127.0.0.1:{port}"
-    environment = _environment(settings, address)
+    environment = _environment(settings)
     for number in (
         signal.SIGINT,
         signal.SIGTERM,
@@ -53,12 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _end(processes)
 
 
-def _environment(settings: Settings, address: str) -> dict[str, str]:
+def _environment(settings: Settings) -> dict[str, str]:
     return {
         **os.environ,
         "K2_HOME": str(settings.home),
         "DAGSTER_HOME": str(prepare(settings)),
-        "K2_WEBSERVER": address,  # retention has it let go of what has expired
     }
 
 

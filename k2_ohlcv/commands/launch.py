@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: So often a run that may be waiting for a pool looks whether the process that holds it is gone.
 _REAP_SECONDS = 10.0
+#: The name of our code location, as in workspace.yaml.
+_LOCATION = "k2_ohlcv"
 
 
 class RunFailedError(K2Error):
@@ -66,14 +68,13 @@ def launch(
 
     from k2_ohlcv.defs import runs
     from k2_ohlcv.defs.failures import ATTENDED_TAG
-    from k2_ohlcv.defs.reload import LOCATION
     from k2_ohlcv.defs.signs_of_life import HeartbeatWatch
 
     keys = [grain.key(partition) for partition in grain.partitions([span])]
     run_tags = {
         **(tags or {}),
         # What makes the UI list the runs under their jobs.
-        ".dagster/repository": f"__repository__@{LOCATION}",
+        ".dagster/repository": f"__repository__@{_LOCATION}",
         ATTENDED_TAG: "true",
         **runs.process_tags(),
     }

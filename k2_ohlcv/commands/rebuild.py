@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from k2_ohlcv.commands.terminal import Terminal, table
 from k2_ohlcv.domain.errors import UsageError
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe, parse_day, timeframe
 from k2_ohlcv.domain.window import Interval, intersect_all, midnight
+from k2_ohlcv.domain.window_counts import WindowCounts
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -20,13 +21,6 @@ if TYPE_CHECKING:
 _GAP = 7
 _EVER = Interval(datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
 
-_COUNTS = {
-    "added": "windows_added",
-    "changed": "windows_changed",
-    "removed": "windows_removed",
-    "unchanged": "windows_unchanged",
-}
-
 
 @dataclass(frozen=True)
 class TableResult:
@@ -35,13 +29,22 @@ class TableResult:
     table: str
     timeframe: str
     trades_snapshot: int | None = None
-    added: int = 0
-    changed: int = 0
-    removed: int = 0
-    unchanged: int = 0
+    counts: WindowCounts = field(default_factory=WindowCounts)
     trades_read: int = 0
     seconds: float = 0.0
     partitions: int = 0
+
+    def as_json(self) -> dict[str, object]:
+        """The result as one JSON object."""
+        return {
+            "table": self.table,
+            "timeframe": self.timeframe,
+            "trades_snapshot": self.trades_snapshot,
+            **self.counts.as_json(),
+            "trades_read": self.trades_read,
+            "seconds": self.seconds,
+            "partitions": self.partitions,
+        }
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Rebuilt:
     @property
     def committed(self) -> int:
         """Windows that are now otherwise than before."""
-        return sum(t.added + t.changed + t.removed for t in self.tables)
+        return sum(t.counts.written for t in self.tables)
 
 
 def rebuild_tables(terminal: Terminal, name: str, start: str | None, end: str | None) -> None:
@@ -81,7 +84,11 @@ def rebuild_tables(terminal: Terminal, name: str, start: str | None, end: str | 
         rebuilt = run(terminal, timeframes, spans, skip_expired=not start)
     seconds = round(time.monotonic() - began, 3)
     terminal.result(
-        {"tables": [asdict(t) for t in rebuilt.tables], "run_ids": list(rebuilt.run_ids), "seconds": seconds}
+        {
+            "tables": [t.as_json() for t in rebuilt.tables],
+            "run_ids": list(rebuilt.run_ids),
+            "seconds": seconds,
+        }
     )
     if spans:
         terminal.show(shown(rebuilt.tables))
@@ -128,7 +135,7 @@ def run(
                 checks |= ended.checks
                 for one in chosen:
                     results.append(_result(one, ended))
-                    steps.done(f"{one.table}: {_counts(results[-1])}")
+                    steps.done(f"{one.table}: {results[-1].counts}")
     return Rebuilt(tuple(results), tuple(run_ids), checks)
 
 
@@ -136,7 +143,7 @@ def shown(results: Iterable[TableResult]) -> object:
     """The results as a table for people."""
     made = table("table", "added#", "changed#", "removed#", "unchanged#", "trades read#", "seconds#")
     for r in results:
-        counts = (r.added, r.changed, r.removed, r.unchanged, r.trades_read)
+        counts = (*r.counts.as_json().values(), r.trades_read)
         made.add_row(r.table, *(f"{count:,}" for count in counts), f"{r.seconds:.2f}")
     return made
 
@@ -231,12 +238,5 @@ def _result(one: Timeframe, ended: "Launched") -> TableResult:
         trades_read=int(str(whole.get("trades_read", 0))),
         seconds=float(str(whole.get("seconds", 0.0))),
         partitions=len(parts),
-        **{field: sum(int(str(part.get(name, 0))) for part in parts) for field, name in _COUNTS.items()},
-    )
-
-
-def _counts(result: TableResult) -> str:
-    return (
-        f"{result.added:,} windows added, {result.changed:,} changed, {result.removed:,} removed, "
-        f"{result.unchanged:,} unchanged"
+        counts=sum(map(WindowCounts.from_metadata, parts), WindowCounts()),
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from k2_ohlcv.commands.terminal import Steps, Terminal, table
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe, timeframe
 from k2_ohlcv.domain.window import midnight
+from k2_ohlcv.domain.window_counts import WindowCounts
 
 if TYPE_CHECKING:
     from k2_ohlcv.lake.catalog import Lake
@@ -102,7 +103,7 @@ def _launched(
                 continue
             whole = next(part for part in ended.materialized[each.table] if "refresh" in part)["refresh"]
             tables.append(_ended(whole, ended.run_id))
-            steps.done(f"{each.table}: {_said(tables[-1])}")
+            steps.done(f"{each.table}: {_counts_of(tables[-1])}")
             if failed := [name for name, passed in ended.checks.get(each.table, {}).items() if not passed]:
                 terminal.note(
                     f"{each.table}: check {', '.join(failed)} failed. k2-ohlcv validate shows what fails, "
@@ -119,7 +120,7 @@ def _current(lake: "Lake", found: "Staleness") -> dict[str, Any]:
     from k2_ohlcv.report import Report
 
     plan = plan_refresh(lake.candles(found.timeframe), lake.trades(), found.timeframe)
-    return {**Report(plan, None, committed=False, seconds=0.0, partitions=()).as_json(), "run_id": None}
+    return {**Report(plan, committed=False, seconds=0.0, partitions=()).as_json(), "run_id": None}
 
 
 def _ended(report: Any, run_id: str) -> dict[str, Any]:
@@ -128,12 +129,12 @@ def _ended(report: Any, run_id: str) -> dict[str, Any]:
     return {**report, **ids, "run_id": run_id}
 
 
-def _said(one: dict[str, Any]) -> str:
-    return ", ".join(f"{one[name]:,} windows {name}" for name in ("added", "changed", "removed", "unchanged"))
+def _counts_of(one: dict[str, Any]) -> WindowCounts:
+    return WindowCounts(**{name: one[name] for name in WindowCounts().as_json()})
 
 
 def _shown(tables: Sequence[dict[str, Any]]) -> object:
-    counts = ("added", "changed", "removed", "unchanged", "files_read")
+    counts = (*WindowCounts().as_json(), "files_read")
     made = table("table", "intervals#", *(f"{name.replace('_', ' ')}#" for name in counts), "seconds#")
     for one in tables:
         numbers = (f"{one[name]:,}" for name in counts)

@@ -71,6 +71,11 @@ def _notes(one: TableReport, *, applied: bool) -> list[str]:
     if one.partitions:
         notes.append(f"{one.table}: {one.partitions[0]} to {one.partitions[-1]} are past their time.")
     notes += [f"{one.table}: kept for now: {reason}." for reason in one.blocked]
+    if one.files_refused:
+        notes.append(
+            f"{one.table}: the store refused to remove {one.files_refused:,} files, which stay as they are. "
+            "Give this user the right to delete there; the next run tries again."
+        )
     if one.compacted.before:
         notes.append(
             f"{one.table}: {one.compacted.before:,} small files of {one.compacted.partitions:,} partitions "
@@ -86,7 +91,8 @@ def _said(report: RetentionReport) -> str:
         what = f"{partitions:,} partitions of {size:,} bytes would go" if partitions else "Nothing would go"
         return f"{what}. This was a dry run: --apply does it."
     files = sum(one.files_removed for one in report.tables)
-    if not partitions and not files:
+    refused = sum(one.files_refused for one in report.tables)
+    if not partitions and not files and not refused:
         return "Nothing was past its time: the tables are as they were."
     later = sum(one.snapshots_expired for one in report.tables) == 0 and partitions
     why = " Kept snapshots still need their files (K2_SNAPSHOT_DAYS)." if later else ""

@@ -20,6 +20,7 @@ from k2_ohlcv.defs.table import table_asset, tell
 from k2_ohlcv.domain.errors import UsageError
 from k2_ohlcv.domain.timeframe import Timeframe, parse_day
 from k2_ohlcv.domain.window import Interval, midnight
+from k2_ohlcv.domain.window_counts import WindowCounts
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.inventory import rows_per_partition
 from k2_ohlcv.lake.lines import Lines
@@ -29,8 +30,6 @@ from k2_ohlcv.settings import Settings
 
 if TYPE_CHECKING:
     from k2_ohlcv.report import PartitionReport, Report
-
-_FATES = ("windows_added", "windows_changed", "windows_removed", "windows_unchanged")
 
 
 class Mode(Enum):
@@ -100,7 +99,11 @@ def candles_asset(timeframe: Timeframe, settings: Settings) -> dg.AssetsDefiniti
 
 def _log_summary(context: dg.AssetExecutionContext, mode: Mode, report: "Report") -> None:
     """One line of what the run did."""
-    counts = {**changed(report), "trades_read": report.trades_read, "windows_refused": len(report.refused)}
+    counts = {
+        **report.counts.as_metadata(),
+        "trades_read": report.trades_read,
+        "windows_refused": len(report.refused),
+    }
     event = "candles refreshed" if mode is Mode.refresh else "candles rebuilt"
     tell(context, event, counts, report.trades_snapshot, report.seconds)
 
@@ -114,22 +117,12 @@ def _materialize_changed(
 ) -> None:
     """A materialization for each partition that changed, in a run that fails for windows it refused."""
     timeframe, whole = report.timeframe, _run_numbers(mode, report)
-    rows = rows_per_partition(lake.candles(timeframe), "window_start", timeframe.grain)
+    rows = rows_per_partition(lake.candles(timeframe))
     for part in report.partitions:
         key = timeframe.grain.key(part.partition)
-        if there.has_partition_key(key) and (part.added or part.changed or part.removed):
+        if there.has_partition_key(key) and part.counts.written:
             metadata = {**whole, **_numbers(part, rows.get(key, 0))}
             context.log_event(dg.AssetMaterialization(timeframe.table, partition=key, metadata=metadata))
-
-
-def changed(report: "Report | PartitionReport") -> dict[str, int]:
-    """What became of windows, in numbers."""
-    return {
-        "windows_added": report.added,
-        "windows_changed": report.changed,
-        "windows_removed": report.removed,
-        "windows_unchanged": report.unchanged,
-    }
 
 
 def days(also: Sequence[str]) -> list[Interval]:
@@ -210,14 +203,14 @@ def _add_partitions(
     `besides` all that were looked at.
     """
     timeframe = report.timeframe
-    rows = rows_per_partition(lake.candles(timeframe), "window_start", timeframe.grain)
+    rows = rows_per_partition(lake.candles(timeframe))
     done = {timeframe.grain.key(part.partition): part for part in report.partitions}
     chosen = context.partition_keys
     for key in chosen:
         context.add_asset_metadata(_numbers(done.get(key), rows.get(key, 0)), partition_key=key)
     for key in done.keys() - set(chosen):
         part = done[key]
-        if there.has_partition_key(key) and (besides or part.added or part.changed or part.removed):
+        if there.has_partition_key(key) and (besides or part.counts.written):
             context.log_event(
                 dg.AssetMaterialization(
                     timeframe.table, partition=key, metadata={**whole, **_numbers(part, rows.get(key, 0))}
@@ -226,5 +219,5 @@ def _add_partitions(
 
 
 def _numbers(part: "PartitionReport | None", rows: int) -> dict[str, int]:
-    fates = changed(part) if part else dict.fromkeys(_FATES, 0)
-    return {**fates, "trades": part.trades if part else 0, "dagster/partition_row_count": rows}
+    counts = part.counts if part else WindowCounts()
+    return {**counts.as_metadata(), "trades": part.trades if part else 0, "dagster/partition_row_count": rows}

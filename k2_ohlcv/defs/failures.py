@@ -8,7 +8,7 @@ from pyiceberg.exceptions import CommitStateUnknownException, ServerError, Servi
 
 from k2_ohlcv.domain.addresses import hide_secrets
 from k2_ohlcv.domain.errors import K2Error
-from k2_ohlcv.lake.commit import CONFLICTS
+from k2_ohlcv.lake.retry import CONFLICTS
 from k2_ohlcv.storage_errors import storage_error
 
 #: A run with this tag has someone waiting for it, who would rather know at once than after two retries.

@@ -17,7 +17,6 @@ from k2_ohlcv.defs.table import RETRIES, tell
 from k2_ohlcv.defs.trades import COUNTS, partition_numbers, run_numbers, snapshots
 from k2_ohlcv.domain.errors import BadFileError
 from k2_ohlcv.domain.printable import printable
-from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.lake.inventory import rows_per_partition
 from k2_ohlcv.lake.open_work import reject_replacing_trades
 from k2_ohlcv.lake.schemas import TRADES_TABLE
@@ -111,7 +110,7 @@ def _materialize(
         grown.update(report.per_day)
     if not grown:
         return
-    rows = rows_per_partition(lake.lake.trades(), "timestamp", Grain.DAY)
+    rows = rows_per_partition(lake.lake.trades())
     for day, added in sorted(grown.items()):
         key = day.isoformat()
         if added and there.has_partition_key(key):

@@ -13,7 +13,6 @@ from pydantic import Field
 from k2_ohlcv import logs
 from k2_ohlcv.defs import checks, retention_checks
 from k2_ohlcv.defs.failures import explained
-from k2_ohlcv.defs.reload import reload_after
 from k2_ohlcv.defs.resources import LakeResource, SparkResource
 from k2_ohlcv.domain.checks import CHECKS
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe, parse_day
@@ -85,7 +84,6 @@ def _retention_job() -> dg.JobDefinition:
             held = retention_checks.record(context.instance, report)
             for reason in held if config.apply is None else ():
                 context.log.warning(f"Nothing of it was dropped: {reason}.")
-        reload_after(context, report, lake.settings)
 
     @dg.job(name=RETENTION, description="Drop partitions past retention, and files that nothing needs.")
     def retention_job() -> None:
@@ -136,7 +134,7 @@ def tonight(lake: Lake, timeframe: Timeframe, now: datetime, budget: int = _BUDG
     night = (now - EPOCH) // DAY % _NIGHTS
     grain = timeframe.grain
     turn = [p for p in grain.partitions(spans) if grain.ordinal(p.start) % _NIGHTS == night]
-    rows = rows_per_partition(lake.trades(), "timestamp", grain)
+    rows = rows_per_partition(lake.trades(), grain)
     return coalesce([newest, *_affordable(turn[::-1], rows, budget, grain.key)])
 
 

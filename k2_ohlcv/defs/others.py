@@ -127,7 +127,7 @@ def _events(
     for snapshot in theirs:
         if _only_moves(snapshot):
             continue
-        rows = rows_per_partition(trades, "timestamp", Grain.DAY) if rows is None else rows
+        rows = rows_per_partition(trades) if rows is None else rows
         found = touched(trades, snapshot).items()
         days = [(Grain.DAY.key(day) if day else None, did) for day, did in found]
         days = [(key, did) for key, did in days if key is None or there.has_partition_key(key)]

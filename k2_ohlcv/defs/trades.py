@@ -86,7 +86,7 @@ def _ingest(context: dg.AssetExecutionContext, lake: LakeResource, listing: List
 def _day_numbers(
     lake: Lake, reports: "Sequence[IngestReport]", keys: Sequence[str]
 ) -> dict[str, dict[str, int]]:
-    rows = rows_per_partition(lake.trades(), "timestamp", Grain.DAY)
+    rows = rows_per_partition(lake.trades())
     added = Counter[date]()
     for report in reports:
         added.update(report.per_day)

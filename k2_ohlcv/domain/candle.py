@@ -12,6 +12,7 @@ from decimal import Decimal, localcontext
 from fractions import Fraction
 
 from k2_ohlcv.domain.timeframe import Timeframe
+from k2_ohlcv.domain.types import NOTIONAL, PRICE
 
 #: The candle columns that say which candle it is.
 KEY = ("exchange", "symbol", "window_start")
@@ -31,9 +32,9 @@ VALUES = (
 CLOCKS = ("created_at", "updated_at")
 
 #: Digits after the point in prices, quantities and what is made of them.
-SCALE = 8
-#: high x volume bounds the notional, a decimal(38,16) that engines may wrap silently from here on.
-NOTIONAL_LIMIT = Decimal(10) ** 22
+SCALE = PRICE.scale
+#: high x volume bounds the notional, which engines may wrap silently from here on.
+NOTIONAL_LIMIT = Decimal(10) ** (NOTIONAL.precision - NOTIONAL.scale)
 
 
 @dataclass(frozen=True)

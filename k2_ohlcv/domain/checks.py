@@ -14,6 +14,7 @@ from k2_ohlcv.domain.candle import KEY
 from k2_ohlcv.domain.frame import SHOWN
 from k2_ohlcv.domain.gate import invariants
 from k2_ohlcv.domain.timeframe import Grain, Timeframe
+from k2_ohlcv.domain.types import VOLUME
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ def timeframes_agree(stored: pl.DataFrame, minutes: pl.DataFrame, timeframe: Tim
     ordered = minutes.sort("window_start").with_columns(start.alias("window_start"))
     rolled = ordered.group_by(KEY).agg(
         pl.col("trade_count").sum(),
-        pl.col("volume").sum().cast(pl.Decimal(29, 8)),
+        pl.col("volume").sum().cast(pl.Decimal(*VOLUME)),
         pl.col("high_price").max(),
         pl.col("low_price").min(),
         pl.col("open_price").first(),

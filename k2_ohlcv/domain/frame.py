@@ -14,12 +14,13 @@ import pyarrow.compute as pc
 
 from k2_ohlcv.domain.candle import CLOCKS, KEY, NOTIONAL_LIMIT, SCALE, VALUES
 from k2_ohlcv.domain.timeframe import Timeframe
+from k2_ohlcv.domain.types import NOTIONAL, PRICE, VOLUME
 from k2_ohlcv.domain.window import Interval, to_micros
 
 #: Rows that an error or a failed check shows.
 SHOWN = 20
 
-_PRICE = pl.Decimal(18, SCALE)
+_PRICE = pl.Decimal(*PRICE)
 
 #: The columns of a candle table, in order, without their nullability.
 CANDLE_TYPES: dict[str, pl.DataType] = {
@@ -32,7 +33,7 @@ CANDLE_TYPES: dict[str, pl.DataType] = {
     "high_price": _PRICE,
     "low_price": _PRICE,
     "close_price": _PRICE,
-    "volume": pl.Decimal(29, SCALE),
+    "volume": pl.Decimal(*VOLUME),
     "trade_count": pl.Int64(),
     "vwap": _PRICE,
     "created_at": pl.Datetime("us", "UTC"),
@@ -63,10 +64,10 @@ def finish(windows: pa.Table, timeframe: Timeframe) -> tuple[pl.DataFrame, pl.Da
         The candles, and the refused windows in the columns of `REFUSED_TYPES`.
     """
     windows, refused = _part_computable(windows)
-    volume = windows["volume"].cast(pa.decimal256(29, SCALE))
-    notional = windows["notional"].cast(pa.decimal256(38, 2 * SCALE))
+    volume = windows["volume"].cast(pa.decimal256(*VOLUME))
+    notional = windows["notional"].cast(pa.decimal256(*NOTIONAL))
     vwap = pc.round(pc.divide(notional, volume), ndigits=SCALE, round_mode="half_to_even")
-    vwap = vwap.cast(pa.decimal256(76, SCALE)).cast(pa.decimal128(18, SCALE))
+    vwap = vwap.cast(pa.decimal256(76, SCALE)).cast(pa.decimal128(*PRICE))
     frame = pl.DataFrame(windows.append_column("vwap", vwap).drop_columns("notional"))
     start = pl.col("window_start")
     candles = frame.with_columns(
@@ -82,9 +83,10 @@ def _part_computable(windows: pa.Table) -> tuple[pa.Table, pl.DataFrame]:
     whose high x volume reaches 10^22: engines may wrap its notional without notice.
     """
     positive = pc.and_(pc.equal(windows["misfits"], 0), pc.greater(windows["volume"], 0))
-    high = windows["high_price"].cast(pa.decimal256(18, SCALE))
-    volume = windows["volume"].cast(pa.decimal256(29, SCALE))
-    small = pc.less(pc.multiply(high, volume), pa.scalar(NOTIONAL_LIMIT, pa.decimal256(48, 2 * SCALE)))
+    high = windows["high_price"].cast(pa.decimal256(*PRICE))
+    volume = windows["volume"].cast(pa.decimal256(*VOLUME))
+    product = pa.decimal256(PRICE.precision + VOLUME.precision + 1, PRICE.scale + VOLUME.scale)
+    small = pc.less(pc.multiply(high, volume), pa.scalar(NOTIONAL_LIMIT, product))
     positive, small = (pc.fill_null(mask, False) for mask in (positive, small))
     fits = pc.and_(positive, small)
     if pc.all(fits, min_count=0).as_py():

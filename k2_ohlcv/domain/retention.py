@@ -102,31 +102,41 @@ class Version:
     made: datetime
 
 
-def old_snapshots(
-    versions: Iterable[Version],
+def snapshots_to_expire(
+    snapshots: Iterable[Version],
     *,
-    before: datetime,
-    current: int | None,
-    held: Collection[int],
-    needed: Collection[int],
+    keep_newest: int = 0,
+    older_than: datetime | None = None,
+    protected: Collection[int],
 ) -> list[int]:
-    """The snapshots that expire, oldest first.
+    """The ids of the snapshots that expire, oldest first.
 
     Args:
-        versions: all that the table has.
-        before: those made before this moment may go.
-        current: the current one never goes.
-        held: nor do those that a branch or tag names.
-        needed: nor those that a watermark names, nor any that came after the first of these.
+        snapshots: all that the table has.
+        keep_newest: so many of the newest stay.
+        older_than: snapshots made at this moment or later stay; None where age does not count.
+        protected: ids that stay: those that branches and tags name, and those that watermarks need.
     """
-    ordered = sorted(versions, key=lambda v: (v.order, v.made))
-    first = next((v.order for v in ordered if v.snapshot_id in needed), None)
-    stays = {current, *held}
+    ordered = _in_order(snapshots)
     return [
         v.snapshot_id
-        for v in ordered
-        if v.made < before and v.snapshot_id not in stays and (first is None or v.order < first)
+        for v in ordered[: max(0, len(ordered) - keep_newest)]
+        if v.snapshot_id not in protected and (older_than is None or v.made < older_than)
     ]
+
+
+def snapshots_since(snapshots: Iterable[Version], needed: Collection[int]) -> set[int]:
+    """The ids of the oldest snapshot that is needed, and of all after it.
+
+    A refresh reads what changed since the snapshot of its watermark.
+    """
+    ordered = _in_order(snapshots)
+    first = next((i for i, v in enumerate(ordered) if v.snapshot_id in needed), len(ordered))
+    return {v.snapshot_id for v in ordered[first:]}
+
+
+def _in_order(snapshots: Iterable[Version]) -> list[Version]:
+    return sorted(snapshots, key=lambda v: (v.order, v.made))
 
 
 def crowded(sizes: Mapping[Interval, Iterable[int]], written: Collection[Interval]) -> list[Interval]:

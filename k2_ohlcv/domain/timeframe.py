@@ -3,7 +3,7 @@
 Nothing here knows how candles are computed or stored. A sixth timeframe is one more row.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import Enum
@@ -108,13 +108,6 @@ class Timeframe:
             Interval(self.floor(i.start), later(self.floor(i.end - MICROSECOND), self.length))
             for i in intervals
         )
-
-    def windows(self, interval: Interval) -> Iterator[Interval]:
-        """The windows that an interval touches, in order."""
-        start = self.floor(interval.start)
-        while start < interval.end:
-            yield Interval(start, later(start, self.length))
-            start = later(start, self.length)
 
 
 def _minutes(count: int) -> timedelta:

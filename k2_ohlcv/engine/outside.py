@@ -9,13 +9,12 @@ from dataclasses import dataclass
 
 from pyiceberg.table import Table
 
-from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.domain.window import Interval, from_micros
 from k2_ohlcv.engine.honour import refuse_unhonoured
 from k2_ohlcv.engine.session import Engine
 from k2_ohlcv.engine.sql_terms import clock_of, column, time_terms
 from k2_ohlcv.engine.ticks import rows_of
-from k2_ohlcv.lake.files import TIME, live_files
+from k2_ohlcv.lake.files import live_files
 from k2_ohlcv.lake.foreign import Clock
 from k2_ohlcv.lake.trade_columns import columns_at
 
@@ -46,7 +45,7 @@ def rows_outside(engine: Engine, trades: Table, snapshot: int, times: Interval) 
         snapshot: the trades snapshot id.
         times: the times that a trade can have (`trading_times`).
     """
-    files = live_files(trades, TIME, Grain.DAY, snapshot)
+    files = live_files(trades, snapshot)
     if not any(f.strays for f in files):
         return []
     key = (str(trades.metadata.table_uuid), snapshot, times)

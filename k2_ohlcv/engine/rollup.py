@@ -12,14 +12,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyiceberg.table import Table
 
-from k2_ohlcv.domain.timeframe import Grain, Timeframe
+from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.domain.trading_times import possible
+from k2_ohlcv.domain.types import NOTIONAL, PRICE, VOLUME
 from k2_ohlcv.domain.window import Interval, bound, to_micros
 from k2_ohlcv.engine.external_values import MISFITS
 from k2_ohlcv.engine.session import Engine
 from k2_ohlcv.engine.ticks import Reading, read_trades
 from k2_ohlcv.engine.window_cache import WindowCache, is_within
-from k2_ohlcv.lake.files import TIME, live_files
+from k2_ohlcv.lake.files import live_files
 from k2_ohlcv.lake.foreign import ForeignTrades
 
 if TYPE_CHECKING:
@@ -37,13 +38,13 @@ WINDOWS = pa.schema(
         ("symbol", pa.string()),
         ("exchange", pa.string()),
         ("window_start", pa.timestamp("us", "UTC")),
-        ("open_price", pa.decimal128(18, 8)),
-        ("high_price", pa.decimal128(18, 8)),
-        ("low_price", pa.decimal128(18, 8)),
-        ("close_price", pa.decimal128(18, 8)),
-        ("volume", pa.decimal128(29, 8)),
+        ("open_price", pa.decimal128(*PRICE)),
+        ("high_price", pa.decimal128(*PRICE)),
+        ("low_price", pa.decimal128(*PRICE)),
+        ("close_price", pa.decimal128(*PRICE)),
+        ("volume", pa.decimal128(*VOLUME)),
         ("trade_count", pa.int64()),
-        ("notional", pa.decimal128(38, 16)),
+        ("notional", pa.decimal128(*NOTIONAL)),
         (MISFITS, pa.int64()),
     ]
 )
@@ -107,7 +108,7 @@ def _read(
     ranges, few = bound(intervals, MOST_INTERVALS), bound(intervals, _FEW_INTERVALS)
     bounds = [(to_micros(i.start), to_micros(i.end)) for i in intervals] if few != ranges else []
     starts = [at for start, end in bounds for at in range(start, end, timeframe.micros)]
-    files = live_files(trades, TIME, Grain.DAY, snapshot) if starts else []
+    files = live_files(trades, snapshot) if starts else []
     more = any(_overlaps(f.span, few) and not _overlaps(f.span, ranges) for f in files)
     if isinstance(trades, ForeignTrades) or more or not 0 < len(starts) <= _MOST_STARTS:
         return read_trades(engine, trades, snapshot, ranges)
@@ -232,9 +233,9 @@ def _group(ticks: "DataFrame", *keys: str, ordered: bool = False, checked: bool 
         F.max("high_price").alias("high_price"),
         F.min("low_price").alias("low_price"),
         # The casts take back the digits that a second sum would add.
-        F.sum("volume").cast("decimal(29,8)").alias("volume"),
+        F.sum("volume").cast(str(VOLUME)).alias("volume"),
         F.sum("trade_count").alias("trade_count"),
-        F.sum("notional").cast("decimal(38,16)").alias("notional"),
+        F.sum("notional").cast(str(NOTIONAL)).alias("notional"),
         *([F.sum(MISFITS).alias(MISFITS)] if checked else []),
     )
     sums = ["volume", "trade_count", "notional", *([MISFITS] if checked else [])]

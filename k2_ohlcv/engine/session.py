@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
@@ -18,6 +19,8 @@ from urllib.parse import quote, urlsplit
 from k2_ohlcv.domain.addresses import shown_address
 from k2_ohlcv.domain.errors import EngineUnavailableError, UsageError
 from k2_ohlcv.engine.jars import spark_jars
+from k2_ohlcv.engine.private_metadata import PrivateMetadata
+from k2_ohlcv.engine.sail_storage import SailStorage, sail_storage
 from k2_ohlcv.lake.catalog import CATALOG, catalog_properties
 from k2_ohlcv.lake.embedded import database_of
 from k2_ohlcv.settings import Settings
@@ -46,11 +49,18 @@ class Engine:
         spark: the session, in UTC.
         embedded: whether the server is Sail in this process, which finds tables by location, not by name.
         workspace: a private folder of this session, removed with it.
+        storage: the environment in which an embedded server finds the object store.
     """
 
     spark: "SparkSession"
     embedded: bool
     workspace: Path
+    storage: SailStorage | None = None
+
+    @cached_property
+    def metadata(self) -> PrivateMetadata:
+        """Private copies of tables' metadata files, for an embedded server."""
+        return PrivateMetadata(self.workspace)
 
 
 @contextmanager
@@ -69,8 +79,8 @@ def open_engine(settings: Settings, config: Mapping[str, str] | None = None) -> 
     workspace = Path(tempfile.mkdtemp(prefix="k2-ohlcv-"))
     try:
         if remote is None:
-            with _sail() as address:
-                yield from _session(address, config or {}, workspace, embedded=True)
+            with sail_storage(catalog_properties(settings)) as storage, _sail() as address:
+                yield from _session(address, config or {}, workspace, storage)
         elif remote.startswith("sc://"):
             _try_port(remote)
             yield from _session(remote, config or {}, workspace)
@@ -86,7 +96,7 @@ def open_engine(settings: Settings, config: Mapping[str, str] | None = None) -> 
 
 
 def _session(
-    remote: str, config: Mapping[str, str], workspace: Path, *, embedded: bool = False
+    remote: str, config: Mapping[str, str], workspace: Path, storage: SailStorage | None = None
 ) -> Iterator[Engine]:
     from pyspark.sql import SparkSession
 
@@ -98,9 +108,11 @@ def _session(
         # and warns that they can't be changed there.
         warnings.simplefilter("ignore", UserWarning)
         spark = builder.getOrCreate() if remote.startswith("local") else builder.create()
+    engine = Engine(spark, storage is not None, workspace, storage)
     try:
-        yield Engine(spark, embedded, workspace)
+        yield engine
     finally:
+        engine.metadata.remove()
         spark.stop()
 
 

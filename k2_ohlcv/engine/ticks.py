@@ -5,27 +5,23 @@ Rows that do not fit are counted beside the others, and `reconcile` refuses thei
 impossible times are in `outside`.
 """
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyiceberg.conversions import from_bytes
-from pyiceberg.io.pyarrow import PyArrowFileIO
 from pyiceberg.manifest import DataFile, DataFileContent
 from pyiceberg.table import Table
 
 from k2_ohlcv.domain.errors import ContractError
-from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.domain.window import Interval
 from k2_ohlcv.engine.external_values import MISFITS, convert_exactly
 from k2_ohlcv.engine.honour import explain, refuse_unhonoured
 from k2_ohlcv.engine.session import Engine
 from k2_ohlcv.engine.sql_terms import column, time_terms
 from k2_ohlcv.lake.catalog import CATALOG
-from k2_ohlcv.lake.files import TIME, live_files
+from k2_ohlcv.lake.files import live_files
 from k2_ohlcv.lake.foreign import ForeignTrades
 from k2_ohlcv.lake.schemas import PRICE, QUANTITY
 from k2_ohlcv.lake.trade_columns import columns_at
@@ -114,7 +110,7 @@ def _may_be_unfit(trades: Table, snapshot: int, intervals: Sequence[Interval]) -
     if not intervals:
         return False
     whole = Interval(min(i.start for i in intervals), max(i.end for i in intervals))
-    near = (f.file for f in live_files(trades, TIME, Grain.DAY, snapshot) if f.span.intersect(whole))
+    near = (f.file for f in live_files(trades, snapshot) if f.span.intersect(whole))
     return not all(_is_positive(trades, file) for file in near if file.content == DataFileContent.DATA)
 
 
@@ -138,27 +134,10 @@ def _marked(rows: "DataFrame") -> "DataFrame":
 def rows_of(engine: Engine, trades: Table, snapshot: int) -> "DataFrame":
     """All rows of a table at a snapshot, under the names of that snapshot's schema."""
     reader = engine.spark.read.format("iceberg").option("versionAsOf", str(snapshot))
-    if engine.embedded:
-        return reader.load(_private_folder(engine.workspace, trades))
+    if engine.storage is not None:
+        engine.storage.follow(trades.io.properties, trades.location())
+        return reader.load(engine.metadata.folder_of(trades))
     return reader.load(".".join(f"`{part}`" for part in (CATALOG, *trades.name())))
-
-
-def _private_folder(workspace: Path, table: Table) -> str:
-    """A folder that holds only the table's current metadata file, and so leads Sail to no other.
-
-    Sail takes the newest metadata that it finds by listing the table's folder, and a writer that lost a race
-    leaves an orphan there. All that the file names, it names by absolute location.
-    """
-    scheme, _, path = PyArrowFileIO.parse_location(table.metadata_location)
-    if scheme != "file":
-        return table.location()
-    source = Path(path)  # as PyIceberg wrote it: what looks escaped in it is not
-    folder = workspace / f"{table.metadata.table_uuid}-{source.name.removesuffix('.metadata.json')}"
-    target = folder / "metadata" / source.name
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
-    return str(folder)
 
 
 def _between(engine: Engine, trades: Table, snapshot: int, intervals: Sequence[Interval]) -> "DataFrame":

@@ -13,6 +13,7 @@ from k2_ohlcv.domain.checks import TOTALS
 from k2_ohlcv.domain.frame import inside
 from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.domain.trading_times import possible
+from k2_ohlcv.domain.types import PRICE, VOLUME
 from k2_ohlcv.domain.window import Interval, bound, coalesce, subtract
 from k2_ohlcv.engine.rollup import MOST_INTERVALS, trades_between
 from k2_ohlcv.engine.session import Engine
@@ -26,9 +27,9 @@ _EMPTY = pl.DataFrame(
         "symbol": pl.String,
         "window_start": pl.Datetime("us", "UTC"),
         "trade_count": pl.Int64,
-        "volume": pl.Decimal(29, 8),
-        "high_price": pl.Decimal(18, 8),
-        "low_price": pl.Decimal(18, 8),
+        "volume": pl.Decimal(*VOLUME),
+        "high_price": pl.Decimal(*PRICE),
+        "low_price": pl.Decimal(*PRICE),
     }
 )
 assert tuple(_EMPTY.columns) == (*KEY, *TOTALS)

@@ -5,29 +5,27 @@ that is a double. So each attempt loads the table once, asks what of the rows is
 commits against it; where another commit came between, it begins again from the load.
 """
 
-import random
-import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyiceberg.exceptions import CommitFailedException, ValidationException
+from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.expressions import And, BooleanExpression, GreaterThanOrEqual, In, LessThanOrEqual, Reference
 from pyiceberg.expressions.literals import literal
 from pyiceberg.io.pyarrow import write_file
 from pyiceberg.manifest import DataFile
 from pyiceberg.partitioning import PartitionFieldValue, PartitionKey
 from pyiceberg.table import Table, WriteTask
-from pyiceberg.table.update.snapshot import ExpireSnapshots
+from pyiceberg.table.snapshots import Operation
 
 from k2_ohlcv.domain.errors import CommitConflictError
-from k2_ohlcv.lake.commit import CommitOf
+from k2_ohlcv.lake.commit import Change, commit, remove_uncommitted
+from k2_ohlcv.lake.retry import retry_conflicts
 
-#: With pauses that grow, enough for many writers of small files beside one of a large one.
+#: Enough for many writers of small files beside one of a large one.
 ATTEMPTS = 20
-_PAUSE = 0.1
 #: Two files of a busy day are written side by side; more would only be more to open.
 FILE_ROWS = 1_250_000
 
@@ -44,14 +42,14 @@ class _Written:
 def append_new(
     load: Callable[[], Table],
     find_new: Callable[[Table], pa.Table],
-    expired: Callable[[Table], list[int]] = lambda _: [],
+    protected: Callable[[Table], Collection[int]] = lambda _: (),
 ) -> Table:
     """Append what is new of some rows, in one snapshot, or nothing where nothing is.
 
     Args:
         load: loads the table, as the catalog has it now.
         find_new: the rows that the given table does not have, in the table's schema and sort order.
-        expired: snapshots that the same commit may drop, asked immediately before it.
+        protected: snapshots that the commit may not expire, asked immediately before it.
 
     Returns:
         The table that has the rows.
@@ -60,46 +58,39 @@ def append_new(
         CommitConflictError: others committed first, each time.
     """
     written: _Written | None = None
-    for attempt in range(ATTEMPTS):
-        table = load()
+
+    def attempt(table: Table) -> Table:
+        nonlocal written
         rows = find_new(table)
         if written and (written.table != table.metadata.table_uuid or not written.rows.equals(rows)):
-            _remove(table, written)
+            remove_uncommitted(table, written.files)
             written = None
         if not rows.num_rows:
             return table
         written = written or _Written(table.metadata.table_uuid, rows, list(write(table, rows)))
-        try:
-            return _commit(load, table, written, expired)
-        except (CommitFailedException, ValidationException):
-            time.sleep(random.uniform(0, _PAUSE * (attempt + 1)))  # noqa: S311 - spreads writers, guards nothing
-    if written:
-        _remove(load(), written)
-    raise CommitConflictError(
-        f"table {'.'.join(table.name())}: other writers were first in all of {ATTEMPTS} attempts; nothing "
-        "of this batch was added. Run it again: what is in already is not added twice"
-    )
+        # Tags and watermarks may be newer than the loaded table: a stale look would drop what they hold.
+        latest = load()
+        if latest.metadata.table_uuid != table.metadata.table_uuid:
+            raise CommitFailedException("the table was replaced")
+        change = Change(
+            files=tuple(written.files),
+            has_reusable_files=True,
+            operation=Operation.APPEND,
+            protected=frozenset(protected(latest)),
+        )
+        return commit(table, change)
 
-
-def _commit(
-    load: Callable[[], Table], table: Table, written: _Written, expired: Callable[[Table], list[int]]
-) -> Table:
-    transaction = CommitOf(table)
-    with transaction.update_snapshot().merge_append() as append:
-        for file in written.files:
-            append.append_data_file(file)
-    # Tags and watermarks may have come since the table was loaded: a stale look would drop what they hold.
-    latest = load()
-    if latest.metadata.table_uuid != table.metadata.table_uuid:
-        raise CommitFailedException("the table was replaced")
-    if drop := [i for i in expired(latest) if table.metadata.snapshot_by_id(i)]:
-        ExpireSnapshots(transaction).by_ids(drop).commit()
-    return transaction.commit_transaction()
-
-
-def _remove(table: Table, written: _Written) -> None:
-    for file in written.files:
-        table.io.delete(file.file_path)
+    try:
+        return retry_conflicts(
+            load,
+            attempt,
+            attempts=ATTEMPTS,
+            advice="nothing of this batch was added. Run it again: what is in already is not added twice",
+        )
+    except CommitConflictError:
+        if written:
+            remove_uncommitted(load(), written.files)
+        raise
 
 
 def write(table: Table, rows: pa.Table) -> Iterator[DataFile]:

@@ -13,10 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyiceberg.table import FileScanTask, Table
 
-from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.domain.window import to_micros
 from k2_ohlcv.lake.delete_files import refuse_equality_deletes
-from k2_ohlcv.lake.files import TIME, LiveFile, data_files, delete_files, live_files
+from k2_ohlcv.lake.files import LiveFile, data_files, delete_files, live_files
 from k2_ohlcv.lake.id_ranges import extents, ranges
 
 #: Ids that are longer are compared with a file's range as a whole, not one by one: sorting them takes memory.
@@ -32,7 +31,7 @@ def data_files_of(table: Table) -> list[LiveFile]:
         ContractError: the table has deletes of another engine that cannot be read.
     """
     refuse_equality_deletes(table)
-    live = live_files(table, TIME, Grain.DAY, table.metadata.current_snapshot_id)
+    live = live_files(table, table.metadata.current_snapshot_id)
     return [f for f in live if not f.is_delete]
 
 

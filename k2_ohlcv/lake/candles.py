@@ -151,7 +151,7 @@ def _with_clocks(computed: pl.DataFrame, now: datetime) -> pl.DataFrame:
 def _files(table: Table, timeframe: Timeframe, partitions: Sequence[Interval]) -> list[LiveFile]:
     """Every data file of the partitions, and every other whose rows may lie in them."""
     wanted = set(partitions)
-    live = live_files(table, "window_start", timeframe.grain, table.metadata.current_snapshot_id)
+    live = live_files(table, table.metadata.current_snapshot_id)
     return [
         f
         for f in live
@@ -161,7 +161,7 @@ def _files(table: Table, timeframe: Timeframe, partitions: Sequence[Interval]) -
 
 
 def _touches(table: Table, timeframe: Timeframe, task: FileScanTask, intervals: Sequence[Interval]) -> bool:
-    span = live_span(table, "window_start", timeframe.grain, task.file)
+    span = live_span(table, task.file)
     strayed = not covers([partition_of(task.file, timeframe.grain)], [span])
     return strayed or any(span.intersect(interval) for interval in intervals)
 

@@ -16,7 +16,7 @@ from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.table import FileScanTask, Table
 
-from k2_ohlcv.domain.timeframe import Grain, Timeframe
+from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.domain.trading_times import trading_times
 from k2_ohlcv.domain.window import Interval, coalesce, covers, from_micros, to_micros
 from k2_ohlcv.lake.files import TIME, LiveFile, difference, live_files, target
@@ -74,7 +74,7 @@ def changes(trades: Table, before: int | None, after: int) -> Changes:
         return Changes(
             reason=f"the trades snapshot of the watermark, {before}, has expired or is of another table"
         )
-    gone, come = difference(trades, TIME, Grain.DAY, before, after)
+    gone, come = difference(trades, before, after)
     spans = _deleted_spans(trades, [f for f in (*gone, *come) if f.is_delete], (before, after))
     if spans is None:
         return Changes(reason="delete files were added or removed whose rows cannot be told from metadata")
@@ -87,7 +87,7 @@ def changes(trades: Table, before: int | None, after: int) -> Changes:
 
 def trades_spans(trades: Table, snapshot_id: int | None) -> list[Interval]:
     """Where there are trades at a snapshot, to the bounds of each data file."""
-    files = live_files(trades, TIME, Grain.DAY, snapshot_id)
+    files = live_files(trades, snapshot_id)
     return coalesce(f.span for f in files if not f.is_delete and not f.outside)
 
 
@@ -201,7 +201,7 @@ def _due(trades: Table, before: int) -> list[Interval]:
     if then.end >= now.end:
         return []
     late = Interval(then.end, now.end)
-    files = live_files(trades, TIME, Grain.DAY, before)
+    files = live_files(trades, before)
     return [due for f in files if not f.is_delete and (due := f.span.intersect(late))]
 
 
@@ -217,7 +217,7 @@ def _deleted_spans(
     """Where delete files may have deleted rows; None where that may be anywhere."""
     if not deletes:
         return []
-    data = [f for s in snapshots for f in live_files(trades, TIME, Grain.DAY, s) if not f.is_delete]
+    data = [f for s in snapshots for f in live_files(trades, s) if not f.is_delete]
     by_path = {f.path: f.span for f in data}
     spans: list[Interval] = []
     for delete in deletes:

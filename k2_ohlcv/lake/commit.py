@@ -4,13 +4,11 @@ The one place that reaches below PyIceberg's public API: `tx.overwrite` makes tw
 manifests that only say what was deleted, and never merges any. What to commit is decided in `candles`.
 """
 
-import random
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import pyarrow as pa
-from pyiceberg.exceptions import CommitFailedException, ValidationException
 from pyiceberg.io.pyarrow import _dataframe_to_data_files
 from pyiceberg.manifest import DataFile, ManifestContent, ManifestFile
 from pyiceberg.table import Table, Transaction
@@ -20,16 +18,11 @@ from pyiceberg.table.update import TableUpdate, _apply_table_update, _TableMetad
 from pyiceberg.table.update.snapshot import ExpireSnapshots, _ManifestMergeManager, _OverwriteFiles
 from pyiceberg.typedef import EMPTY_DICT
 
-from k2_ohlcv.domain.errors import CommitConflictError
+from k2_ohlcv.domain.retention import Version, snapshots_to_expire
 from k2_ohlcv.lake.delete_files import still_bearing
 from k2_ohlcv.lake.files import files_of
+from k2_ohlcv.lake.retry import CONFLICTS, retry_conflicts
 from k2_ohlcv.lake.schemas import SNAPSHOTS_KEPT
-
-#: What a lost race looks like: the table moved since it was loaded. Start over from the load.
-CONFLICTS = (CommitFailedException, ValidationException)
-
-#: How often a commit that lost a race is tried anew. Another writer holds the table for well under a second.
-ATTEMPTS = 8
 
 #: In a snapshot's summary: retention dropped whole partitions, up to this line. No window changed by it.
 DROPS = "k2.dropped-before"
@@ -52,6 +45,7 @@ class Change:
         summary: what the snapshot says of itself, for people and for later readers of the history.
         protected: snapshots that must not expire with this commit.
         files: data files that come, written already; removed again if the commit fails.
+        has_reusable_files: whether they stay then, for another attempt.
         operation: what the snapshot says that it did; `overwrite` where nothing is said.
     """
 
@@ -61,6 +55,7 @@ class Change:
     summary: Mapping[str, str] = field(default_factory=dict)
     protected: frozenset[int] = frozenset()
     files: tuple[DataFile, ...] = ()
+    has_reusable_files: bool = False
     operation: Operation | None = None
 
 
@@ -103,7 +98,9 @@ class _OneSnapshot(_OverwriteFiles):
         near = super()._build_manifest_evaluator(spec_id)
         gone = {file.file_path for file in self._deleted_data_files}
         return lambda manifest: (
-            near(manifest) and any(file.file_path in gone for file in files_of(self._io, manifest))
+            bool(gone)
+            and near(manifest)
+            and any(file.file_path in gone for file in files_of(self._io, manifest))
         )
 
     def _process_manifests(self, manifests: list[ManifestFile]) -> list[ManifestFile]:
@@ -129,7 +126,7 @@ def commit(table: Table, change: Change) -> Table:
     operation = Operation.OVERWRITE if table.current_snapshot() else Operation.APPEND
     producer = _OneSnapshot(operation, transaction, table.io, snapshot_properties=dict(change.summary))
     producer.says = change.operation
-    written = list(change.files)
+    written = [] if change.has_reusable_files else list(change.files)
     try:
         for data_file in change.files:
             producer.append_data_file(data_file)
@@ -147,7 +144,7 @@ def commit(table: Table, change: Change) -> Table:
         _expire(transaction, change.protected)
         return transaction.commit_transaction()
     except CONFLICTS:
-        _remove(table, written)
+        remove_uncommitted(table, written)
         raise
 
 
@@ -157,30 +154,35 @@ def commit_with_retry(load: Callable[[], Table], change: Callable[[Table], Chang
     Raises:
         CommitConflictError: other writers won every attempt.
     """
-    for attempt in range(ATTEMPTS):
-        table = load()
-        try:
-            return commit(table, change(table))
-        except CONFLICTS:
-            time.sleep(random.uniform(0.05, 0.2) * 2**attempt)  # noqa: S311 - a pause, not a secret
-    raise CommitConflictError(
-        f"other writers committed to {table.name()[-1]} during each of {ATTEMPTS} attempts; nothing is lost, "
-        "run it again when fewer write at once"
-    )
+    return retry_conflicts(load, lambda table: commit(table, change(table)))
+
+
+def versions_of(metadata: TableMetadata) -> list[Version]:
+    """The snapshots of a table, as retention sees them."""
+    return [
+        Version(s.snapshot_id, s.sequence_number or 0, datetime.fromtimestamp(s.timestamp_ms / 1000, UTC))
+        for s in metadata.snapshots
+    ]
+
+
+def referenced(metadata: TableMetadata) -> set[int]:
+    """The snapshots that a branch or tag names; of them the current one."""
+    return {ref.snapshot_id for ref in metadata.refs.values()}
 
 
 def _expire(transaction: Transaction, protected: Iterable[int]) -> None:
     metadata = transaction.table_metadata
-    held = {ref.snapshot_id for ref in metadata.refs.values()} | set(protected)
-    newest_first = sorted(
-        metadata.snapshots, key=lambda s: (s.sequence_number or 0, s.timestamp_ms), reverse=True
+    old = snapshots_to_expire(
+        versions_of(metadata),
+        keep_newest=SNAPSHOTS_KEPT,
+        protected=referenced(metadata) | set(protected),
     )
-    old = [s.snapshot_id for s in newest_first[SNAPSHOTS_KEPT:] if s.snapshot_id not in held]
     if old:
         ExpireSnapshots(transaction).by_ids(old).commit()
 
 
-def _remove(table: Table, files: Iterable[DataFile]) -> None:
+def remove_uncommitted(table: Table, files: Iterable[DataFile]) -> None:
+    """Remove data files that no commit took. A store that refuses is left with them, and holds up nothing."""
     for data_file in files:
         try:
             table.io.delete(data_file.file_path)

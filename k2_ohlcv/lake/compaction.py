@@ -18,9 +18,9 @@ from k2_ohlcv.domain.retention import SMALL_FILE
 from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.domain.window import Interval
 from k2_ohlcv.lake.appends import FILE_ROWS, write
-from k2_ohlcv.lake.commit import CONFLICTS, Change, commit
+from k2_ohlcv.lake.commit import Change, commit
 from k2_ohlcv.lake.files import TIME, LiveFile, live_files, partition_of
-from k2_ohlcv.lake.sweep import Meter
+from k2_ohlcv.lake.retry import CONFLICTS
 
 #: Partitions of one commit: few enough that little is lost with a race, many enough to make few snapshots.
 _LOT = 16
@@ -36,23 +36,17 @@ class Compacted:
         partitions: how many were rewritten.
         before: how many files went.
         after: how many came instead.
-        written: bytes that were written.
-        lost: partitions that others wrote to meanwhile; they are left for the next time.
     """
 
     partitions: int = 0
     before: int = 0
     after: int = 0
-    written: int = 0
-    lost: int = 0
 
     def __add__(self, other: "Compacted") -> "Compacted":
         return Compacted(
             self.partitions + other.partitions,
             self.before + other.before,
             self.after + other.after,
-            self.written + other.written,
-            self.lost + other.lost,
         )
 
 
@@ -82,20 +76,18 @@ def compact(
             continue
         # Asked after the rewriting, which takes its time: tags may have come meanwhile.
         change = replace(change, protected=frozenset(protected(load())))
-        meter, came = Meter(table), sum(file.file_size_in_bytes for file in change.files)
         try:
-            written = came + meter.added(commit(table, change))
+            commit(table, change)
         except CONFLICTS as conflict:
             _log.warning("conflict", table=table.name()[-1], partitions=len(lot), error=str(conflict))
-            done += Compacted(lost=len(lot))
         else:
-            done += Compacted(len(lot), len(change.removed), len(change.files), written)
+            done += Compacted(len(lot), len(change.removed), len(change.files))
     return done
 
 
 def _change(table: Table, partitions: Sequence[Interval]) -> Change | None:
     chosen = set(partitions)
-    files = live_files(table, TIME, Grain.DAY, table.metadata.current_snapshot_id)
+    files = live_files(table, table.metadata.current_snapshot_id)
     small = [f for f in files if f.file.file_size_in_bytes < SMALL_FILE]
     gone: list[DataFile] = []
     come: list[DataFile] = []

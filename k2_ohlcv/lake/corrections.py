@@ -5,11 +5,8 @@ file stay. Memory holds one data file at a time. Which trades go and come is dec
 `k2_ohlcv.corrections`.
 """
 
-import random
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,18 +15,12 @@ from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import FileScanTask, Table
 
-from k2_ohlcv.domain.errors import CommitConflictError
 from k2_ohlcv.lake.appends import write
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.commit import CONFLICTS, Change, commit
+from k2_ohlcv.lake.commit import Change, commit, remove_uncommitted
 from k2_ohlcv.lake.dedupe import Int64s
 from k2_ohlcv.lake.files import TIME
 from k2_ohlcv.lake.trades import needed
-
-ATTEMPTS = 10
-_PAUSE = 0.1
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,8 +55,8 @@ def commit_correction(
         summary: what the snapshot says of itself.
 
     Raises:
-        CommitFailedException, ValidationException: the table moved since it was loaded (`CONFLICTS`). Nothing
-            is committed, and the new data files are removed.
+        CommitFailedException, ValidationException: the table moved since it was loaded. Nothing is committed,
+            and the new data files are removed.
     """
     files: list[DataFile] = []
     try:
@@ -74,8 +65,7 @@ def commit_correction(
         for rows in added:
             files += write(table, rows)
     except BaseException:
-        for file in files:
-            table.io.delete(file.file_path)
+        remove_uncommitted(table, files)
         raise
     change = Change(
         removed=tuple(cut.task.file for cut in cuts),
@@ -94,20 +84,3 @@ def _rewritten(table: Table, cut: Cut) -> list[DataFile]:
     if not stays.any():
         return []
     return list(write(table, rows.filter(pa.array(stays)).sort_by([(TIME, "ascending")])))
-
-
-def retried(load: Callable[[], Table], work: Callable[[Table], T]) -> T:
-    """Do work on the table as it is now, from the load on again where another commit came first.
-
-    Raises:
-        CommitConflictError: others committed first, each time.
-    """
-    for attempt in range(ATTEMPTS):
-        try:
-            return work(load())
-        except CONFLICTS:
-            time.sleep(random.uniform(0, _PAUSE * (attempt + 1)))  # noqa: S311 - spreads writers, guards nothing
-    raise CommitConflictError(
-        f"other writers committed to the trades during each of {ATTEMPTS} attempts to correct them. The "
-        "trades are as the others left them. Run it again when fewer write at once"
-    )

@@ -16,7 +16,6 @@ from pyiceberg.expressions import AlwaysTrue, And, BooleanExpression
 from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.table import FileScanTask, Table
 
-from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.domain.window import MICROSECOND, Interval, to_micros
 from k2_ohlcv.lake.appends import between, isin
 from k2_ohlcv.lake.candidates import Candidates
@@ -153,7 +152,7 @@ def _pieces(table: Table, tasks: Sequence[FileScanTask], near: BooleanExpression
             small.append(task)
             continue
         count = -(-rows // _PIECE_ROWS)
-        span = live_span(table, "timestamp", Grain.DAY, task.file)
+        span = live_span(table, task.file)
         step = (span.end - span.start) / count + MICROSECOND
         for i in range(count):
             slice_ = Interval(span.start + i * step, span.start + (i + 1) * step)

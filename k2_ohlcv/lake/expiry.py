@@ -3,11 +3,9 @@
 What goes is decided in `domain.retention`; files are removed by `sweep`.
 """
 
-import random
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 
 import structlog
 from pyiceberg.catalog import MetastoreCatalog
@@ -22,18 +20,15 @@ from pyiceberg.table.update import AddSnapshotUpdate, AssertRefSnapshotId, Valid
 from pyiceberg.table.update.snapshot import ExpireSnapshots
 
 from k2_ohlcv.domain.errors import CommitConflictError
-from k2_ohlcv.domain.retention import Version, expired, old_snapshots
-from k2_ohlcv.domain.timeframe import Grain
+from k2_ohlcv.domain.retention import expired, snapshots_since, snapshots_to_expire
 from k2_ohlcv.domain.window import Interval
-from k2_ohlcv.lake.commit import CONFLICTS, DROPS, Change, commit
-from k2_ohlcv.lake.files import live_files, partition_of
+from k2_ohlcv.lake.commit import DROPS, Change, commit, referenced, versions_of
+from k2_ohlcv.lake.files import live_files, partition_of, table_grain
 from k2_ohlcv.lake.lines import moved_to
 from k2_ohlcv.lake.location import Removed
-from k2_ohlcv.lake.sweep import Meter, only_reached_by, remove_listed, write_list
+from k2_ohlcv.lake.retry import CONFLICTS, retry_conflicts
+from k2_ohlcv.lake.sweep import only_reached_by, remove_unreached
 from k2_ohlcv.lake.watermark import carried
-
-#: How often a commit that lost a race is tried anew. Another writer holds the table for well under a second.
-ATTEMPTS = 8
 
 _log = structlog.get_logger(__name__)
 
@@ -62,9 +57,10 @@ class Going:
         return sum(file.file_size_in_bytes for file in self.files)
 
     @classmethod
-    def of(cls, table: Table, column: str, grain: Grain, cutoff: datetime | None) -> "Going":
+    def of(cls, table: Table, cutoff: datetime | None) -> "Going":
         """What goes from a table as it was loaded."""
-        files = live_files(table, column, grain, table.metadata.current_snapshot_id)
+        grain = table_grain(table)
+        files = live_files(table, table.metadata.current_snapshot_id)
         data = [(partition_of(f.file, grain), f.file) for f in files if not f.is_delete]
         partitions = expired((partition for partition, _ in data), cutoff)
         gone = set(partitions)
@@ -77,7 +73,7 @@ def drop(
     line: str,
     protected: Callable[[Table], Collection[int]] = lambda _: (),
     properties: Callable[[Table], Mapping[str, str]] = lambda _: {},
-) -> tuple[Going, int]:
+) -> Going:
     """Drop whole partitions from a table and move its line, in one commit that touches metadata alone.
 
     Args:
@@ -88,16 +84,16 @@ def drop(
         properties: further table properties that the commit sets.
 
     Returns:
-        What went, and the bytes that the commit wrote.
+        What went.
 
     Raises:
         CommitConflictError: others committed first, each time.
     """
-    for attempt in range(ATTEMPTS):
-        table = load()
+
+    def attempt(table: Table) -> Going:
         going = look(table)
         if not going.partitions:
-            return going, 0
+            return going
         change = Change(
             removed=going.files,
             properties={**moved_to(table, line, going.line), **properties(table)},
@@ -105,21 +101,18 @@ def drop(
             protected=frozenset(protected(table)),
             operation=Operation.DELETE,
         )
-        meter = Meter(table)
-        try:
-            return going, meter.added(commit(table, change))
-        except CONFLICTS as conflict:
-            _lost_race(table, attempt, conflict)
-    raise _gave_up(table)
+        commit(table, change)
+        return going
+
+    return retry_conflicts(load, attempt, purpose="of retention")
 
 
 @dataclass(frozen=True)
 class Expiry:
-    """Snapshots that expired, the files that went with them, and the bytes that the commit wrote."""
+    """Snapshots that expired, and the files that went with them."""
 
     snapshots: int = 0
     removed: Removed = field(default_factory=Removed)
-    written: int = 0
 
 
 def expire(
@@ -139,35 +132,29 @@ def expire(
     going = _old(table, before, needed())
     if not going:
         return Expiry()
-    listed = write_list(table, only_reached_by(table, going))
-    for attempt in range(ATTEMPTS):
+    files = only_reached_by(table, going)
+    still: Collection[int] = ()
+
+    def load_after_needed() -> Table:
         # Tags, branches and watermarks may have come since: what they need is asked for immediately before.
+        nonlocal still
         still = needed()
-        table = load()
+        return load()
+
+    def attempt(table: Table) -> Expiry:
         chosen = [i for i in _old(table, before, still) if i in going]
-        meter = Meter(table)
-        try:
-            if chosen:
-                _expire(table, chosen)
-        except CONFLICTS as conflict:
-            _lost_race(table, attempt, conflict)
-            continue
-        added = meter.added(table)
-        return Expiry(len(chosen), remove_listed(load, listed), added)
-    raise _gave_up(table)
+        if chosen:
+            _expire(table, chosen)
+        return Expiry(len(chosen), remove_unreached(load, files))
+
+    return retry_conflicts(load_after_needed, attempt, purpose="of retention")
 
 
 def _old(table: Table, before: datetime, needed: Collection[int]) -> list[int]:
-    versions = [
-        Version(s.snapshot_id, s.sequence_number or 0, datetime.fromtimestamp(s.timestamp_ms / 1000, UTC))
-        for s in table.snapshots()
-    ]
-    return old_snapshots(
-        versions,
-        before=before,
-        current=table.metadata.current_snapshot_id,
-        held={ref.snapshot_id for ref in table.metadata.refs.values()},
-        needed=needed,
+    versions = versions_of(table.metadata)
+    held = {table.metadata.current_snapshot_id or 0} | referenced(table.metadata)
+    return snapshots_to_expire(
+        versions, older_than=before, protected=held | snapshots_since(versions, needed)
     )
 
 
@@ -236,15 +223,3 @@ def _restore(table: Table, lost: Mapping[str, SnapshotRef], before: Mapping[int,
             f"references of {table.name()[-1]} were made while their snapshots expired, and could not be "
             f"brought back: {named}. Their files are still there until retention runs again"
         ) from conflict
-
-
-def _lost_race(table: Table, attempt: int, conflict: Exception) -> None:
-    _log.warning("conflict", table=table.name()[-1], attempt=attempt + 1, error=str(conflict))
-    time.sleep(random.uniform(0.05, 0.2) * 2**attempt)  # noqa: S311 - a pause, not a secret
-
-
-def _gave_up(table: Table) -> CommitConflictError:
-    return CommitConflictError(
-        f"other writers committed to {table.name()[-1]} during each of {ATTEMPTS} attempts of retention; "
-        "nothing is lost, run it again when fewer write at once"
-    )

@@ -3,24 +3,25 @@
 Reads manifests only, never a data file.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from threading import Lock
-from typing import Generic, TypeVar
+from typing import Any
 
+from cachetools import LRUCache, cached
 from pyiceberg.expressions import And, BooleanExpression, GreaterThanOrEqual, LessThan, Or, Reference
 from pyiceberg.expressions.literals import literal
 from pyiceberg.io import FileIO
 from pyiceberg.manifest import DataFile, DataFileContent, ManifestContent, ManifestFile
 from pyiceberg.table import Table
+from pyiceberg.table.snapshots import Snapshot
 
 from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.domain.trading_times import trading_times
 from k2_ohlcv.domain.window import MICROSECOND, Interval
-from k2_ohlcv.lake.foreign import EVERYTHING, ForeignTrades, time_column
+from k2_ohlcv.lake.foreign import EVERYTHING, ForeignTrades, TimeColumn, time_column
+from k2_ohlcv.lake.schemas import CONTRACTS, TRADES, Contract
 
 #: The column of trades that windows are made of.
 TIME = "timestamp"
@@ -28,34 +29,33 @@ TIME = "timestamp"
 #: Iceberg's field id of the path column in position delete files; its bounds say which data files they touch.
 _PATH_FIELD = 2147483546
 
-T = TypeVar("T")
+#: Entries of manifests that are kept: some 2 kB each. One plan asks for the same ones several times.
+_MAX_ENTRIES = 20_000
+_MAX_MANIFESTS = 5_000
 
 
-class _Kept(Generic[T]):
-    """What was read last from files that never change, by path, up to so many entries in all."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._found: OrderedDict[str, tuple[T, ...]] = OrderedDict()
-        self._lock = Lock()
-
-    def get(self, path: str, read: Callable[[], Iterable[T]]) -> tuple[T, ...]:
-        """The entries of the file at the path."""
-        with self._lock:
-            if path in self._found:
-                self._found.move_to_end(path)
-                return self._found[path]
-        entries = tuple(read())
-        with self._lock:
-            self._found[path] = entries
-            while sum(map(len, self._found.values())) > self._most and len(self._found) > 1:
-                self._found.popitem(last=False)
-        return entries
+def _cache_of(most: int) -> LRUCache[object, Any]:
+    """What was read last from files that never change, up to so many entries in all, or one large file."""
+    return LRUCache(most, getsizeof=lambda entries: min(len(entries) + 1, most))
 
 
-#: A file and its data sequence number. Some 2 kB each: one plan asks for the same ones several times.
-_FILES: _Kept[tuple[DataFile, int]] = _Kept(20_000)
-_LISTS: _Kept[ManifestFile] = _Kept(5_000)
+def time_column_name(table: Table) -> str:
+    """The column by which a table is partitioned and read, under our name."""
+    return _contract(table).time_column
+
+
+def table_grain(table: Table) -> Grain:
+    """The grain of a table's partitions. Another writer's trades are looked at by days, as ours are."""
+    return _contract(table).grain
+
+
+def _contract(table: Table) -> Contract:
+    """What a table has to be; whatever is not one of ours is somebody's trades."""
+    return TRADES if isinstance(table, ForeignTrades) else CONTRACTS.get(table.name()[-1], TRADES)
+
+
+def _time_column(table: Table) -> TimeColumn:
+    return time_column(table, time_column_name(table))
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,9 @@ class LiveFile:
         return self.file.content != DataFileContent.DATA
 
 
-_SPANS: _Kept[LiveFile] = _Kept(20_000)
-
-
-def live_files(table: Table, column: str, grain: Grain, snapshot_id: int | None) -> list[LiveFile]:
-    """The files of a snapshot, with the spans of a time column. None is the table without any snapshot."""
-    return _entries(table, column, grain, _manifests(table, snapshot_id).values())
+def live_files(table: Table, snapshot_id: int | None) -> list[LiveFile]:
+    """The files of a snapshot, with the spans of their rows. None is the table without any snapshot."""
+    return _entries(table, _manifests(table, snapshot_id).values())
 
 
 def delete_files(table: Table, snapshot_id: int) -> list[DataFile]:
@@ -137,17 +134,15 @@ def data_files(table: Table, snapshot_id: int) -> list[DataFile]:
     ]
 
 
-def difference(
-    table: Table, column: str, grain: Grain, before: int | None, after: int | None
-) -> tuple[list[LiveFile], list[LiveFile]]:
+def difference(table: Table, before: int | None, after: int | None) -> tuple[list[LiveFile], list[LiveFile]]:
     """The files that are live at one snapshot only: those gone since `before`, those new at `after`.
 
     Manifests that both share hold the same live files, and are not opened. Where there are delete files, a
     file that came back with another sequence number is another file: other deletes bear on it.
     """
     old, new = _manifests(table, before), _manifests(table, after)
-    gone = _entries(table, column, grain, (m for path, m in old.items() if path not in new))
-    come = _entries(table, column, grain, (m for path, m in new.items() if path not in old))
+    gone = _entries(table, (m for path, m in old.items() if path not in new))
+    come = _entries(table, (m for path, m in new.items() if path not in old))
     exact = any(m.content == ManifestContent.DELETES for m in (*old.values(), *new.values()))
 
     def identity(file: LiveFile) -> object:
@@ -174,36 +169,41 @@ def _manifests(table: Table, snapshot_id: int | None) -> dict[str, ManifestFile]
     snapshot = table.metadata.snapshot_by_id(snapshot_id)
     if snapshot is None:
         raise LookupError(f"snapshot {snapshot_id} of {'.'.join(table.name())} has expired")
-    manifests = _LISTS.get(snapshot.manifest_list, lambda: snapshot.manifests(table.io))
-    return {manifest.manifest_path: manifest for manifest in manifests}
+    return {manifest.manifest_path: manifest for manifest in _listed(table.io, snapshot)}
 
 
-def _entries(table: Table, column: str, grain: Grain, manifests: Iterable[ManifestFile]) -> list[LiveFile]:
+@cached(_cache_of(_MAX_MANIFESTS), key=lambda _, snapshot: snapshot.manifest_list, lock=Lock())
+def _listed(io: FileIO, snapshot: Snapshot) -> tuple[ManifestFile, ...]:
+    return tuple(snapshot.manifests(io))
+
+
+def _entries(table: Table, manifests: Iterable[ManifestFile]) -> list[LiveFile]:
     """The live files of manifests with their spans, which are worked out once: neither ever changes."""
-    time = time_column(table, column)
-    how = f"{time.field.field_id} {time.clock.name} {grain.name} {trading_times().end}"
-    found: list[LiveFile] = []
-    for manifest in manifests:
-        found += _SPANS.get(
-            f"{manifest.manifest_path} {how}", partial(_spans, table, column, grain, manifest)
-        )
-    return found
+    return [file for manifest in manifests for file in _spans(table, manifest)]
 
 
-def _spans(table: Table, column: str, grain: Grain, manifest: ManifestFile) -> Iterator[LiveFile]:
-    for file, sequence in _numbered(table.io, manifest):
-        yield live_file(table, column, grain, file, sequence)
+def _spans_key(table: Table, manifest: ManifestFile) -> tuple[object, ...]:
+    """A manifest, and what decides the spans of its files."""
+    time = _time_column(table)
+    grain = table_grain(table)
+    return manifest.manifest_path, time.field.field_id, time.clock, grain, trading_times().end
 
 
-def live_file(table: Table, column: str, grain: Grain, file: DataFile, sequence: int) -> LiveFile:
+@cached(_cache_of(_MAX_ENTRIES), key=_spans_key, lock=Lock())
+def _spans(table: Table, manifest: ManifestFile) -> tuple[LiveFile, ...]:
+    numbered = _numbered(table.io, manifest)
+    return tuple(live_file(table, file, sequence) for file, sequence in numbered)
+
+
+def live_file(table: Table, file: DataFile, sequence: int) -> LiveFile:
     """A file with its span, which of trades is cut to the times that a trade can have."""
-    span = full_span(table, column, grain, file)
-    if column != TIME:
+    span = full_span(table, file)
+    if time_column_name(table) != TIME:
         return LiveFile(file, span, sequence, span.last)
     times = trading_times()
     latest = span.last if span.end <= times.end else span.start
     known = span != EVERYTHING and latest in times
-    cut, field = _cut(span, times), time_column(table, column).field
+    cut, field = _cut(span, times), _time_column(table).field
     empty = not field.required and (file.null_value_counts or {}).get(field.field_id) != 0
     return LiveFile(
         file,
@@ -228,37 +228,33 @@ def files_of(io: FileIO, manifest: ManifestFile) -> list[DataFile]:
     return [file for file, _ in _numbered(io, manifest)]
 
 
+@cached(_cache_of(_MAX_ENTRIES), key=lambda _, manifest: manifest.manifest_path, lock=Lock())
 def _numbered(io: FileIO, manifest: ManifestFile) -> tuple[tuple[DataFile, int], ...]:
     """The live files of a manifest with their data sequence numbers.
 
     What was read last is kept, as a manifest never changes.
     """
-    return _FILES.get(
-        manifest.manifest_path,
-        lambda: (
-            (e.data_file, e.sequence_number or 0)
-            for e in manifest.fetch_manifest_entry(io, discard_deleted=True)
-        ),
-    )
+    entries = manifest.fetch_manifest_entry(io, discard_deleted=True)
+    return tuple((e.data_file, e.sequence_number or 0) for e in entries)
 
 
-def live_span(table: Table, column: str, grain: Grain, file: DataFile) -> Interval:
+def live_span(table: Table, file: DataFile) -> Interval:
     """Where the rows of a file may lie; of trades, where those lie that have a possible time."""
-    span = full_span(table, column, grain, file)
-    return _cut(span, trading_times()) if column == TIME else span
+    span = full_span(table, file)
+    return _cut(span, trading_times()) if time_column_name(table) == TIME else span
 
 
-def full_span(table: Table, column: str, grain: Grain, file: DataFile) -> Interval:
+def full_span(table: Table, file: DataFile) -> Interval:
     """The file's own bounds of the column where it has them, else its partition.
 
     A foreign trades table has one time column, whatever it is called there.
     """
     if isinstance(table, ForeignTrades):
         return table.span(file)
-    time = time_column(table, column)
+    time = _time_column(table)
     if bounds := time.bounds(file):
         return time.span(*bounds)
-    return grain.interval_of(_ordinal(file))
+    return table_grain(table).interval_of(_ordinal(file))
 
 
 def _ordinal(file: DataFile) -> int:
@@ -270,10 +266,11 @@ def partition_of(file: DataFile, grain: Grain) -> Interval:
     return grain.interval_of(_ordinal(file))
 
 
-def file_sizes(table: Table, column: str, grain: Grain) -> dict[Interval, list[int]]:
+def file_sizes(table: Table) -> dict[Interval, list[int]]:
     """The bytes of each data file that a table has now, by the partition that it says it belongs to."""
     sizes: dict[Interval, list[int]] = {}
-    for live in live_files(table, column, grain, table.metadata.current_snapshot_id):
+    grain = table_grain(table)
+    for live in live_files(table, table.metadata.current_snapshot_id):
         if not live.is_delete:
             sizes.setdefault(partition_of(live.file, grain), []).append(live.file.file_size_in_bytes)
     return sizes

@@ -16,7 +16,7 @@ from pyiceberg.table.snapshots import Snapshot
 from k2_ohlcv.domain.timeframe import Grain, Timeframe
 from k2_ohlcv.domain.window import Interval
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.files import TIME, LiveFile, live_files, live_span, partition_of, target
+from k2_ohlcv.lake.files import LiveFile, live_files, live_span, partition_of, table_grain, target
 from k2_ohlcv.lake.open_work import OpenWork
 from k2_ohlcv.lake.staleness import behind_since, snapshots_since
 
@@ -59,16 +59,16 @@ class TableStatus:
 
 def trades_status(lake: Lake) -> TableStatus:
     """What the trades table holds."""
-    status = _status(lake.trades(), "timestamp", Grain.DAY)
+    status = _status(lake.trades())
     return replace(status, trades_head=status.last)
 
 
-def candles_status(lake: Lake, timeframe: Timeframe, now: datetime | None = None) -> TableStatus:
-    """What a candle table holds, and how far behind the trades it is at `now` (default: this moment)."""
+def candles_status(lake: Lake, timeframe: Timeframe) -> TableStatus:
+    """What a candle table holds, and how far behind the trades it is now."""
     candles, trades = lake.candles(timeframe), lake.trades()
-    status = _status(candles, "window_start", timeframe.grain)
+    status = _status(candles)
     work = OpenWork.of(candles, trades)
-    behind, lag = _lag(candles, trades, work, now or datetime.now(UTC))
+    behind, lag = _lag(candles, trades, work, datetime.now(UTC))
     if mark := work.mark:
         status = replace(status, watermark=mark.complete, trades_head=mark.complete_head)
         status = replace(status, open=mark.open, refused=len(mark.refused))
@@ -84,9 +84,9 @@ def data_spans(lake: Lake, timeframes: Sequence[Timeframe], *, gap: int = 0) -> 
         gap: so many empty partitions in a row do not part two blocks.
     """
     (grain,) = {timeframe.grain for timeframe in timeframes}
-    spans = [f.span for f in _files(lake.trades(), "timestamp", Grain.DAY) if not f.outside]
+    spans = [f.span for f in _files(lake.trades()) if not f.outside]
     for timeframe in timeframes:
-        spans += [f.span for f in _files(lake.candles(timeframe), "window_start", grain)]
+        spans += [f.span for f in _files(lake.candles(timeframe))]
     blocks: list[Interval] = []
     for partition in grain.partitions(spans):
         if blocks and grain.ordinal(partition.start) - grain.ordinal(blocks[-1].end) <= gap:
@@ -96,10 +96,16 @@ def data_spans(lake: Lake, timeframes: Sequence[Timeframe], *, gap: int = 0) -> 
     return blocks
 
 
-def rows_per_partition(table: Table, column: str, grain: Grain) -> dict[str, int]:
-    """How many rows each partition of a table has, by its key; those without any are left out."""
+def rows_per_partition(table: Table, grain: Grain | None = None) -> dict[str, int]:
+    """How many rows each partition of a table has, by its key; those without any are left out.
+
+    Args:
+        table: the table.
+        grain: partitions of another grain than the table's own, such as months of trades.
+    """
+    grain = grain or table_grain(table)
     rows: Counter[str] = Counter()
-    for found in _files(table, column, grain):
+    for found in _files(table):
         rows[grain.key(grain.partition(found.span.start))] += found.file.record_count
     return dict(rows)
 
@@ -142,15 +148,15 @@ def touched(trades: Table, snapshot: Snapshot) -> dict[Interval | None, Touched]
 
 def _days(trades: Table, snapshot: Snapshot, file: DataFile) -> Sequence[Interval | None]:
     """The days that a file may hold rows of, or delete some of; None where that cannot be told."""
-    span = live_span(trades, TIME, Grain.DAY, file)
+    span = live_span(trades, file)
     if (path := target(file)) is not None:
-        live = live_files(trades, TIME, Grain.DAY, snapshot.snapshot_id)
+        live = live_files(trades, snapshot.snapshot_id)
         span = next((f.span for f in live if f.path == path), span)
     return [None] if span.end - span.start > _MOST_DAYS else Grain.DAY.partitions([span])
 
 
-def _files(table: Table, column: str, grain: Grain) -> list[LiveFile]:
-    return [f for f in live_files(table, column, grain, _current(table)) if not f.is_delete]
+def _files(table: Table) -> list[LiveFile]:
+    return [f for f in live_files(table, _current(table)) if not f.is_delete]
 
 
 def _current(table: Table) -> int | None:
@@ -175,8 +181,9 @@ def _made(table: Table) -> datetime | None:
     return datetime.fromtimestamp(snapshot.timestamp_ms / 1000, UTC) if snapshot else None
 
 
-def _status(table: Table, column: str, grain: Grain) -> TableStatus:
-    files = _files(table, column, grain)
+def _status(table: Table) -> TableStatus:
+    grain = table_grain(table)
+    files = _files(table)
     known = [f for f in files if not f.outside]
     return TableStatus(
         table=table.name()[-1],

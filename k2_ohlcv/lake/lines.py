@@ -14,10 +14,10 @@ from pyiceberg.table import Table
 
 from k2_ohlcv.domain.errors import ContractError, UsageError
 from k2_ohlcv.domain.retention import reference
-from k2_ohlcv.domain.timeframe import Grain, Timeframe
+from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.domain.window import Interval, coalesce, intersect_all, subtract
 from k2_ohlcv.lake.changes import trades_spans
-from k2_ohlcv.lake.files import TIME, live_files
+from k2_ohlcv.lake.files import live_files
 from k2_ohlcv.lake.foreign import ForeignTrades
 from k2_ohlcv.lake.watermark import Watermark
 
@@ -63,7 +63,7 @@ def newest_trade(trades: Table) -> datetime | None:
 
     Files of which nothing is known say nothing, nor does a bound beyond the times that a trade can have.
     """
-    files = live_files(trades, TIME, Grain.DAY, trades.metadata.current_snapshot_id)
+    files = live_files(trades, trades.metadata.current_snapshot_id)
     return max((f.latest for f in files if not f.is_delete and f.latest is not None), default=None)
 
 

@@ -20,114 +20,148 @@ from pyiceberg.table import Table
 _FOLDERS = ("data", "metadata")
 #: Requests to an object store that are under way at once.
 _THREADS = 8
+#: The schemes of one and the same store.
+_S3 = {"s3", "s3a", "s3n"}
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class Removed:
-    """Files that were removed."""
+    """Files that were removed, their bytes, and the files that the store refused to remove."""
 
     files: int = 0
     bytes: int = 0
+    refused: int = 0
 
     def __add__(self, other: "Removed") -> "Removed":
-        return Removed(self.files + other.files, self.bytes + other.bytes)
+        return Removed(self.files + other.files, self.bytes + other.bytes, self.refused + other.refused)
+
+
+@dataclass(frozen=True, order=True)
+class Key:
+    """A file's name in its store: what two ways to write the path of one file have in common.
+
+    A type of its own, as a key that is read as a path once more names another file.
+
+    Attributes:
+        store: the kind of store, `file` or `s3`.
+        name: as the store's client takes it, on S3 with the bucket in front.
+    """
+
+    store: str
+    name: str
+
+    @property
+    def base(self) -> str:
+        """The last part of the name."""
+        return posixpath.basename(self.name)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether no part of an object's name is empty or dots, which clients read in different ways."""
+        return not {"", ".", ".."} & set(self.name.split("/"))
 
 
 @dataclass(frozen=True)
 class Found:
     """A file that lies in a location."""
 
-    path: str
+    key: Key
     size: int
     written: datetime
 
 
 class Location:
-    """Where a table's files are. Paths are compared as `key`, whatever scheme they are written with."""
+    """Where a table's files are. Only `key` takes paths; all else takes keys."""
 
     def __init__(self, table: Table) -> None:
         self.name = ".".join(table.name())
         self._io = PyArrowFileIO(table.io.properties)
-        self._scheme, self._host, root = PyArrowFileIO.parse_location(table.location(), table.io.properties)
-        self._root = posixpath.normpath(root)
+        self._scheme, self._host, _ = PyArrowFileIO.parse_location(table.location(), table.io.properties)
+        root = self.key(table.location())
+        self._root = Key(root.store, root.name.rstrip("/"))
 
     @property
     def _files(self) -> FileSystem:
         return self._io.fs_by_scheme(self._scheme, self._host)
 
-    def key(self, path: str) -> str:
-        """What two ways to write the path of one file have in common."""
-        return posixpath.normpath(PyArrowFileIO.parse_location(path, self._io.properties)[2])
+    @property
+    def _is_local(self) -> bool:
+        return self._root.store == "file"
 
-    def owns(self, path: str) -> bool:
+    def key(self, path: str) -> Key:
+        """The key of the file that a path names, whatever scheme it is written with."""
+        scheme, _, name = PyArrowFileIO.parse_location(path, self._io.properties)
+        store = "s3" if scheme in _S3 else scheme
+        return Key(store, posixpath.normpath(name) if store == "file" else name)
+
+    def owns(self, key: Key) -> bool:
         """Whether a file lies inside, links followed."""
-        if not self._inside(self._root, self.key(path)):
+        if key.store != self._root.store or not self._inside(self._root.name, key.name):
             return False
-        if self._scheme != "file":
-            return True
-        folder, name = posixpath.split(self.key(path))
+        if not self._is_local:
+            return key.is_plain
+        folder, name = posixpath.split(key.name)
         real = posixpath.join(os.path.realpath(folder), name)
-        return self._inside(os.path.realpath(self._root), real) and not Path(real).is_symlink()
+        return self._inside(os.path.realpath(self._root.name), real) and not Path(real).is_symlink()
 
     @staticmethod
-    def _inside(root: str, path: str) -> bool:
-        return len(root) > 1 and path.startswith(root + "/")
+    def _inside(root: str, name: str) -> bool:
+        return len(root) > 1 and name.startswith(root + "/")
 
     def found(self) -> list[Found]:
         """The files that lie in the folders that Iceberg writes to; hidden ones are left alone."""
         infos: list[FileInfo] = []
         for folder in _FOLDERS:
-            selector = FileSelector(posixpath.join(self._root, folder), allow_not_found=True, recursive=True)
+            selector = FileSelector(f"{self._root.name}/{folder}", allow_not_found=True, recursive=True)
             infos += self._files.get_file_info(selector)
         return [
-            Found(info.path, info.size, info.mtime)
+            Found(Key(self._root.store, info.path), info.size, info.mtime)
             for info in infos
             if info.type == FileType.File and not info.base_name.startswith((".", "_"))
         ]
 
-    def size(self, path: str) -> int:
+    def size(self, key: Key) -> int:
         """A file's size in bytes; 0 where it is not there."""
-        (info,) = self._files.get_file_info([self.key(path)])
+        (info,) = self._files.get_file_info([key.name])
         return int(info.size or 0)
 
-    def write(self, path: str, content: bytes) -> None:
-        """Write a small file."""
-        with self._io.new_output(path).create(overwrite=True) as stream:
-            stream.write(content)
+    def usage(self) -> int:
+        """The bytes of all files that `found` gives."""
+        return sum(file.size for file in self.found())
 
-    def read(self, path: str) -> bytes:
-        """Read a small file."""
-        with self._files.open_input_stream(self.key(path)) as stream:
-            return bytes(stream.read())
+    def remove(self, keys: Iterable[Key]) -> Removed:
+        """Remove files, those that lie outside or are not there excepted, and folders that this empties.
 
-    def remove(self, paths: Iterable[str]) -> Removed:
-        """Remove files, those that lie outside or are not there excepted, and folders that this empties."""
-        ours = sorted({self.key(path) for path in paths if self.owns(path)})
+        A file that the store refuses to remove holds up no other. It is left for the next run.
+        """
+        ours = sorted({key for key in keys if self.owns(key)})
+        errors: list[str] = []
         with ThreadPoolExecutor(_THREADS) as pool:
-            gone = [one for one in pool.map(self._remove, ours) if one is not None]
-        if self._scheme == "file":
-            self._prune({posixpath.dirname(path) for path in ours})
-        return Removed(len(gone), sum(gone))
+            removed = sum(pool.map(lambda key: self._remove(key, errors), ours), Removed())
+        if errors:
+            _log.warning("files could not be removed", table=self.name, files=len(errors), error=errors[0])
+        if self._is_local:
+            self._prune({posixpath.dirname(key.name) for key in ours})
+        return removed
 
-    def _remove(self, key: str) -> int | None:
-        size = self.size(key)
+    def _remove(self, key: Key, errors: list[str]) -> Removed:
         try:
-            self._files.delete_file(key)
+            size = self.size(key)
+            self._files.delete_file(key.name)
         except FileNotFoundError:
-            return None
+            return Removed()
         except OSError as error:
-            # Left for the next run: what is there is merely of no use.
-            _log.warning("a file could not be removed", table=self.name, path=key, error=str(error))
-            return None
-        return size
+            errors.append(str(error))
+            return Removed(refused=1)
+        return Removed(1, size)
 
     def _prune(self, folders: set[str]) -> None:
-        tops = {posixpath.join(self._root, folder) for folder in _FOLDERS}
+        tops = {posixpath.join(self._root.name, folder) for folder in _FOLDERS}
         for deepest in sorted(folders, reverse=True):
             folder = deepest
-            while folder not in tops and self._inside(self._root, folder):
+            while folder not in tops and self._inside(self._root.name, folder):
                 try:
                     Path(folder).rmdir()
                 except OSError:

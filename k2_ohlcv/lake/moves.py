@@ -11,9 +11,8 @@ from pyiceberg.manifest import ManifestContent, ManifestEntryStatus
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation, Snapshot, ancestors_of
 
-from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.lake.commit import DROPS
-from k2_ohlcv.lake.files import TIME, LiveFile, live_file, live_files
+from k2_ohlcv.lake.files import LiveFile, live_file, live_files
 
 
 @dataclass
@@ -42,8 +41,8 @@ class Moves:
             elif _only_drops(ancestor):
                 moves.results |= {f.path: [] for f in _steps(trades, ancestor)[0]}
         if moves.results:
-            moves.before = {f.path for f in live_files(trades, TIME, Grain.DAY, before)}
-            moves.after = {f.path for f in live_files(trades, TIME, Grain.DAY, after)}
+            moves.before = {f.path for f in live_files(trades, before)}
+            moves.after = {f.path for f in live_files(trades, after)}
         return moves
 
     def settle(
@@ -98,6 +97,6 @@ def _steps(trades: Table, snapshot: Snapshot) -> tuple[list[LiveFile], list[Live
             if entry.snapshot_id != snapshot.snapshot_id or entry.status == ManifestEntryStatus.EXISTING:
                 continue
             number = entry.sequence_number or 0
-            file = live_file(trades, TIME, Grain.DAY, entry.data_file, number)
+            file = live_file(trades, entry.data_file, number)
             (removed if entry.status == ManifestEntryStatus.DELETED else written).append(file)
     return removed, written

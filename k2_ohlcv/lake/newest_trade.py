@@ -14,7 +14,6 @@ from pyiceberg.expressions import GreaterThanOrEqual
 from pyiceberg.table import Table
 from pyiceberg.types import LongType, TimestamptzType
 
-from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.domain.window import from_micros, to_micros
 from k2_ohlcv.lake.files import TIME, LiveFile, live_files
 from k2_ohlcv.lake.foreign import EVERYTHING, ForeignTrades, TimeColumn, time_column
@@ -54,7 +53,7 @@ class NewestTrade:
 def find_newest_trade(trades: Table) -> NewestTrade | None:
     """The newest trade of the table as it was loaded; None where there are none, or no file says its time."""
     snapshot = trades.metadata.current_snapshot_id
-    found = live_files(trades, TIME, Grain.DAY, snapshot)
+    found = live_files(trades, snapshot)
     files = [f for f in found if not f.is_delete and f.span != EVERYTHING]
     if not files:
         return None

@@ -19,6 +19,7 @@ from pyiceberg.types import (
     TimestamptzType,
 )
 
+from k2_ohlcv.domain import types
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
 
 NAMESPACE = "market_data"
@@ -28,10 +29,9 @@ REJECTED_TABLE = "rejected_trades"
 #: Snapshots that a commit leaves: one took 1.6 s at 1,000 of them and 12 s at 3,000.
 SNAPSHOTS_KEPT = 100
 
-# decimal(18,8) x decimal(19,8) is exactly decimal(38,16) in every engine: widen neither alone.
-PRICE = DecimalType(18, 8)
-QUANTITY = DecimalType(19, 8)
-VOLUME = DecimalType(29, 8)
+PRICE = DecimalType(*types.PRICE)
+QUANTITY = DecimalType(*types.QUANTITY)
+VOLUME = DecimalType(*types.VOLUME)
 
 _PROPERTIES = {
     # PyIceberg's own retry would re-apply properties and pins on a newer base: we start over instead.
@@ -45,12 +45,18 @@ _PROPERTIES = {
 
 @dataclass(frozen=True)
 class Contract:
-    """What a table must be: its name in the namespace, and how it is created."""
+    """What a table must be: its name in the namespace, and how it is created.
+
+    Attributes:
+        time_column: the column that it is partitioned by, in partitions of the grain.
+    """
 
     name: str
     schema: Schema
     spec: PartitionSpec
     order: SortOrder
+    time_column: str
+    grain: Grain
     properties: dict[str, str]
 
     @property
@@ -92,7 +98,13 @@ def _trades() -> Contract:
         ("ingested_at", TimestamptzType()),
     )
     return Contract(
-        TRADES_TABLE, schema, _spec(schema, "timestamp", Grain.DAY), _order(schema, "timestamp"), _PROPERTIES
+        TRADES_TABLE,
+        schema,
+        _spec(schema, "timestamp", Grain.DAY),
+        _order(schema, "timestamp"),
+        "timestamp",
+        Grain.DAY,
+        _PROPERTIES,
     )
 
 
@@ -112,6 +124,8 @@ def _rejected() -> Contract:
         schema,
         _spec(schema, "rejected_at", Grain.DAY),
         _order(schema, "source", "line"),
+        "rejected_at",
+        Grain.DAY,
         _PROPERTIES,
     )
 
@@ -139,6 +153,8 @@ def _candles(timeframe: Timeframe) -> Contract:
         schema,
         _spec(schema, "window_start", timeframe.grain),
         _order(schema, "exchange", "symbol", "window_start"),
+        "window_start",
+        timeframe.grain,
         _PROPERTIES,
     )
 
@@ -146,3 +162,5 @@ def _candles(timeframe: Timeframe) -> Contract:
 TRADES = _trades()
 REJECTED = _rejected()
 CANDLES = {timeframe.name: _candles(timeframe) for timeframe in TIMEFRAMES}
+#: Every contract, by the name of its table.
+CONTRACTS = {contract.name: contract for contract in (TRADES, REJECTED, *CANDLES.values())}

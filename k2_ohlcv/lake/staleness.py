@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 
 from pyiceberg.table import Table
 
-from k2_ohlcv.domain.timeframe import Grain, Timeframe
+from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.domain.window import Interval, coalesce
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.changes import trades_spans
-from k2_ohlcv.lake.files import TIME, live_files
+from k2_ohlcv.lake.files import live_files
 from k2_ohlcv.lake.open_work import OpenWork, reject_missing_trades
 from k2_ohlcv.lake.watermark import RefusedWindow
 
@@ -74,14 +74,14 @@ class Staleness:
         grain = self.timeframe.grain
         if self._work.reason is None:
             return grain.partitions(self._work.bounds)
-        held = live_files(self._candles, "window_start", grain, self.candles_snapshot)
+        held = live_files(self._candles, self.candles_snapshot)
         return grain.partitions([*trades_spans(self._trades, self.snapshot), *(f.span for f in held)])
 
     def workload(self) -> tuple[int, int]:
         """Trades in the files of the dirty partitions, and how many such partitions there are."""
         partitions = self.dirty()
         bounds = coalesce(partitions)
-        files = live_files(self._trades, TIME, Grain.DAY, self.snapshot) if partitions else []
+        files = live_files(self._trades, self.snapshot) if partitions else []
         rows = sum(f.file.record_count for f in files if any(map(f.span.intersect, bounds)))
         return rows, len(partitions)
 

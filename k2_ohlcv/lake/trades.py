@@ -12,14 +12,15 @@ import structlog
 from pyiceberg.exceptions import CommitStateUnknownException, NoSuchTableError
 from pyiceberg.table import Table
 
-from k2_ohlcv.domain.retention import crowded
+from k2_ohlcv.domain.retention import crowded, snapshots_since
 from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.domain.window import Interval, from_micros
 from k2_ohlcv.lake.appends import append_new
 from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.lake.commit import referenced, versions_of
 from k2_ohlcv.lake.compaction import compact
 from k2_ohlcv.lake.dedupe import Incoming, Mask, Verdict, look_up
-from k2_ohlcv.lake.files import TIME, file_sizes
+from k2_ohlcv.lake.files import file_sizes
 from k2_ohlcv.lake.schemas import CANDLES, SNAPSHOTS_KEPT
 from k2_ohlcv.lake.watermark import Watermark
 
@@ -44,7 +45,7 @@ def append(lake: Lake, incoming: Incoming, ingested_at: datetime) -> Verdict:
         verdict = look_up(table, incoming)
         return stored_form(incoming, verdict.new, ingested_at)
 
-    table = append_new(lake.trades_to_write, find_new, lambda table: expired(lake, table))
+    table = append_new(lake.trades_to_write, find_new, lambda table: needed(lake, table))
     assert verdict is not None
     touched = np.unique(incoming.moments[verdict.new] // _DAY_MICROS) * _DAY_MICROS
     if many := _crowded(table, {Grain.DAY.partition(from_micros(day)) for day in touched.tolist()}):
@@ -58,7 +59,7 @@ def append(lake: Lake, incoming: Incoming, ingested_at: datetime) -> Verdict:
 
 def _crowded(table: Table, days: Set[Interval]) -> list[Interval]:
     """Those of some days in which many small files lie."""
-    sizes = file_sizes(table, TIME, Grain.DAY)
+    sizes = file_sizes(table)
     return crowded({day: sizes[day] for day in days if day in sizes}, ())
 
 
@@ -77,25 +78,16 @@ def stored_form(incoming: Incoming, new: Mask, ingested_at: datetime) -> pa.Tabl
     )
 
 
-def expired(lake: Lake, trades: Table) -> list[int]:
-    """Snapshots of trades that a commit may drop: all but the newest, and none that candles still need.
+def needed(lake: Lake, trades: Table) -> set[int]:
+    """Snapshots of trades that a commit may not drop.
 
     A refresh reads what changed since its table's watermark: that snapshot and all after it stay, for the
-    candle table that is furthest behind; and so does whatever a branch or tag names.
+    candle table that is furthest behind. Whatever a branch or tag names stays too.
     """
-    snapshots = sorted(trades.metadata.snapshots, key=lambda s: (s.sequence_number or 0, s.timestamp_ms))
-    old = snapshots[: max(0, len(snapshots) - SNAPSHOTS_KEPT + 1)]
-    if not old:
-        return []
-    needed = _watermarks(lake)
-    held = {ref.snapshot_id for ref in trades.metadata.refs.values()}
-    first_needed = next((i for i, s in enumerate(snapshots) if s.snapshot_id in needed), len(snapshots))
-    return [s.snapshot_id for s in old[:first_needed] if s.snapshot_id not in held]
-
-
-def needed(lake: Lake, trades: Table) -> set[int]:
-    """Snapshots of trades that a commit may not drop: all but those that `expired` names."""
-    return {s.snapshot_id for s in trades.snapshots()} - set(expired(lake, trades))
+    if len(trades.metadata.snapshots) < SNAPSHOTS_KEPT:
+        return {s.snapshot_id for s in trades.metadata.snapshots}  # none is old: no candle table is loaded
+    since_watermarks = snapshots_since(versions_of(trades.metadata), _watermarks(lake))
+    return since_watermarks | referenced(trades.metadata)
 
 
 def _watermarks(lake: Lake) -> set[int]:

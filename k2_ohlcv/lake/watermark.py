@@ -12,11 +12,9 @@ from datetime import datetime
 
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation, Snapshot
-from pyiceberg.transforms import MonthTransform
 
-from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.domain.window import Interval, bound, coalesce, intersect_all, subtract
-from k2_ohlcv.lake.files import difference, partition_of
+from k2_ohlcv.lake.files import difference, partition_of, table_grain
 
 #: Properties of a candle table: the trades snapshot that all of it is equal to, the newest trade in that
 #: snapshot, and what was read (`fingerprint`).
@@ -196,8 +194,8 @@ def _is_replace(snapshot: Snapshot) -> bool:
 
 def _touched(table: Table, parent: Snapshot, child: Snapshot) -> list[Interval] | None:
     """The partitions of the files in which two snapshots differ; None where a file does not say its own."""
-    grain = Grain.MONTH if isinstance(table.spec().fields[0].transform, MonthTransform) else Grain.DAY
-    gone, come = difference(table, "window_start", grain, parent.snapshot_id, child.snapshot_id)
+    grain = table_grain(table)
+    gone, come = difference(table, parent.snapshot_id, child.snapshot_id)
     files = [*gone, *come]
     if any(f.file.spec_id != table.spec().spec_id for f in files):
         return None

@@ -15,6 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from k2_ohlcv.domain import types
+
 Int64s = npt.NDArray[np.int64]
 
 #: In characters. Longer text is no number: judging it exactly would take time and memory for nothing.
@@ -47,8 +49,8 @@ class Kind:
     type: pa.Decimal128Type
 
 
-PRICE = Kind("price", pa.decimal128(18, 8))
-QUANTITY = Kind("quantity", pa.decimal128(19, 8))
+PRICE = Kind("price", pa.decimal128(*types.PRICE))
+QUANTITY = Kind("quantity", pa.decimal128(*types.QUANTITY))
 
 
 def text_bytes(texts: pa.Array) -> npt.NDArray[np.uint8]:

@@ -15,8 +15,9 @@ from k2_ohlcv.domain.retention import (
     cutoff,
     expired,
     frozen_line,
-    old_snapshots,
     reference,
+    snapshots_since,
+    snapshots_to_expire,
 )
 from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.domain.window import DAY, MICROSECOND, Interval, midnight
@@ -107,28 +108,48 @@ def test_trades_go_no_further_than_every_table_has_them(
 ids = st.integers(0, 30)
 
 
-@given(
-    st.lists(st.tuples(ids, moments), unique_by=lambda t: t[0], max_size=30),
-    moments,
-    st.none() | ids,
-    st.sets(ids, max_size=4),
-    st.sets(ids, max_size=4),
-)
-def test_only_old_snapshots_that_nobody_needs_expire(
-    made: list[tuple[int, datetime]], before: datetime, current: int | None, held: set[int], needed: set[int]
+histories = st.lists(st.tuples(ids, moments), unique_by=lambda t: t[0], max_size=30)
+
+
+@given(histories, st.integers(0, 35), st.none() | moments, st.sets(ids, max_size=4))
+def test_only_old_snapshots_that_nothing_protects_expire(
+    made: list[tuple[int, datetime]], newest: int, before: datetime | None, protected: set[int]
 ) -> None:
-    """Never the current one, one with a name, or any from the oldest watermark on."""
+    """Never one of the newest, a young one or a protected one; every other goes, oldest first."""
     versions = [Version(i, i, at) for i, at in made]
-    gone = old_snapshots(versions, before=before, current=current, held=held, needed=needed)
-    first = min((v.order for v in versions if v.snapshot_id in needed), default=None)
+    gone = snapshots_to_expire(versions, keep_newest=newest, older_than=before, protected=protected)
     for version in versions:
-        stays = (
-            version.made >= before
-            or version.snapshot_id in {current, *held, *needed}
-            or (first is not None and version.order > first)
-        )
+        newer = sum(v.order > version.order for v in versions)
+        is_young = before is not None and version.made >= before
+        stays = newer < newest or is_young or version.snapshot_id in protected
         assert (version.snapshot_id in gone) != stays
     assert gone == sorted(gone)
+
+
+@given(histories, st.sets(ids, max_size=4))
+def test_all_from_the_oldest_watermark_on_are_needed(
+    made: list[tuple[int, datetime]], needed: set[int]
+) -> None:
+    """Of snapshots that watermarks name and the table has: the oldest, and whatever came after it."""
+    versions = [Version(i, i, at) for i, at in made]
+    first = min((v.order for v in versions if v.snapshot_id in needed), default=None)
+    since = {v.snapshot_id for v in versions if first is not None and v.order >= first}
+    assert snapshots_since(versions, needed) == since
+
+
+def test_a_snapshot_made_at_the_very_moment_stays() -> None:
+    """Older than a moment means before it."""
+    moment = datetime(2024, 1, 1, tzinfo=UTC)
+    versions = [Version(1, 1, moment - MICROSECOND), Version(2, 2, moment)]
+    assert snapshots_to_expire(versions, older_than=moment, protected=()) == [1]
+
+
+def test_snapshots_of_one_number_are_ordered_by_time() -> None:
+    """Tables of Iceberg's first format have no sequence numbers."""
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    versions = [Version(i, 0, start + at * DAY) for i, at in ((7, 2), (3, 0), (5, 1))]
+    assert snapshots_to_expire(versions, keep_newest=1, protected=()) == [3, 5]
+    assert snapshots_since(versions, {5}) == {5, 7}
 
 
 def test_partitions_of_many_small_files_are_compacted_but_not_one_being_written() -> None:

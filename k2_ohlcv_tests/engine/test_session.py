@@ -14,7 +14,7 @@ from k2_ohlcv.domain.errors import EngineUnavailableError, UsageError
 from k2_ohlcv.engine import session
 from k2_ohlcv.engine.session import local_config, open_engine
 from k2_ohlcv_tests import lakes
-from k2_ohlcv_tests.sparks import free_port
+from k2_ohlcv_tests.servers import free_port
 
 
 def test_an_address_where_nothing_listens_fails_in_seconds(tmp_path: Path) -> None:

@@ -14,13 +14,13 @@ from k2_ohlcv.domain.candle import Trade, aggregate
 from k2_ohlcv.domain.errors import CommitConflictError
 from k2_ohlcv.domain.retention import ORPHAN_AGE
 from k2_ohlcv.domain.window import DAY
-from k2_ohlcv.lake import expiry, sweep
+from k2_ohlcv.lake import expiry, retry, sweep
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.commit import Change, commit
 from k2_ohlcv.lake.expiry import Going, drop, expire
 from k2_ohlcv.lake.lines import EXPIRED, line_of, moved_to
 from k2_ohlcv.lake.location import Location, Removed
-from k2_ohlcv.lake.sweep import finish_lists, remove_orphans
+from k2_ohlcv.lake.sweep import remove_orphans
 from k2_ohlcv_tests import histories, lakes
 from k2_ohlcv_tests.support.candles import MINUTE
 from k2_ohlcv_tests.support.days import LINE, put_candles, trades_of_days
@@ -42,16 +42,15 @@ def load(lake: Lake) -> Callable[[], Table]:
 
 
 def look(table: Table) -> Going:
-    return Going.of(table, "window_start", MINUTE.grain, LINE)
+    return Going.of(table, LINE)
 
 
 def dropped(lake: Lake) -> Going:
-    return drop(load(lake), look, EXPIRED)[0]
+    return drop(load(lake), look, EXPIRED)
 
 
 def on_disk(lake: Lake) -> set[str]:
-    folder = Path(lake.candles(MINUTE).location().removeprefix("file://"))
-    return {str(f) for f in folder.rglob("*") if f.is_file()}
+    return set(lakes.files_of(lake.candles(MINUTE)))
 
 
 def assert_right(lake: Lake, some: list[Trade] | None = None) -> None:
@@ -72,11 +71,12 @@ def test_a_line_moves_forward_only(filled: Lake) -> None:
     assert moved_to(table, EXPIRED, LINE + DAY) == {EXPIRED: (LINE + DAY).isoformat()}
 
 
+@pytest.mark.each_store
 def test_what_expired_snapshots_alone_reached_is_removed_and_counted(filled: Lake) -> None:
     """And nothing else: the other files are those that were there before, and the commit's own metadata."""
     dropped(filled)
-    before = on_disk(filled)
-    sizes = {path: Path(path).stat().st_size for path in before}
+    sizes = lakes.files_of(filled.candles(MINUTE))
+    before = set(sizes)
     done = expire(load(filled), LATER)
     gone = before - on_disk(filled)
     assert done.snapshots == 2
@@ -85,6 +85,7 @@ def test_what_expired_snapshots_alone_reached_is_removed_and_counted(filled: Lak
     assert_right(filled)
 
 
+@pytest.mark.each_store
 def test_a_manifest_or_file_that_a_kept_snapshot_shares_stays(filled: Lake) -> None:
     table = filled.candles(MINUTE)
     table.manage_snapshots().create_tag(table.snapshots()[0].snapshot_id, "first").commit()
@@ -125,13 +126,13 @@ def tag_in_between(lake: Lake, monkeypatch: pytest.MonkeyPatch, when: str, snaps
 
         monkeypatch.setattr(Transaction, "commit_transaction", commit_transaction)
     else:
-        written = sweep.write_list
+        reached = sweep.only_reached_by
 
-        def write_list(*args: object) -> str:
+        def only_reached_by(*args: object) -> set[str]:
             tag()
-            return written(*args)  # type: ignore[arg-type]
+            return reached(*args)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(expiry, "write_list", write_list)
+        monkeypatch.setattr(expiry, "only_reached_by", only_reached_by)
 
 
 def test_a_tag_that_a_catalog_lets_go_is_brought_back(filled: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +152,7 @@ def test_a_tag_that_a_catalog_lets_go_is_brought_back(filled: Lake, monkeypatch:
 
 
 def test_other_writers_who_never_stop_are_reported(filled: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(expiry, "ATTEMPTS", 2)
+    monkeypatch.setattr(retry, "ATTEMPTS", 2)
     real = expiry.commit
 
     def always_late(table: Table, change: Change) -> Table:
@@ -172,12 +173,11 @@ def killed(*_: object) -> None:
     raise Killed
 
 
-def run(lake: Lake) -> None:
+def run(lake: Lake, now: datetime | None = None) -> None:
     """What retention does to a table."""
     dropped(lake)
     expire(load(lake), LATER)
-    finish_lists(load(lake), datetime.now(UTC))
-    remove_orphans(load(lake), datetime.now(UTC))
+    remove_orphans(load(lake), now or datetime.now(UTC))
 
 
 @pytest.mark.parametrize("calls", range(1, 9))
@@ -186,8 +186,8 @@ def run(lake: Lake) -> None:
     [
         "pyiceberg.table.Transaction.commit_transaction",
         "pyiceberg.table.Table._do_commit",
-        "k2_ohlcv.lake.expiry.write_list",
-        "k2_ohlcv.lake.expiry.remove_listed",
+        "k2_ohlcv.lake.expiry.only_reached_by",
+        "k2_ohlcv.lake.expiry.remove_unreached",
         "k2_ohlcv.lake.location.Location._remove",
         "k2_ohlcv.lake.location.Location._prune",
     ],
@@ -195,7 +195,7 @@ def run(lake: Lake) -> None:
 def test_killed_anywhere_the_tables_read_and_the_next_run_finishes(
     filled: Lake, monkeypatch: pytest.MonkeyPatch, where: str, calls: int
 ) -> None:
-    """With the very files left that a run without a kill leaves, but for metadata that was being written."""
+    """With the very files left that a run without a kill leaves. Those of the dead run are old by then."""
     room, _, name = where.rpartition(".")
     owner = pytest.importorskip(room) if room.startswith("k2_ohlcv.lake.expiry") else _owner(room)
     real, count = getattr(owner, name), [0]
@@ -218,13 +218,12 @@ def test_killed_anywhere_the_tables_read_and_the_next_run_finishes(
         for snapshot in table.snapshots():
             table.scan(snapshot_id=snapshot.snapshot_id).to_arrow()
     monkeypatch.undo()
-    run(filled)
+    run(filled, datetime.now(UTC) + ORPHAN_AGE + timedelta(minutes=1))
     assert_right(filled)
     table = filled.candles(MINUTE)
     assert len(table.snapshots()) == 1
     parquet = {path for path in on_disk(filled) if path.endswith(".parquet")}
-    assert parquet == {path.removeprefix("file://") for path in lakes.data_files(table)}
-    assert not [path for path in on_disk(filled) if "k2-removal" in path]
+    assert parquet == set(lakes.data_files(table))
 
 
 def _owner(name: str) -> object:
@@ -235,32 +234,25 @@ def _owner(name: str) -> object:
     }[name]
 
 
-def test_a_list_of_files_that_are_reached_removes_none_of_them(filled: Lake) -> None:
-    """It belongs to a run that has not committed yet, and goes when that has surely given up."""
+@pytest.mark.each_store
+def test_a_removal_list_of_an_earlier_version_is_an_orphan(filled: Lake) -> None:
+    """Such lists named what was about to be removed. Nothing reads them any more."""
     table = filled.candles(MINUTE)
     before = on_disk(filled)
-    listed = sweep.write_list(table, lakes.data_files(table)).removeprefix("file://")
-    assert finish_lists(load(filled), datetime.now(UTC)) == Removed()
-    assert on_disk(filled) == {*before, listed}
-    assert finish_lists(load(filled), datetime.now(UTC) + 2 * DAY) == Removed()
+    lakes.write_file(table, f"{table.location()}/metadata/k2-removal-0.json", b"[]")
+    assert remove_orphans(load(filled), datetime.now(UTC)) == Removed()
+    assert remove_orphans(load(filled), datetime.now(UTC) + ORPHAN_AGE + timedelta(minutes=1)) == Removed(
+        1, 2
+    )
     assert on_disk(filled) == before
-
-
-@pytest.mark.parametrize("content", [b"", b"[", b'["/etc/passwd", "../../../x", "file:///etc/hosts"]'])
-def test_a_list_that_is_cut_or_names_files_elsewhere_harms_nothing(filled: Lake, content: bytes) -> None:
-    path = f"{filled.candles(MINUTE).location()}/metadata/k2-removal-0.json"
-    Location(filled.candles(MINUTE)).write(path, content)
-    assert finish_lists(load(filled), datetime.now(UTC) + 2 * DAY) == Removed()
-    assert Path("/etc/passwd").exists()
-    assert lakes.stored(filled, MINUTE) == aggregate(trades_of_days(20), MINUTE)
 
 
 def test_a_location_owns_what_is_in_it_alone(filled: Lake, tmp_path: Path) -> None:
     table = filled.candles(MINUTE)
     location = Location(table)
     inside = f"{table.location()}/data/x.parquet"
-    assert location.owns(inside)
-    assert location.owns(inside.removeprefix("file://"))
+    assert location.owns(location.key(inside))
+    assert location.owns(location.key(inside.removeprefix("file://")))
     for outside in [
         f"{table.location()}2/data/x.parquet",
         f"{table.location()}/../x.parquet",
@@ -269,13 +261,13 @@ def test_a_location_owns_what_is_in_it_alone(filled: Lake, tmp_path: Path) -> No
         "/",
         "s3://bucket/data/x.parquet",
     ]:
-        assert not location.owns(outside), outside
+        assert not location.owns(location.key(outside)), outside
     target = tmp_path / "target.parquet"
     target.write_bytes(b"x")
     link = Path(inside.removeprefix("file://"))
     link.symlink_to(target)
-    assert not location.owns(inside)
-    assert location.remove([inside, str(target)]) == Removed()
+    assert not location.owns(location.key(inside))
+    assert location.remove([location.key(inside), location.key(str(target))]) == Removed()
     assert target.exists()
 
 
@@ -284,13 +276,13 @@ def test_files_of_writers_under_way_are_no_orphans(filled: Lake) -> None:
     table = filled.candles(MINUTE)
     folder = Path(table.location().removeprefix("file://"))
     for path in on_disk(filled):
-        os.utime(path, (0, 0))
+        os.utime(path.removeprefix("file://"), (0, 0))
     young, old = folder / "data" / "young.parquet", folder / "data" / "old.parquet"
     for written in (young, old):
         written.write_bytes(b"x" * 7)
     past = (datetime.now(UTC) - ORPHAN_AGE - timedelta(minutes=1)).timestamp()
     os.utime(old, (past, past))
-    known = on_disk(filled) - {str(old)}
+    known = on_disk(filled) - {f"file://{old}"}
     assert remove_orphans(load(filled), datetime.now(UTC)) == Removed(1, 7)
     assert on_disk(filled) == known
     assert lakes.stored(filled, MINUTE) == aggregate(trades_of_days(20), MINUTE)
@@ -306,7 +298,7 @@ def test_what_a_commit_brings_while_orphans_are_looked_for_is_known(
         monkeypatch.undo()
         put_candles(filled, trades_of_days(25)[60:])
         for path in on_disk(filled):
-            os.utime(path, (0, 0))
+            os.utime(path.removeprefix("file://"), (0, 0))
         return real(self)
 
     monkeypatch.setattr(Location, "found", found)

@@ -73,7 +73,7 @@ def foreign_of(lake: Lake, table: Table) -> ForeignTrades:
 def span(table: ForeignTrades) -> Interval:
     snapshot = table.current_snapshot()
     assert snapshot is not None
-    (file,) = live_files(table, "timestamp", Grain.DAY, snapshot.snapshot_id)
+    (file,) = live_files(table, snapshot.snapshot_id)
     return file.span
 
 
@@ -253,7 +253,7 @@ def test_truncated_longs_are_partitions_of_time(lake: Lake) -> None:
     found = foreign.ForeignTrades(table, {"timestamp": 4}, Clock.MILLIS)
     snapshot = found.current_snapshot()
     assert snapshot is not None
-    (file,) = live_files(found, "timestamp", Grain.DAY, snapshot.snapshot_id)
+    (file,) = live_files(found, snapshot.snapshot_id)
     bare = file.file
     bare._data[10] = bare._data[11] = None  # as a writer leaves it that keeps no bounds
     assert found.span(bare) == Grain.DAY.partition(AT)
@@ -265,7 +265,7 @@ def test_deletes_without_a_partition_of_time_may_be_anywhere(lake: Lake) -> None
     found.refresh()
     snapshot = found.current_snapshot()
     assert snapshot is not None
-    spans = {f.is_delete: f.span for f in live_files(found, "timestamp", Grain.DAY, snapshot.snapshot_id)}
+    spans = {f.is_delete: f.span for f in live_files(found, snapshot.snapshot_id)}
     assert spans == {False: Interval(AT, AT + MICROSECOND), True: trading_times()}
 
 

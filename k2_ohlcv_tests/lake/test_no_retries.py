@@ -25,7 +25,7 @@ from k2_ohlcv.domain.retention import MANY_FILES, Kept
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, timeframe
 from k2_ohlcv.domain.window import DAY
 from k2_ohlcv.ingest import ingest
-from k2_ohlcv.lake import appends, expiry
+from k2_ohlcv.lake import appends, retry
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.commit import CommitOf
 from k2_ohlcv.lake.schemas import REJECTED, TRADES
@@ -189,7 +189,7 @@ def test_attempts_are_ours_to_count(filled: Bench, commits: Commits, tmp_path: P
     commits.bases.clear()
     with pytest.raises(Exception, match="8 attempts"):
         retention(filled.lake, KEPT, apply=True)
-    assert len(commits.bases) == expiry.ATTEMPTS
+    assert len(commits.bases) == retry.ATTEMPTS
 
 
 def test_pyiceberg_would_try_again_if_it_were_let(lake: Lake, commits: Commits) -> None:

@@ -43,7 +43,7 @@ def start_week(bench: Bench) -> list[Trade]:
 def drop_trades(bench: Bench) -> None:
     """Drop the first day of trades, as retention does."""
     table = bench.lake.trades()
-    files = live_files(table, "timestamp", MINUTE.grain, histories.current(table))
+    files = live_files(table, histories.current(table))
     gone = tuple(f.file for f in files if f.span.end <= WEEK_LINE)
     assert gone
     stamp = WEEK_LINE.isoformat()
@@ -52,7 +52,7 @@ def drop_trades(bench: Bench) -> None:
 
 def drop_candles(bench: Bench, each: Timeframe) -> None:
     table = bench.lake.candles(each)
-    files = live_files(table, "window_start", each.grain, histories.current(table))
+    files = live_files(table, histories.current(table))
     gone = tuple(f.file for f in files if f.span.end <= WEEK_LINE)
     commit(table, Change(removed=gone, properties={EXPIRED: WEEK_LINE.isoformat()}, summary=carried(table)))
 

@@ -13,7 +13,7 @@ import pytest
 from k2_ohlcv.domain.retention import MANY_FILES, Kept
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv.domain.window import DAY
-from k2_ohlcv.lake.commit import CONFLICTS
+from k2_ohlcv.lake.retry import CONFLICTS
 from k2_ohlcv.reconcile import rebuild, refresh
 from k2_ohlcv.retention import retention
 from k2_ohlcv_tests import histories, lakes

@@ -77,9 +77,8 @@ class World:
     def reopen(self) -> None:
         """A new process: nothing is left of what the last one knew."""
         self.lake = lakes.open_lake(self.home)
-        for kept in vars(files).values():
-            if isinstance(kept, files._Kept):
-                kept._found.clear()
+        for reader in (files._listed, files._numbered, files._spans):
+            reader.cache_clear()
 
     # What there is.
 
