@@ -4,14 +4,12 @@ import os
 import posixpath
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from pyiceberg.table import Table
 from structlog.testing import capture_logs
 
-from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.retention import ORPHAN_AGE
 from k2_ohlcv.domain.timeframe import timeframe
 from k2_ohlcv.engine import private_metadata
@@ -23,12 +21,13 @@ from k2_ohlcv.reconcile import refresh
 from k2_ohlcv.settings import Settings
 from k2_ohlcv_tests import lakes
 from k2_ohlcv_tests.servers import S3, configure, variable
+from k2_ohlcv_tests.support.trades import make_trade
 
 pytestmark = pytest.mark.xdist_group("s3")
 
 MINUTE = timeframe("1m")
 AT = datetime(2024, 2, 28, 12, tzinfo=UTC)
-SOME = [Trade("X", "Y", str(i), AT + timedelta(minutes=i), Decimal(1 + i), Decimal(1)) for i in range(3)]
+SOME = [make_trade(i, AT + timedelta(minutes=i), 1 + i, 1, market=("X", "Y")) for i in range(3)]
 
 
 @pytest.fixture

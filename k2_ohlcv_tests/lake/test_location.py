@@ -1,13 +1,12 @@
 """A table's location on any store: names of files are one thing, and what is removed is really gone."""
 
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 
 import pytest
 from pyiceberg.table import Table
 from structlog.testing import capture_logs
 
-from k2_ohlcv.domain.candle import Trade, aggregate
+from k2_ohlcv.domain.candle import aggregate
 from k2_ohlcv.domain.retention import ORPHAN_AGE
 from k2_ohlcv.domain.timeframe import timeframe
 from k2_ohlcv.lake.catalog import Lake
@@ -15,12 +14,13 @@ from k2_ohlcv.lake.expiry import expire
 from k2_ohlcv.lake.location import Location, Removed
 from k2_ohlcv.lake.sweep import remove_orphans
 from k2_ohlcv_tests import lakes
+from k2_ohlcv_tests.support.trades import make_trade
 
 MINUTE = timeframe("1m")
 AT = datetime(2024, 2, 20, tzinfo=UTC)
 LATER = datetime(2100, 1, 1, tzinfo=UTC)
-SOME = [Trade("X", "Y", str(i), AT + timedelta(minutes=i), Decimal(1 + i), Decimal(1)) for i in range(3)]
-CHANGED = [*SOME, Trade("X", "Y", "9", AT, Decimal(9), Decimal(1))]
+SOME = [make_trade(i, AT + timedelta(minutes=i), 1 + i, 1, market=("X", "Y")) for i in range(3)]
+CHANGED = [*SOME, make_trade(9, AT, 9, 1, market=("X", "Y"))]
 
 pytestmark = pytest.mark.each_store
 
