@@ -24,11 +24,12 @@ from k2_ohlcv.lake.expiry import Going, drop, expire
 from k2_ohlcv.lake.files import file_sizes
 from k2_ohlcv.lake.frozen_line import remember_frozen_line
 from k2_ohlcv.lake.lines import EXPIRED, FROZEN, Lines, line_of, newest_trade, present
+from k2_ohlcv.lake.location import Location
 from k2_ohlcv.lake.missing import MissingTable
 from k2_ohlcv.lake.newest_trade import find_newest_trade
 from k2_ohlcv.lake.open_work import OpenWork
 from k2_ohlcv.lake.schemas import REJECTED, TRADES
-from k2_ohlcv.lake.sweep import finish_lists, remove_orphans
+from k2_ohlcv.lake.sweep import remove_orphans
 from k2_ohlcv.lake.watermark import Watermark
 from k2_ohlcv.retention_hold import DropLimit
 from k2_ohlcv.retention_report import Held, RetentionReport, TableReport
@@ -84,6 +85,9 @@ def retention(
     for room in reversed(rooms):
         tell(room.name)
         reports.append(room.apply(snapshots_before, clock) if apply else room.planned())
+    if apply:
+        # After all of them: the frozen line of the trades is written to candle tables too.
+        reports = [room.measure(report) for room, report in zip(reversed(rooms), reports, strict=True)]
     return RetentionReport(apply, tuple(reversed(reports)), moment, newest)
 
 
@@ -104,6 +108,7 @@ class _Room(ABC):
         self.lake = lake
         self.name = name
         self._held: Held | None = None
+        self._usage_before: int | None = None
 
     @abstractmethod
     def load(self) -> Table:
@@ -125,9 +130,8 @@ class _Room(ABC):
         """Why no more goes, as of the last look."""
         return ()
 
-    def tell_line(self) -> int:
-        """Have other tables remember the line; gives the bytes written."""
-        return 0
+    def tell_line(self) -> None:  # noqa: B027 - most tables have no line that others remember
+        """Have other tables remember the line."""
 
     def compact(self, _: datetime) -> Compacted:
         """Make many small files few."""
@@ -153,26 +157,28 @@ class _Room(ABC):
     def apply(self, snapshots_before: datetime, now: datetime) -> TableReport:
         if self.is_missing():
             return TableReport(self.name)
-        going, written = Going(), 0
+        self._usage_before = Location(self.load()).usage()
+        going = Going()
         if self.line is not None:
-            going, written = drop(
-                self.load, self._look_within_limit, self.line, self.protected, self.limit.properties
-            )
+            going = drop(self.load, self._look_within_limit, self.line, self.protected, self.limit.properties)
             if not going.partitions and self._held is None:
-                written += self.limit.remember(self.load)
-            written += self.tell_line()
+                self.limit.remember(self.load)
+            self.tell_line()
         compacted = self.compact(now)
         expiry = expire(self.load, snapshots_before, self.needed)
-        removed = expiry.removed + finish_lists(self.load, now)
-        removed += remove_orphans(self.load, datetime.now(UTC))
-        report = replace(
+        removed = expiry.removed + remove_orphans(self.load, datetime.now(UTC))
+        return replace(
             self._report(going),
             files_removed=removed.files,
             files_refused=removed.refused,
-            bytes_freed=removed.bytes - written - compacted.written - expiry.written,
             snapshots_expired=expiry.snapshots,
             compacted=compacted,
         )
+
+    def measure(self, report: TableReport) -> TableReport:
+        """The report of what was applied, with the bytes that the table's folder takes less than before."""
+        if self._usage_before is not None:
+            report = replace(report, bytes_freed=self._usage_before - Location(self.load()).usage())
         _log.info("retention", **{**report.as_json(), "partitions": len(report.partitions)})
         return report
 
@@ -245,11 +251,10 @@ class _Trades(_Room):
     def protected(self, table: Table) -> set[int]:
         return trades_table.needed(self.lake, table)
 
-    def tell_line(self) -> int:
-        line = line_of(self.load(), FROZEN)
-        if line is None:
-            return 0
-        return sum(remember_frozen_line(partial(self.lake.candles, t), line) for t in TIMEFRAMES)
+    def tell_line(self) -> None:
+        if line := line_of(self.load(), FROZEN):
+            for each in TIMEFRAMES:
+                remember_frozen_line(partial(self.lake.candles, each), line)
 
     def compact(self, now: datetime) -> Compacted:
         sizes = file_sizes(self.load())

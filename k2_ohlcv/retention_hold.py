@@ -47,12 +47,11 @@ class DropLimit:
             return {}
         return as_properties(self._remembered(table, self.now))
 
-    def remember(self, load: Callable[[], Table]) -> int:
-        """Have a table remember a run that dropped nothing of it; gives the bytes written."""
+    def remember(self, load: Callable[[], Table]) -> None:
+        """Have a table remember a run that dropped nothing of it."""
         now = self.now
-        if now is None or self.newest is None:
-            return 0
-        return remember_clocks(load, lambda table: self._remembered(table, now))
+        if now is not None and self.newest is not None:
+            remember_clocks(load, lambda table: self._remembered(table, now))
 
     def _remembered(self, table: Table, now: Clocks) -> Clocks:
         return remembered(clocks_of(table), now, knowingly=not self.is_enforced)

@@ -48,8 +48,8 @@ class TableReport:
         files_removed: files that were removed: data, manifests and lists that only expired snapshots reached,
             and files that nothing knew.
         files_refused: files that the store refused to remove; the next run tries them again.
-        bytes_freed: by how much less the table takes now: those files, less what retention itself wrote.
-            So it is a little under zero where files still serve kept snapshots and only the commit is new.
+        bytes_freed: by how much less the table's folder takes than before. It is a little under zero where
+            files still serve kept snapshots and only the commit is new. What others write meanwhile counts.
         snapshots_expired: snapshots that expired.
         blocked: why no more goes although it is past its time, in words.
         compacted: what compaction did.

@@ -114,6 +114,12 @@ def data_files(table: Table) -> list[str]:
     return sorted(task.file.file_path for task in table.scan().plan_files())
 
 
+def write_file(table: Table, path: str, content: bytes) -> None:
+    """Put a file where a path of the table's store says."""
+    with table.io.new_output(path).create(overwrite=True) as stream:
+        stream.write(content)
+
+
 def files_of(table: Table) -> dict[str, int]:
     """Every file that lies in a table's location, with its size. Paths are as the table's own."""
     scheme, host, root = PyArrowFileIO.parse_location(table.location())

@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from k2_ohlcv.domain.candle import aggregate
+from k2_ohlcv.domain.retention import ORPHAN_AGE
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv_tests import lakes
 from k2_ohlcv_tests.lake.test_expiry import FIRST, LINE, MINUTE, put, trades
@@ -75,6 +77,15 @@ def parquet(lake: Lake) -> set[str]:
     return {str(f) for f in folder.rglob("*.parquet")}
 
 
+def age_files(lake: Lake) -> None:
+    """Make all files of the table old enough to be orphans, as files of expired snapshots are."""
+    folder = Path(lake.candles(MINUTE).location().removeprefix("file://"))
+    old = time.time() - ORPHAN_AGE.total_seconds() - 60
+    for path in folder.rglob("*"):
+        if path.is_file():
+            os.utime(path, (old, old))
+
+
 def assert_done(lake: Lake) -> None:
     """Only what is past its time is gone, and with it every file that served it alone."""
     assert lakes.stored(lake, MINUTE) == aggregate(trades(20)[30:], MINUTE)
@@ -90,13 +101,17 @@ def filled(lake: Lake) -> Lake:
 
 @pytest.mark.parametrize("kill_at", ["commit:1", "commit:2", "remove:1", "remove:5"])
 def test_a_killed_run_is_finished_by_the_next(filled: Lake, tmp_path: Path, kill_at: str) -> None:
-    """Before the drop, before the expiry, before and amid removing files: readable then, and done after."""
+    """Before the drop, before the expiry, before and amid removing files: readable then, and done after.
+
+    Snapshots are five days old when they expire, and their files are older than orphans have to be.
+    """
     ended(start(tmp_path, kill_at), -signal.SIGKILL)
     table = filled.candles(MINUTE)
     whole, kept = aggregate(trades(20), MINUTE), aggregate(trades(20)[30:], MINUTE)
     assert lakes.stored(filled, MINUTE) == (whole if kill_at == "commit:1" else kept)
     for snapshot in table.snapshots():
         table.scan(snapshot_id=snapshot.snapshot_id).to_arrow()
+    age_files(filled)
     ended(start(tmp_path))
     assert_done(filled)
     assert ended(start(tmp_path)) == "0 0"

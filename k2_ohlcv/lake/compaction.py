@@ -21,7 +21,6 @@ from k2_ohlcv.lake.appends import FILE_ROWS, write
 from k2_ohlcv.lake.commit import Change, commit
 from k2_ohlcv.lake.files import TIME, LiveFile, live_files, partition_of
 from k2_ohlcv.lake.retry import CONFLICTS
-from k2_ohlcv.lake.sweep import Meter
 
 #: Partitions of one commit: few enough that little is lost with a race, many enough to make few snapshots.
 _LOT = 16
@@ -37,20 +36,17 @@ class Compacted:
         partitions: how many were rewritten.
         before: how many files went.
         after: how many came instead.
-        written: bytes that were written.
     """
 
     partitions: int = 0
     before: int = 0
     after: int = 0
-    written: int = 0
 
     def __add__(self, other: "Compacted") -> "Compacted":
         return Compacted(
             self.partitions + other.partitions,
             self.before + other.before,
             self.after + other.after,
-            self.written + other.written,
         )
 
 
@@ -80,13 +76,12 @@ def compact(
             continue
         # Asked after the rewriting, which takes its time: tags may have come meanwhile.
         change = replace(change, protected=frozenset(protected(load())))
-        meter, came = Meter(table), sum(file.file_size_in_bytes for file in change.files)
         try:
-            written = came + meter.added(commit(table, change))
+            commit(table, change)
         except CONFLICTS as conflict:
             _log.warning("conflict", table=table.name()[-1], partitions=len(lot), error=str(conflict))
         else:
-            done += Compacted(len(lot), len(change.removed), len(change.files), written)
+            done += Compacted(len(lot), len(change.removed), len(change.files))
     return done
 
 

@@ -27,7 +27,7 @@ from k2_ohlcv.lake.files import live_files, partition_of, table_grain
 from k2_ohlcv.lake.lines import moved_to
 from k2_ohlcv.lake.location import Removed
 from k2_ohlcv.lake.retry import CONFLICTS, retry_conflicts
-from k2_ohlcv.lake.sweep import Meter, only_reached_by, remove_listed, write_list
+from k2_ohlcv.lake.sweep import only_reached_by, remove_unreached
 from k2_ohlcv.lake.watermark import carried
 
 _log = structlog.get_logger(__name__)
@@ -73,7 +73,7 @@ def drop(
     line: str,
     protected: Callable[[Table], Collection[int]] = lambda _: (),
     properties: Callable[[Table], Mapping[str, str]] = lambda _: {},
-) -> tuple[Going, int]:
+) -> Going:
     """Drop whole partitions from a table and move its line, in one commit that touches metadata alone.
 
     Args:
@@ -84,16 +84,16 @@ def drop(
         properties: further table properties that the commit sets.
 
     Returns:
-        What went, and the bytes that the commit wrote.
+        What went.
 
     Raises:
         CommitConflictError: others committed first, each time.
     """
 
-    def attempt(table: Table) -> tuple[Going, int]:
+    def attempt(table: Table) -> Going:
         going = look(table)
         if not going.partitions:
-            return going, 0
+            return going
         change = Change(
             removed=going.files,
             properties={**moved_to(table, line, going.line), **properties(table)},
@@ -101,19 +101,18 @@ def drop(
             protected=frozenset(protected(table)),
             operation=Operation.DELETE,
         )
-        meter = Meter(table)
-        return going, meter.added(commit(table, change))
+        commit(table, change)
+        return going
 
     return retry_conflicts(load, attempt, purpose="of retention")
 
 
 @dataclass(frozen=True)
 class Expiry:
-    """Snapshots that expired, the files that went with them, and the bytes that the commit wrote."""
+    """Snapshots that expired, and the files that went with them."""
 
     snapshots: int = 0
     removed: Removed = field(default_factory=Removed)
-    written: int = 0
 
 
 def expire(
@@ -133,7 +132,7 @@ def expire(
     going = _old(table, before, needed())
     if not going:
         return Expiry()
-    listed = write_list(table, only_reached_by(table, going))
+    files = only_reached_by(table, going)
     still: Collection[int] = ()
 
     def load_after_needed() -> Table:
@@ -144,11 +143,9 @@ def expire(
 
     def attempt(table: Table) -> Expiry:
         chosen = [i for i in _old(table, before, still) if i in going]
-        meter = Meter(table)
         if chosen:
             _expire(table, chosen)
-        added = meter.added(table)
-        return Expiry(len(chosen), remove_listed(load, listed), added)
+        return Expiry(len(chosen), remove_unreached(load, files))
 
     return retry_conflicts(load_after_needed, attempt, purpose="of retention")
 

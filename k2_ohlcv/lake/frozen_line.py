@@ -11,12 +11,11 @@ from pyiceberg.table import Table
 
 from k2_ohlcv.lake.commit import Change, commit_with_retry
 from k2_ohlcv.lake.lines import FROZEN, moved_to
-from k2_ohlcv.lake.sweep import Meter
 from k2_ohlcv.lake.watermark import carried
 
 
-def remember_frozen_line(load: Callable[[], Table], line: datetime) -> int:
-    """Move the frozen line of a candle table forward to that of the trades; gives the bytes written.
+def remember_frozen_line(load: Callable[[], Table], line: datetime) -> None:
+    """Move the frozen line of a candle table forward to that of the trades.
 
     A table without a snapshot has no candles to protect, and is left as it is.
 
@@ -25,10 +24,9 @@ def remember_frozen_line(load: Callable[[], Table], line: datetime) -> int:
     """
     table = load()
     if table.current_snapshot() is None or not moved_to(table, FROZEN, line):
-        return 0
-    meter = Meter(table)
+        return
 
     def change(candles: Table) -> Change:
         return Change(properties=moved_to(candles, FROZEN, line), summary=carried(candles))
 
-    return meter.added(commit_with_retry(load, change))
+    commit_with_retry(load, change)

@@ -73,7 +73,7 @@ class Found:
 
 
 class Location:
-    """Where a table's files are. Only `key` and `write` take paths; all else takes keys."""
+    """Where a table's files are. Only `key` takes paths; all else takes keys."""
 
     def __init__(self, table: Table) -> None:
         self.name = ".".join(table.name())
@@ -127,15 +127,9 @@ class Location:
         (info,) = self._files.get_file_info([key.name])
         return int(info.size or 0)
 
-    def write(self, path: str, content: bytes) -> None:
-        """Write a small file."""
-        with self._io.new_output(path).create(overwrite=True) as stream:
-            stream.write(content)
-
-    def read(self, key: Key) -> bytes:
-        """Read a small file."""
-        with self._files.open_input_stream(key.name) as stream:
-            return bytes(stream.read())
+    def usage(self) -> int:
+        """The bytes of all files that `found` gives."""
+        return sum(file.size for file in self.found())
 
     def remove(self, keys: Iterable[Key]) -> Removed:
         """Remove files, those that lie outside or are not there excepted, and folders that this empties.

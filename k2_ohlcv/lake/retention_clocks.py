@@ -12,7 +12,6 @@ from pyiceberg.table import Table
 
 from k2_ohlcv.domain.retention_limit import Clocks
 from k2_ohlcv.lake.retry import CONFLICTS
-from k2_ohlcv.lake.sweep import Meter
 
 DATA_CLOCK = "k2.retention-data-clock"
 WALL_CLOCK = "k2.retention-wall-clock"
@@ -34,20 +33,17 @@ def as_properties(clocks: Clocks) -> dict[str, str]:
     return {DATA_CLOCK: clocks.data.isoformat(), WALL_CLOCK: clocks.wall.isoformat()}
 
 
-def remember_clocks(load: Callable[[], Table], clocks: Callable[[Table], Clocks]) -> int:
-    """Write the clocks of a run that dropped nothing; gives the bytes that the commit added.
+def remember_clocks(load: Callable[[], Table], clocks: Callable[[Table], Clocks]) -> None:
+    """Write the clocks of a run that dropped nothing.
 
     A table without a snapshot holds nothing to protect, and is left as it is. Where another commit comes
     first, the clocks of an earlier run stay: the next run is then limited sooner, never later.
     """
     table = load()
     if table.metadata.current_snapshot_id is None:
-        return 0
-    meter = Meter(table)
+        return
     try:
         with table.transaction() as transaction:
             transaction.set_properties(as_properties(clocks(table)))
     except CONFLICTS as conflict:
         _log.warning("conflict", table=table.name()[-1], error=str(conflict))
-        return 0
-    return meter.added(table)

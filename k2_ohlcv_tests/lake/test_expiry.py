@@ -22,7 +22,7 @@ from k2_ohlcv.lake.commit import Change, commit
 from k2_ohlcv.lake.expiry import Going, drop, expire
 from k2_ohlcv.lake.lines import EXPIRED, line_of, moved_to
 from k2_ohlcv.lake.location import Location, Removed
-from k2_ohlcv.lake.sweep import finish_lists, remove_orphans
+from k2_ohlcv.lake.sweep import remove_orphans
 from k2_ohlcv_tests import histories, lakes
 
 MINUTE = timeframe("1m")
@@ -62,7 +62,7 @@ def look(table: Table) -> Going:
 
 
 def dropped(lake: Lake) -> Going:
-    return drop(load(lake), look, EXPIRED)[0]
+    return drop(load(lake), look, EXPIRED)
 
 
 def on_disk(lake: Lake) -> set[str]:
@@ -142,13 +142,13 @@ def tag_in_between(lake: Lake, monkeypatch: pytest.MonkeyPatch, when: str, snaps
 
         monkeypatch.setattr(Transaction, "commit_transaction", commit_transaction)
     else:
-        written = sweep.write_list
+        reached = sweep.only_reached_by
 
-        def write_list(*args: object) -> str:
+        def only_reached_by(*args: object) -> set[str]:
             tag()
-            return written(*args)  # type: ignore[arg-type]
+            return reached(*args)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(expiry, "write_list", write_list)
+        monkeypatch.setattr(expiry, "only_reached_by", only_reached_by)
 
 
 def test_a_tag_that_a_catalog_lets_go_is_brought_back(filled: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,12 +189,11 @@ def killed(*_: object) -> None:
     raise Killed
 
 
-def run(lake: Lake) -> None:
+def run(lake: Lake, now: datetime | None = None) -> None:
     """What retention does to a table."""
     dropped(lake)
     expire(load(lake), LATER)
-    finish_lists(load(lake), datetime.now(UTC))
-    remove_orphans(load(lake), datetime.now(UTC))
+    remove_orphans(load(lake), now or datetime.now(UTC))
 
 
 @pytest.mark.parametrize("calls", range(1, 9))
@@ -203,8 +202,8 @@ def run(lake: Lake) -> None:
     [
         "pyiceberg.table.Transaction.commit_transaction",
         "pyiceberg.table.Table._do_commit",
-        "k2_ohlcv.lake.expiry.write_list",
-        "k2_ohlcv.lake.expiry.remove_listed",
+        "k2_ohlcv.lake.expiry.only_reached_by",
+        "k2_ohlcv.lake.expiry.remove_unreached",
         "k2_ohlcv.lake.location.Location._remove",
         "k2_ohlcv.lake.location.Location._prune",
     ],
@@ -212,7 +211,7 @@ def run(lake: Lake) -> None:
 def test_killed_anywhere_the_tables_read_and_the_next_run_finishes(
     filled: Lake, monkeypatch: pytest.MonkeyPatch, where: str, calls: int
 ) -> None:
-    """With the very files left that a run without a kill leaves, but for metadata that was being written."""
+    """With the very files left that a run without a kill leaves. Those of the dead run are old by then."""
     room, _, name = where.rpartition(".")
     owner = pytest.importorskip(room) if room.startswith("k2_ohlcv.lake.expiry") else _owner(room)
     real, count = getattr(owner, name), [0]
@@ -235,13 +234,12 @@ def test_killed_anywhere_the_tables_read_and_the_next_run_finishes(
         for snapshot in table.snapshots():
             table.scan(snapshot_id=snapshot.snapshot_id).to_arrow()
     monkeypatch.undo()
-    run(filled)
+    run(filled, datetime.now(UTC) + ORPHAN_AGE + timedelta(minutes=1))
     assert_right(filled)
     table = filled.candles(MINUTE)
     assert len(table.snapshots()) == 1
     parquet = {path for path in on_disk(filled) if path.endswith(".parquet")}
     assert parquet == set(lakes.data_files(table))
-    assert not [path for path in on_disk(filled) if "k2-removal" in path]
 
 
 def _owner(name: str) -> object:
@@ -253,25 +251,16 @@ def _owner(name: str) -> object:
 
 
 @pytest.mark.each_store
-def test_a_list_of_files_that_are_reached_removes_none_of_them(filled: Lake) -> None:
-    """It belongs to a run that has not committed yet, and goes when that has surely given up."""
+def test_a_removal_list_of_an_earlier_version_is_an_orphan(filled: Lake) -> None:
+    """Such lists named what was about to be removed. Nothing reads them any more."""
     table = filled.candles(MINUTE)
     before = on_disk(filled)
-    listed = sweep.write_list(table, lakes.data_files(table))
-    assert finish_lists(load(filled), datetime.now(UTC)) == Removed()
-    assert on_disk(filled) == {*before, listed}
-    assert finish_lists(load(filled), datetime.now(UTC) + 2 * DAY) == Removed()
+    lakes.write_file(table, f"{table.location()}/metadata/k2-removal-0.json", b"[]")
+    assert remove_orphans(load(filled), datetime.now(UTC)) == Removed()
+    assert remove_orphans(load(filled), datetime.now(UTC) + ORPHAN_AGE + timedelta(minutes=1)) == Removed(
+        1, 2
+    )
     assert on_disk(filled) == before
-
-
-@pytest.mark.each_store
-@pytest.mark.parametrize("content", [b"", b"[", b'["/etc/passwd", "../../../x", "file:///etc/hosts"]'])
-def test_a_list_that_is_cut_or_names_files_elsewhere_harms_nothing(filled: Lake, content: bytes) -> None:
-    path = f"{filled.candles(MINUTE).location()}/metadata/k2-removal-0.json"
-    Location(filled.candles(MINUTE)).write(path, content)
-    assert finish_lists(load(filled), datetime.now(UTC) + 2 * DAY) == Removed()
-    assert Path("/etc/passwd").exists()
-    assert lakes.stored(filled, MINUTE) == aggregate(trades(20), MINUTE)
 
 
 def test_a_location_owns_what_is_in_it_alone(filled: Lake, tmp_path: Path) -> None:
