@@ -85,6 +85,9 @@ def retention(
     for room in reversed(rooms):
         tell(room.name)
         reports.append(room.apply(snapshots_before, clock) if apply else room.planned())
+    if apply:
+        # After all of them: the frozen line of the trades is written to candle tables too.
+        reports = [room.measure(report) for room, report in zip(reversed(rooms), reports, strict=True)]
     return RetentionReport(apply, tuple(reversed(reports)), moment, newest)
 
 
@@ -105,6 +108,7 @@ class _Room(ABC):
         self.lake = lake
         self.name = name
         self._held: Held | None = None
+        self._usage_before: int | None = None
 
     @abstractmethod
     def load(self) -> Table:
@@ -153,7 +157,7 @@ class _Room(ABC):
     def apply(self, snapshots_before: datetime, now: datetime) -> TableReport:
         if self.is_missing():
             return TableReport(self.name)
-        before = Location(self.load()).usage()
+        self._usage_before = Location(self.load()).usage()
         going = Going()
         if self.line is not None:
             going = drop(self.load, self._look_within_limit, self.line, self.protected, self.limit.properties)
@@ -163,14 +167,18 @@ class _Room(ABC):
         compacted = self.compact(now)
         expiry = expire(self.load, snapshots_before, self.needed)
         removed = expiry.removed + remove_orphans(self.load, datetime.now(UTC))
-        report = replace(
+        return replace(
             self._report(going),
             files_removed=removed.files,
             files_refused=removed.refused,
-            bytes_freed=before - Location(self.load()).usage(),
             snapshots_expired=expiry.snapshots,
             compacted=compacted,
         )
+
+    def measure(self, report: TableReport) -> TableReport:
+        """The report of what was applied, with the bytes that the table's folder takes less than before."""
+        if self._usage_before is not None:
+            report = replace(report, bytes_freed=self._usage_before - Location(self.load()).usage())
         _log.info("retention", **{**report.as_json(), "partitions": len(report.partitions)})
         return report
 

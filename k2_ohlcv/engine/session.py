@@ -57,8 +57,10 @@ class Engine:
     workspace: Path
     storage: SailStorage | None = None
 
-    def __post_init__(self) -> None:
-        self.metadata = PrivateMetadata(self.workspace)
+    @cached_property
+    def metadata(self) -> PrivateMetadata:
+        """Private copies of tables' metadata files, for an embedded server."""
+        return PrivateMetadata(self.workspace)
 
 
 @contextmanager
