@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -55,7 +56,7 @@ def s3_server() -> Iterator[S3]:
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        _wait_for(port, server.poll)
+        _wait_until(lambda: _answers(port), server)
         yield S3(f"http://127.0.0.1:{port}")
     finally:
         server.terminate()
@@ -88,21 +89,21 @@ def postgres_server() -> Iterator[str]:
     # Not in pytest's folder, which its own user alone may enter.
     home = Path(tempfile.mkdtemp(prefix="k2-postgres-"))
     try:
-        as_user = _as_another_user(home)
-
-        def run(tool: str, *arguments: str) -> None:
-            command = [*as_user, str(binaries / tool), "-D", str(home / "data"), *arguments]
-            with (home / "out").open("a") as out:
-                done = subprocess.run(command, cwd="/", stdout=out, stderr=out, timeout=60, check=False)
-            assert not done.returncode, (home / "out").read_text()
-
-        run("initdb", "-U", "postgres", "-A", "trust", "--no-sync", "--no-locale", "-E", "UTF8")
-        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={home} -c fsync=off"
-        run("pg_ctl", "-w", "-l", str(home / "log"), "-o", options, "start")
-        try:
-            yield f"postgresql+psycopg2://postgres@127.0.0.1:{port}/postgres"
-        finally:
-            run("pg_ctl", "-w", "-m", "immediate", "stop")
+        begin, data = _as_another_user(home), str(home / "data")
+        initdb = [*begin, str(binaries / "initdb"), "-D", data, "-U", "postgres", "-A", "trust"]
+        initdb += ["--no-sync", "--no-locale", "-E", "UTF8"]
+        subprocess.run(initdb, cwd="/", check=True, capture_output=True, timeout=120)
+        command = [*begin, str(binaries / "postgres"), "-D", data, "-p", str(port)]
+        for option in ("listen_addresses=127.0.0.1", f"unix_socket_directories={home}", "fsync=off"):
+            command += ["-c", option]
+        with (home / "log").open("w") as log, subprocess.Popen(command, cwd="/", stderr=log) as server:
+            try:
+                is_ready = [str(binaries / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
+                _wait_until(lambda: subprocess.run(is_ready, check=False).returncode == 0, server)
+                yield f"postgresql+psycopg2://postgres@127.0.0.1:{port}/postgres"
+            finally:
+                server.send_signal(signal.SIGINT)
+                server.wait(60)
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
@@ -112,19 +113,24 @@ def _as_another_user(home: Path) -> list[str]:
     if os.geteuid() != 0:
         return []
     shutil.chown(home, "postgres", "postgres")
-    return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+    # The server ends with this process, however that ends.
+    return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--pdeathsig=INT"]
 
 
-def _wait_for(port: int, ended: Callable[[], int | None], seconds: float = 60) -> None:
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _wait_until(is_up: Callable[[], bool], server: subprocess.Popen[bytes], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and ended() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    raise RuntimeError(f"no server came up at port {port}")
+    while not is_up():
+        if time.monotonic() > deadline or server.poll() is not None:
+            raise RuntimeError(f"the server did not come up: {server.args!r}")
+        time.sleep(0.05)
 
 
 def configure(monkeypatch: pytest.MonkeyPatch, properties: dict[str, str]) -> None:

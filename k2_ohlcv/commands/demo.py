@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal, localcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
@@ -15,6 +16,9 @@ from k2_ohlcv.domain.candle import SCALE
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, timeframe
 from k2_ohlcv.domain.window import Interval
 from k2_ohlcv.sources import sample
+
+if TYPE_CHECKING:
+    from k2_ohlcv.lake.catalog import Lake
 
 #: The days of the sample, the last of them cut off in the afternoon.
 WEEK = Interval(datetime(2013, 11, 25, tzinfo=UTC), datetime(2013, 12, 2, tzinfo=UTC))
@@ -29,12 +33,15 @@ def run_demo(terminal: Terminal) -> None:
     Raises:
         RunFailedError: a run or a blocking check failed.
     """
+    from k2_ohlcv.lake.catalog import Lake
+
     began = time.monotonic()
     settings = terminal.settings
     _land(settings.landing)
     added = _ingest(terminal)
     rebuilt = run(terminal, TIMEFRAMES, {grain: [WEEK] for grain in Grain})
-    rows, daily = _stored(terminal)
+    lake = Lake.open(settings)
+    rows, daily = _stored(lake)
     days = agreement(daily)
     seconds = time.monotonic() - began
     changed = bool(added or rebuilt.committed)
@@ -49,6 +56,7 @@ def run_demo(terminal: Terminal) -> None:
             "tables": [one.as_json() for one in rebuilt.tables],
             "run_ids": list(rebuilt.run_ids),
             "home": str(settings.home),
+            "tables_at": tables_at(lake),
             "seconds": round(seconds, 3),
         }
     )
@@ -56,7 +64,7 @@ def run_demo(terminal: Terminal) -> None:
     terminal.show(
         f"{sum(days.values())} of {len(days)} full days agree with Bitcoincharts to {DIGITS} digits.",
         said(rebuilt, seconds) if changed else f"Nothing changed: all of it was there. {seconds:.1f} s.",
-        f"The Iceberg tables are under {settings.home / 'warehouse'}.",
+        f"The Iceberg tables are under {tables_at(lake)}.",
         "To see the graph and its runs: make dev, then http://127.0.0.1:3000",
     )
 
@@ -104,14 +112,17 @@ def _ingest(terminal: Terminal) -> int:
     return added
 
 
-def _stored(terminal: Terminal) -> tuple[dict[str, int], dict[date, dict[str, Decimal]]]:
+def tables_at(lake: "Lake") -> str:
+    """The folder, or the place in a store, that the tables lie under, as they say themselves."""
+    return lake.trades().location().rpartition("/")[0].removeprefix("file://")
+
+
+def _stored(lake: "Lake") -> tuple[dict[str, int], dict[date, dict[str, Decimal]]]:
     """Rows per table, and the sample's daily candles, as they are stored."""
-    from k2_ohlcv.lake.catalog import Lake
     from k2_ohlcv.lake.files import within
     from k2_ohlcv.lake.inventory import candles_status, trades_status
     from k2_ohlcv.lake.schemas import TRADES_TABLE
 
-    lake = Lake.open(terminal.settings)
     rows = {TRADES_TABLE: trades_status(lake).rows}
     rows |= {one.table: candles_status(lake, one).rows for one in TIMEFRAMES}
     candles = lake.candles(timeframe("1d")).scan(row_filter=within("window_start", [WEEK])).to_arrow()

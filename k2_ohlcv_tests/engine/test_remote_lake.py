@@ -87,10 +87,17 @@ def test_an_orphan_metadata_file_misleads_no_refresh(lake: Lake, settings: Setti
 
 def test_copies_go_when_the_work_fails(lake: Lake, settings: Settings) -> None:
     lakes.add_trades(lake, SOME)
-    with pytest.raises(ZeroDivisionError), open_engine(settings) as engine:  # noqa: PT012 - it fails while open
-        read(engine, lake.trades())
-        assert copies(lake)
-        raise ZeroDivisionError
+    seen: list[str] = []
+
+    def work() -> None:
+        with open_engine(settings) as engine:
+            read(engine, lake.trades())
+            seen.extend(copies(lake))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        work()
+    assert seen
     assert not copies(lake)
 
 
