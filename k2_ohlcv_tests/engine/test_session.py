@@ -7,10 +7,12 @@ import sys
 import time
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped] # ships none
 import pytest
 
 from k2_ohlcv.domain.errors import EngineUnavailableError, UsageError
 from k2_ohlcv.engine import local_spark
+from k2_ohlcv.engine.connect import ServerConnection
 from k2_ohlcv.engine.local_spark import local_config
 from k2_ohlcv.engine.resource import SparkResource
 from k2_ohlcv.engine.session import open_engine
@@ -92,6 +94,34 @@ def test_local_spark_gets_the_same_catalog(tmp_path: Path, monkeypatch: pytest.M
     config = local_config(settings)
     assert config["spark.sql.catalog.k2.uri"] == "jdbc:postgresql://db:5432/k2"
     assert config["spark.sql.catalog.k2.jdbc.password"] == "s@cret"
+
+
+@pytest.mark.spark
+@pytest.mark.system
+def test_spark_on_this_machine_listens_on_loopback_and_tells_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two at once work, each at a port of its own. Whoever has no token is refused."""
+    if shutil.which("java") is None:
+        pytest.skip("real Spark needs Java, and none is found")
+    settings = lakes.settings(tmp_path, SPARK_REMOTE="local[1]")
+    lakes.empty(lakes.open_lake(tmp_path))
+    config = {"spark.sql.catalog.k2.jdbc.password": "SECRET"}
+    with open_engine(settings, config) as one, open_engine(settings) as other:
+        for engine in (one, other):
+            assert engine.spark.sql("select 1 as one").toArrow().to_pydict() == {"one": [1]}
+        servers = [p for p in psutil.Process().children() if p.name() == "java"]
+        listening = [c.laddr for p in servers for c in p.net_connections() if c.status == psutil.CONN_LISTEN]
+        assert len(servers) == 2
+        assert listening
+        assert {address.ip.removeprefix("::ffff:") for address in listening} <= {"127.0.0.1", "::1"}
+        assert not any("SECRET" in word for p in servers for word in p.cmdline())
+        assert one.connection is not None
+        port = one.connection.builder.endpoint.rpartition(":")[2]
+        stranger = ServerConnection(f"sc://localhost:{port}", "it", "")
+        with pytest.raises(Exception, match=r"(?i)unauthenticated|token"):
+            stranger.open({"spark.sql.session.timeZone": "UTC"})
+    assert not [p for p in servers if p.is_running()]
 
 
 def test_a_session_ends_with_its_block_and_leaves_nothing(tmp_path: Path) -> None:
