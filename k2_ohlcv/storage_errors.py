@@ -38,11 +38,36 @@ _SAYINGS = (
     ),
     (r"disk i/o error", "the disk that holds the database fails. See to the disk, and run this again"),
     (
+        r"authentication failed|no password supplied|no pg_hba\.conf entry|role .* does not exist|"
+        r"permission denied for",
+        "the database server does not let this user in. Correct the user and the password in its address, or "
+        "give the user the right, and run this again",
+    ),
+    (
+        r"database \".*\" does not exist",
+        "the database server has no such database. Create it, or correct its name in the address",
+    ),
+    (
+        r"ssl was required|does not support ssl|certificate|sslmode",
+        "no encrypted connection to the database server can be made. Correct sslmode and the certificates in "
+        "its address",
+    ),
+    (
+        r"too many (?:clients|connections)|remaining connection slots",
+        "the database server takes no more connections. Have it take more, or run less at once",
+    ),
+    (
+        r"is starting up|is shutting down|in recovery mode|administrator command|not accepting connections",
+        "the database server is being started or stopped. Run this again when it is up",
+    ),
+    (
         r"connection refused|could not connect|could not translate host|server closed the connection|"
-        r"connection timed out|timeout expired|network is unreachable",
+        r"connection timed out|timeout expired|network is unreachable|no route to host|"
+        r"connection (?:already|is) closed|could not receive data|could not send data",
         "the database server does not answer. Start it or correct its address, and run this again",
     ),
 )
+_CATALOG, _DAGSTER = "the catalog: ", "Dagster's storage: "
 _ERRNOS = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: "this user's share of the disk is used up. Free some space, and run this again",
@@ -86,6 +111,19 @@ def _place(error: BaseException) -> str:
     if isinstance(error, OSError):
         return f"{error.filename}: " if error.filename else ""
     statement = str(getattr(error, "statement", None) or "")
-    if not statement:
-        return ""
-    return "the catalog: " if "iceberg_" in statement else "Dagster's storage: "
+    if statement:
+        return _CATALOG if "iceberg_" in statement else _DAGSTER
+    return _caller(error)
+
+
+def _caller(error: BaseException) -> str:
+    """Which database it was where no connection was made: by the library that asked for it last."""
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        library = str(trace.tb_frame.f_globals.get("__name__", "")).split(".", 1)[0]
+        if library == "pyiceberg":
+            place = _CATALOG
+        elif library in {"dagster", "dagster_postgres"}:
+            place = _DAGSTER
+        trace = trace.tb_next
+    return place

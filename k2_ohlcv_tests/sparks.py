@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyspark
 
-from k2_ohlcv.engine.session import local_config
+from k2_ohlcv.engine.local_spark import local_config
 from k2_ohlcv_tests import lakes
 from k2_ohlcv_tests.servers import free_port
 

@@ -19,6 +19,7 @@ from k2_ohlcv.domain.errors import StorageError
 from k2_ohlcv.lake import embedded
 from k2_ohlcv.storage_errors import storage_error
 from k2_ohlcv_tests import lakes
+from k2_ohlcv_tests.servers import free_port
 
 
 @pytest.fixture
@@ -117,6 +118,37 @@ def test_each_is_named_with_what_to_do(error: Exception, what: str) -> None:
     assert found.retryable
     assert what in str(found)
     assert "SECRET" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("said", "what"),
+    [
+        ('FATAL: password authentication failed for user "k2"', "does not let this user in"),
+        ('FATAL: role "k2" does not exist', "does not let this user in"),
+        ('FATAL: database "k2" does not exist', "has no such database"),
+        ("server does not support SSL, but SSL was required", "no encrypted connection"),
+        ("FATAL: sorry, too many clients already", "takes no more connections"),
+        ("FATAL: the database system is starting up", "is being started or stopped"),
+        ("Connection refused\n\tIs the server running on that host?", "does not answer"),
+    ],
+)
+def test_what_postgres_says_when_it_takes_no_connection(said: str, what: str) -> None:
+    error = OperationalError(None, None, Exception(f'connection to server at "db", port 5432 failed: {said}'))
+    found = storage_error(error)
+    assert found is not None
+    assert what in str(found)
+    assert "\n" not in str(found)
+
+
+def test_a_catalog_on_postgres_that_is_not_there(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing listens: one sentence, without the password, and it says that it is the catalog."""
+    address = f"127.0.0.1:{free_port()}"
+    monkeypatch.setenv("PYICEBERG_CATALOG__K2__URI", f"postgresql+psycopg2://me:SECRET@{address}/k2")
+    text = said(capsys, "status")
+    assert text.startswith("error: the catalog: the database server does not answer. Start it or correct")
+    assert "SECRET" not in text
 
 
 def test_errors_of_ours_are_not_explained_away() -> None:

@@ -1,5 +1,6 @@
 """Dagster's instance of this project: where it lives, and its dagster.yaml put there."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     import dagster as dg
 
 _FILE = "dagster.yaml"
+
+
+def _is_no_retry(record: logging.LogRecord) -> bool:
+    """Leave out what Dagster says at each attempt to reach Postgres: the last error says it once."""
+    return not str(record.msg).startswith("Retrying failed database")
 
 
 def prepare(settings: Settings) -> Path:
@@ -47,6 +53,7 @@ def opened(settings: Settings) -> Iterator["dg.DagsterInstance"]:
     from dagster._core.instance.ref import InstanceRef
 
     home = prepare(settings)
+    logging.getLogger().addFilter(_is_no_retry)
     nothing = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
     ref = InstanceRef.from_dir(str(home), overrides={"compute_logs": nothing})
     with _opened_alone(home, lambda: DagsterInstance.from_ref(ref)) as instance:

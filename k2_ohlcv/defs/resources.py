@@ -78,6 +78,8 @@ class SparkResource(LazyPySparkResource):
     _run_state: RunState | None = PrivateAttr(default=None)
 
     def _init_session(self) -> None:
+        if self._engine is not None and self._engine.is_lost:
+            self._close()  # a step that is tried again needs a new session: the server may be back
         if self._engine is None:
             config: dict[str, str] = {key: str(value) for key, value in self.spark_config.items()}
             self._engine = self._stack.enter_context(open_engine(Settings.read(), config))
@@ -85,7 +87,7 @@ class SparkResource(LazyPySparkResource):
 
     @property
     def engine(self) -> Engine:
-        """The engine, started if it is not yet."""
+        """The engine, started if it is not yet, and anew if its server was lost."""
         self._init_session()
         assert self._engine is not None
         return self._engine
@@ -98,7 +100,11 @@ class SparkResource(LazyPySparkResource):
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002 # Dagster's name
         """End the session, if one was started, and forget the state of the run."""
-        self._engine, self._spark_session, self._run_state = None, None, None
+        self._run_state = None
+        self._close()
+
+    def _close(self) -> None:
+        self._engine, self._spark_session = None, None
         self._stack.close()
 
 

@@ -1,44 +1,38 @@
-"""One Spark session: on Sail in this process, on a Spark Connect server, or on PySpark's own local one.
+"""One Spark session: on Sail in this process, on a Spark Connect server, or on one of this machine.
 
-What runs in the session is in `rollup`; how Dagster holds it is in `defs.resources`.
+What runs in the session is in `rollup`; how Dagster holds it is in `defs.resources`; how long a server is
+waited for is in `connect`.
 """
 
 import os
 import shutil
 import socket
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from k2_ohlcv.domain.addresses import shown_address
 from k2_ohlcv.domain.errors import EngineUnavailableError, UsageError
-from k2_ohlcv.engine.jars import spark_jars
+from k2_ohlcv.engine.local_spark import local_config, local_server
 from k2_ohlcv.engine.private_metadata import PrivateMetadata
 from k2_ohlcv.engine.sail_storage import SailStorage, sail_storage
-from k2_ohlcv.lake.catalog import CATALOG, catalog_properties
-from k2_ohlcv.lake.embedded import database_of
+from k2_ohlcv.lake.catalog import catalog_properties
 from k2_ohlcv.settings import Settings
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-#: The newest Iceberg runtime for Spark is built for 4.1, and pyspark stays there with it.
-ICEBERG_RUNTIME = "org.apache.iceberg:iceberg-spark-runtime-4.1_2.13:1.12.0"
-_ICEBERG_AWS = "org.apache.iceberg:iceberg-aws-bundle:1.12.0"
-_JDBC_DRIVERS = {
-    "sqlite": "org.xerial:sqlite-jdbc:3.50.3.0",
-    "postgresql": "org.postgresql:postgresql:42.7.8",
-}
+    from k2_ohlcv.engine.connect import ServerConnection
 
 _DEFAULT_PORT = 15002
 #: A Connect client given an address where nothing listens hangs for minutes: we try the port first.
 _CONNECT_SECONDS = 5.0
+_UTC = {"spark.sql.session.timeZone": "UTC"}
 
 
 @dataclass(frozen=True)
@@ -50,17 +44,24 @@ class Engine:
         embedded: whether the server is Sail in this process, which finds tables by location, not by name.
         workspace: a private folder of this session, removed with it.
         storage: the environment in which an embedded server finds the object store.
+        connection: that to the server; None where it is in this process.
     """
 
     spark: "SparkSession"
     embedded: bool
     workspace: Path
     storage: SailStorage | None = None
+    connection: "ServerConnection | None" = None
 
     @cached_property
     def metadata(self) -> PrivateMetadata:
         """Private copies of tables' metadata files, for an embedded server."""
         return PrivateMetadata(self.workspace)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the server is gone, or has forgotten this session: a new one is needed."""
+        return self.connection is not None and self.connection.lost is not None
 
 
 @contextmanager
@@ -82,10 +83,9 @@ def open_engine(settings: Settings, config: Mapping[str, str] | None = None) -> 
             with sail_storage(catalog_properties(settings)) as storage, _sail() as address:
                 yield from _session(address, config or {}, workspace, storage)
         elif remote.startswith("sc://"):
-            _try_port(remote)
-            yield from _session(remote, config or {}, workspace)
+            yield from _remote_session(remote, config or {}, workspace)
         elif remote.startswith("local"):
-            yield from _session(remote, {**local_config(settings), **(config or {})}, workspace)
+            yield from _local_session(settings, remote, config or {}, workspace)
         else:
             raise UsageError(
                 f"SPARK_REMOTE={shown_address(remote)!r} is not known: it is sc://host:port or local[N], "
@@ -96,24 +96,52 @@ def open_engine(settings: Settings, config: Mapping[str, str] | None = None) -> 
 
 
 def _session(
-    remote: str, config: Mapping[str, str], workspace: Path, storage: SailStorage | None = None
+    remote: str, config: Mapping[str, str], workspace: Path, storage: SailStorage
 ) -> Iterator[Engine]:
+    """On Sail in this process: the server cannot be gone while we are there."""
     from pyspark.sql import SparkSession
 
-    builder = SparkSession.builder.remote(remote).config("spark.sql.session.timeZone", "UTC")
-    for key, value in config.items():
+    builder = SparkSession.builder.remote(remote)
+    for key, value in {**_UTC, **config}.items():
         builder = builder.config(key, value)
-    with warnings.catch_warnings():
-        # The client offers the server's start-up settings (packages, catalogs) again to the session,
-        # and warns that they can't be changed there.
-        warnings.simplefilter("ignore", UserWarning)
-        spark = builder.getOrCreate() if remote.startswith("local") else builder.create()
-    engine = Engine(spark, storage is not None, workspace, storage)
+    spark = builder.create()
+    engine = Engine(spark, True, workspace, storage)
     try:
         yield engine
     finally:
         engine.metadata.remove()
         spark.stop()
+
+
+def _remote_session(remote: str, config: Mapping[str, str], workspace: Path) -> Iterator[Engine]:
+    place = _try_port(remote)
+    from k2_ohlcv.engine.connect import ServerConnection, connected
+
+    connection = ServerConnection(
+        remote,
+        f"the Spark Connect server at {place}",
+        "Start it again or correct SPARK_REMOTE, and run this again; what was committed stays. Or unset "
+        "SPARK_REMOTE to compute in this process.",
+    )
+    with connected(connection, {**_UTC, **config}) as spark:
+        yield Engine(spark, False, workspace, connection=connection)
+
+
+def _local_session(
+    settings: Settings, master: str, config: Mapping[str, str], workspace: Path
+) -> Iterator[Engine]:
+    from k2_ohlcv.engine.connect import ServerConnection, connected
+
+    with local_server(master, {**local_config(settings), **config}) as server:
+        connection = ServerConnection(
+            server.address,
+            f"Spark on this machine (SPARK_REMOTE={master})",
+            "Run this again; what was committed stays. Where its memory was too little, give it more with "
+            "spark.driver.memory, or unset SPARK_REMOTE to compute in this process.",
+            server.token,
+        )
+        with connected(connection, _UTC) as spark:
+            yield Engine(spark, False, workspace, connection=connection)
 
 
 @contextmanager
@@ -144,7 +172,8 @@ def _try_loopback(host: str, port: int) -> None:
         ) from None
 
 
-def _try_port(remote: str) -> None:
+def _try_port(remote: str) -> str:
+    """See that something listens there. Gives host and port, without what the address has of secrets."""
     try:
         parts = urlsplit(remote)
         host, port = parts.hostname or "", parts.port or _DEFAULT_PORT
@@ -163,62 +192,4 @@ def _try_port(remote: str) -> None:
             f"no Spark Connect server answers at {host}:{port} ({error}). "
             "Start it, correct SPARK_REMOTE, or unset it to compute in this process."
         ) from None
-
-
-def local_config(settings: Settings) -> dict[str, str]:
-    """Spark configuration for a server on this machine that has the same catalog under the same name.
-
-    Its jars are fetched first, where this user has not got them yet.
-
-    Raises:
-        EngineUnavailableError: there is no Java, or the jars cannot be fetched.
-    """
-    if shutil.which("java") is None and not os.environ.get("JAVA_HOME"):
-        raise EngineUnavailableError(
-            f"SPARK_REMOTE={shown_address(settings.spark_remote or '')} needs Java 17 or 21, and none is "
-            "found. Install it, or unset SPARK_REMOTE to compute in this process without Java."
-        )
-    properties = catalog_properties(settings)
-    prefix = f"spark.sql.catalog.{CATALOG}"
-    config = {
-        prefix: "org.apache.iceberg.spark.SparkCatalog",
-        # A cached table would not know the snapshot that was pinned a moment ago.
-        f"{prefix}.cache-enabled": "false",
-        "spark.ui.enabled": "false",
-        # The progress bars and notices of the JVM would mix with ours on stderr.
-        "spark.ui.showConsoleProgress": "false",
-        "spark.log.level": "ERROR",
-        "spark.sql.session.timeZone": "UTC",
-    }
-    packages = [ICEBERG_RUNTIME]
-    uri = properties.get("uri", "")
-    dialect = uri.split(":", 1)[0].split("+", 1)[0]
-    if properties.get("type") == "sql" or dialect in _JDBC_DRIVERS:
-        packages.append(_JDBC_DRIVERS[dialect])
-        config |= _jdbc_config(prefix, dialect, uri)
-    else:
-        config |= {f"{prefix}.type": properties.get("type", "rest"), f"{prefix}.uri": uri}
-    for key, value in properties.items():
-        if key == "warehouse" or key.startswith("s3."):
-            config[f"{prefix}.{key}"] = value
-    if properties.get("warehouse", "").startswith("s3"):
-        packages.append(_ICEBERG_AWS)
-        config[f"{prefix}.io-impl"] = "org.apache.iceberg.aws.s3.S3FileIO"
-    return {"spark.jars": ",".join(str(jar) for jar in spark_jars(packages)), **config}
-
-
-def _as_sqlite_names_it(path: str) -> str:
-    """A database's path for the JDBC driver, which takes what follows a question mark for parameters."""
-    return f"file:{quote(path)}" if set(path) & set("?#%") else path
-
-
-def _jdbc_config(prefix: str, dialect: str, uri: str) -> dict[str, str]:
-    parts = urlsplit(uri)
-    config = {f"{prefix}.type": "jdbc", f"{prefix}.jdbc.schema-version": "V1"}
-    if dialect == "sqlite":
-        return config | {f"{prefix}.uri": f"jdbc:sqlite:{_as_sqlite_names_it(database_of(uri))}"}
-    if parts.username:
-        config[f"{prefix}.jdbc.user"] = parts.username
-    if parts.password:
-        config[f"{prefix}.jdbc.password"] = parts.password
-    return config | {f"{prefix}.uri": f"jdbc:{dialect}://{parts.hostname}:{parts.port or 5432}{parts.path}"}
+    return f"{host}:{port}"

@@ -7,12 +7,16 @@ import sys
 import time
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped] # ships none
 import pytest
 
 from k2_ohlcv.defs.resources import SparkResource
 from k2_ohlcv.domain.errors import EngineUnavailableError, UsageError
-from k2_ohlcv.engine import session
-from k2_ohlcv.engine.session import local_config, open_engine
+from k2_ohlcv.engine import local_spark
+from k2_ohlcv.engine.connect import ServerConnection
+from k2_ohlcv.engine.local_spark import local_config
+from k2_ohlcv.engine.session import open_engine
+from k2_ohlcv.engine.spark_catalog import ICEBERG_RUNTIME
 from k2_ohlcv_tests import lakes
 from k2_ohlcv_tests.servers import free_port
 
@@ -78,28 +82,46 @@ def test_local_spark_without_java_says_what_to_do(tmp_path: Path, monkeypatch: p
 
 
 def test_local_spark_gets_the_same_catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SQLite, Postgres and REST catalogs, and the keys of an S3 warehouse, as Spark calls them."""
+    """The embedded one, or what PyIceberg is configured with; the jars as files."""
     monkeypatch.setenv("JAVA_HOME", "/somewhere")
-    monkeypatch.setattr(session, "spark_jars", lambda packages: [Path("/jars") / p for p in packages])
+    monkeypatch.setattr(local_spark, "spark_jars", lambda packages: [Path("/jars") / p for p in packages])
     settings = lakes.settings(tmp_path, SPARK_REMOTE="local[2]")
     config = local_config(settings)
     assert config["spark.sql.catalog.k2.uri"] == f"jdbc:sqlite:{tmp_path / 'catalog.db'}"
-    assert config["spark.jars"].startswith(f"/jars/{session.ICEBERG_RUNTIME},/jars/org.xerial:sqlite-jdbc:")
+    assert config["spark.jars"].startswith(f"/jars/{ICEBERG_RUNTIME},/jars/org.xerial:sqlite-jdbc:")
     assert "spark.jars.packages" not in config, "two processes would resolve them at once"
-    monkeypatch.setenv("PYICEBERG_CATALOG__K2__URI", "postgresql+psycopg2://me:secret@db/k2")
-    monkeypatch.setenv("PYICEBERG_CATALOG__K2__WAREHOUSE", "s3://lake/warehouse")
-    monkeypatch.setenv("PYICEBERG_CATALOG__K2__S3__ENDPOINT", "http://127.0.0.1:9000")
+    monkeypatch.setenv("PYICEBERG_CATALOG__K2__URI", "postgresql+psycopg2://me:s%40cret@db/k2")
     config = local_config(settings)
     assert config["spark.sql.catalog.k2.uri"] == "jdbc:postgresql://db:5432/k2"
-    assert config["spark.sql.catalog.k2.jdbc.user"] == "me"
-    assert config["spark.sql.catalog.k2.s3.endpoint"] == "http://127.0.0.1:9000"
-    assert config["spark.sql.catalog.k2.io-impl"].endswith("S3FileIO")
-    monkeypatch.setenv("PYICEBERG_CATALOG__K2__URI", "http://127.0.0.1:8181")
-    config = local_config(settings)
-    assert (config["spark.sql.catalog.k2.type"], config["spark.sql.catalog.k2.uri"]) == (
-        "rest",
-        "http://127.0.0.1:8181",
-    )
+    assert config["spark.sql.catalog.k2.jdbc.password"] == "s@cret"
+
+
+@pytest.mark.spark
+@pytest.mark.system
+def test_spark_on_this_machine_listens_on_loopback_and_tells_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two at once work, each at a port of its own. Whoever has no token is refused."""
+    if shutil.which("java") is None:
+        pytest.skip("real Spark needs Java, and none is found")
+    settings = lakes.settings(tmp_path, SPARK_REMOTE="local[1]")
+    lakes.empty(lakes.open_lake(tmp_path))
+    config = {"spark.sql.catalog.k2.jdbc.password": "SECRET"}
+    with open_engine(settings, config) as one, open_engine(settings) as other:
+        for engine in (one, other):
+            assert engine.spark.sql("select 1 as one").toArrow().to_pydict() == {"one": [1]}
+        servers = [p for p in psutil.Process().children() if p.name() == "java"]
+        listening = [c.laddr for p in servers for c in p.net_connections() if c.status == psutil.CONN_LISTEN]
+        assert len(servers) == 2
+        assert listening
+        assert {address.ip.removeprefix("::ffff:") for address in listening} <= {"127.0.0.1", "::1"}
+        assert not any("SECRET" in word for p in servers for word in p.cmdline())
+        assert one.connection is not None
+        port = one.connection.builder.endpoint.rpartition(":")[2]
+        stranger = ServerConnection(f"sc://localhost:{port}", "it", "")
+        with pytest.raises(Exception, match=r"(?i)unauthenticated|token"):
+            stranger.open({"spark.sql.session.timeZone": "UTC"})
+    assert not [p for p in servers if p.is_running()]
 
 
 def test_a_session_ends_with_its_block_and_leaves_nothing(tmp_path: Path) -> None:

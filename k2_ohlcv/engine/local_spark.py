@@ -1,0 +1,165 @@
+"""Spark on this machine, for `SPARK_REMOTE=local[N]`: a Connect server in a Java process of its own.
+
+The server listens on the loopback alone, at a free port, and asks its clients for a token. So several
+processes have one each. The catalog's secrets reach it by Py4J's private connection: what spark-submit is
+given are arguments of a process, which every user of the machine can see. The server reads from us, and ends
+when we end, however that is.
+"""
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from k2_ohlcv.domain.addresses import hide_secrets, shown_address
+from k2_ohlcv.domain.errors import EngineUnavailableError
+from k2_ohlcv.engine.jars import spark_jars
+from k2_ohlcv.engine.spark_catalog import spark_catalog
+from k2_ohlcv.lake.catalog import CATALOG, catalog_properties
+from k2_ohlcv.settings import Settings
+
+_STOP_SECONDS = 10.0
+_PUBLIC = {
+    "spark.ui.enabled": "false",
+    # The progress bars and notices of the JVM would mix with ours on stderr.
+    "spark.ui.showConsoleProgress": "false",
+    "spark.log.level": "ERROR",
+    "spark.driver.host": "127.0.0.1",
+    "spark.driver.bindAddress": "127.0.0.1",
+}
+_PRIVATE = {
+    "spark.app.name": "k2-ohlcv",
+    "spark.plugins": "org.apache.spark.sql.connect.SparkConnectPlugin",
+    "spark.connect.grpc.binding.address": "127.0.0.1",
+    "spark.connect.grpc.binding.port": "0",
+    "spark.sql.artifact.isolation.enabled": "true",
+    "spark.sql.artifact.isolation.alwaysApplyClassloader": "true",
+    # Spark's own pattern knows neither a REST catalog's credential nor its headers.
+    "spark.redaction.regex": r"(?i)secret|password|passwd|token|access.?key|credential|\.header\.",
+}
+
+
+@dataclass(frozen=True)
+class LocalServer:
+    """A server on this machine.
+
+    Attributes:
+        address: where it listens, as `sc://host:port`.
+        token: what it asks its clients for.
+    """
+
+    address: str
+    token: str
+
+
+def local_config(settings: Settings) -> dict[str, str]:
+    """Spark configuration for a server on this machine that has the same catalog under the same name.
+
+    Its jars are fetched first, where this user has not got them yet.
+
+    Raises:
+        EngineUnavailableError: there is no Java, or the jars cannot be fetched.
+        UsageError: Spark cannot open this kind of catalog.
+    """
+    if shutil.which("java") is None and not os.environ.get("JAVA_HOME"):
+        raise EngineUnavailableError(
+            f"SPARK_REMOTE={shown_address(settings.spark_remote or '')} needs Java 17 or 21, and none is "
+            "found. Install it, or unset SPARK_REMOTE to compute in this process without Java."
+        )
+    catalog = spark_catalog(CATALOG, catalog_properties(settings))
+    return {
+        "spark.jars": ",".join(str(jar) for jar in spark_jars(catalog.packages)),
+        **catalog.config,
+        # A cached table would not know the snapshot that was pinned a moment ago.
+        f"spark.sql.catalog.{CATALOG}.cache-enabled": "false",
+        "spark.sql.session.timeZone": "UTC",
+        **_PUBLIC,
+    }
+
+
+@contextmanager
+def local_server(master: str, config: Mapping[str, str]) -> Iterator[LocalServer]:
+    """Start a server, and end it on exit.
+
+    Args:
+        master: `local`, `local[N]` or the like.
+        config: Spark's configuration, with secrets.
+
+    Raises:
+        EngineUnavailableError: it does not start.
+    """
+    public = {key: value for key, value in config.items() if key in _PUBLIC or key == "spark.jars"}
+    token = secrets.token_urlsafe(32)
+    private = {
+        **_PRIVATE,
+        **{key: value for key, value in config.items() if key not in public},
+        "spark.connect.authenticate.token": token,
+    }
+    gateway = _launch({"spark.master": master, **public})
+    try:
+        port = _start(gateway, master, private)
+        # By this name the client sends the token without TLS, to this machine alone.
+        yield LocalServer(f"sc://localhost:{port}", token)
+    finally:
+        _end(gateway)
+
+
+def _launch(arguments: Mapping[str, str]) -> Any:
+    """A Java process with Spark's classes, and our connection to it."""
+    from pyspark import SparkConf
+    from pyspark.errors import PySparkRuntimeError
+    from pyspark.java_gateway import launch_gateway
+
+    conf = SparkConf(loadDefaults=False).setAll(list(arguments.items()))
+    # spark-submit takes no master where it finds the address of a server in the environment.
+    before = {name: os.environ.pop(name, None) for name in ("SPARK_REMOTE", "SPARK_LOCAL_IP")}
+    os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
+    try:
+        return launch_gateway(conf)  # type: ignore[no-untyped-call] # PySpark's own
+    except PySparkRuntimeError as error:
+        raise EngineUnavailableError(
+            "Spark does not start on this machine: what Java says of it is above. It needs Java 17 or 21; or "
+            "unset SPARK_REMOTE to compute in this process without Java."
+        ) from error
+    finally:
+        del os.environ["SPARK_LOCAL_IP"]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
+def _start(gateway: Any, master: str, config: Mapping[str, str]) -> int:
+    """Start the server in the Java process; gives its port."""
+    from py4j.protocol import Py4JError
+
+    jvm = gateway.jvm
+    try:
+        conf = jvm.SparkConf(True)
+        for key, value in config.items():
+            conf.set(key, value)
+        jvm.org.apache.spark.sql.classic.SparkSession.builder().config(conf).getOrCreate()
+        service = getattr(jvm, "org.apache.spark.sql.connect.service.SparkConnectService$")
+        port: int = getattr(service, "MODULE$").localPort()
+    except Py4JError as error:
+        cause = getattr(error, "java_exception", None)
+        said = hide_secrets(str(cause.toString() if cause is not None else error).split("\n", 1)[0])
+        raise EngineUnavailableError(
+            f"Spark does not start on this machine as SPARK_REMOTE={master} ({said}). Correct SPARK_REMOTE, "
+            "or unset it to compute in this process without Java."
+        ) from None
+    return port
+
+
+def _end(gateway: Any) -> None:
+    """End the Java process. It ends by itself when nothing can be read from us any more."""
+    with suppress(Exception):
+        gateway.shutdown()
+    process = gateway.proc
+    with suppress(OSError):
+        process.stdin.close()
+    try:
+        process.wait(_STOP_SECONDS)
+    except Exception:
+        process.kill()
+        process.wait()
