@@ -86,7 +86,10 @@ def reconcile(
         candles = lake.candles(timeframe)
         base, trades = candles.metadata_location, lake.trades()
         try:
-            work = _Work(lake, engine, trades, choose(candles, trades), progress or (lambda _: None))
+            plan = choose(candles, trades)
+            if plan.damaged:
+                _log.warning("candles behind a line were changed", table=timeframe.table, reason=plan.damage)
+            work = _Work(lake, engine, trades, plan, progress or (lambda _: None))
             report = work.carry_out(candles)
         except (*CONFLICTS, FileNotFoundError) as conflict:
             if isinstance(conflict, FileNotFoundError) and not _moved(lake, timeframe, base):

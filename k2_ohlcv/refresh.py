@@ -32,8 +32,6 @@ def refresh(
         plan = plan_refresh(candles, trades, timeframe)
         if plan.reason and candles.current_snapshot() is not None:
             _log.warning("everything is dirty", table=timeframe.table, reason=plan.reason)
-        if plan.damaged:
-            _log.warning("candles behind a line were changed", table=timeframe.table, reason=plan.damage)
         return plan
 
     return reconcile(lake, engine, timeframe, choose, progress)

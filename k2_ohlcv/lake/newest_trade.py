@@ -84,7 +84,10 @@ def _rows(trades: Table, newest: LiveFile, latest: datetime) -> Iterator[dict[st
     column = Reference(time.field.name)
     # Without a snapshot's id the scan takes the names of the current schema, as ours do.
     scan = trades.scan(
-        And(GreaterThanOrEqual(column, literal(first)), LessThanOrEqual(column, literal(last))),
+        And(
+            GreaterThanOrEqual(term=column, value=literal(first)),
+            LessThanOrEqual(term=column, value=literal(last)),
+        ),
         selected_fields=tuple(theirs.values()),
     )
     for batch in scan.to_arrow_batch_reader():
