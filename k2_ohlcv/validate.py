@@ -27,7 +27,7 @@ from k2_ohlcv.lake.changes import trades_spans
 from k2_ohlcv.lake.delete_files import plan
 from k2_ohlcv.lake.files import data_files, live_files, partition_of
 from k2_ohlcv.lake.lines import Lines
-from k2_ohlcv.lake.open_work import OpenWork
+from k2_ohlcv.lake.open_work import OpenWork, reject_missing_trades
 from k2_ohlcv.lake.staleness import behind_since
 from k2_ohlcv.lake.watermark import Watermark
 
@@ -126,9 +126,13 @@ def validate(
 
     Returns:
         A finding for each of `CHECKS`, in their order.
+
+    Raises:
+        MissingTradesError: the candles were made from trades, and there are none any more.
     """
     tables = {each: lake.candles(each) for each in (timeframe, TIMEFRAMES[0])}
     trades = lake.trades()
+    reject_missing_trades(tables[timeframe], trades)  # an outage is no failed check
     side, minutes = (_Side.of(tables[each], trades, each) for each in (timeframe, TIMEFRAMES[0]))
     snapshot, compared = trades.metadata.current_snapshot_id, timeframe.align(intervals)
     if reconciled:

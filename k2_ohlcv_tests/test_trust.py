@@ -17,6 +17,7 @@ from k2_ohlcv.domain.errors import ContractError, MissingTradesError
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv.domain.window import DAY
 from k2_ohlcv.lake.commit import Change, commit
+from k2_ohlcv.lake.inventory import candles_status
 from k2_ohlcv.lake.lines import EXPIRED, FROZEN
 from k2_ohlcv.lake.missing import MissingTable
 from k2_ohlcv.lake.schemas import NAMESPACE, TRADES
@@ -260,6 +261,9 @@ def test_missing_trades_are_not_deleted_trades(started: Bench) -> None:
             run(started.lake, started.engine, MINUTE)
     with pytest.raises(MissingTradesError):
         Staleness.of(started.lake, MINUTE)
+    with pytest.raises(MissingTradesError):  # an outage is no failed check
+        validate(started.lake, started.engine, MINUTE, [day(AT)])
+    assert candles_status(started.lake, MINUTE).lag is None
     assert not catalog.table_exists(TRADES.identifier)
     assert lakes.frame(started.lake, MINUTE).equals(candles)
     catalog.rename_table(RENAMED, TRADES.identifier)
