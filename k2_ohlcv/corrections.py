@@ -12,18 +12,20 @@ from datetime import UTC, datetime
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyiceberg.manifest import DataFile
 from pyiceberg.table import FileScanTask, Table
 
 from k2_ohlcv.correction_report import CorrectionReport, raw_text
 from k2_ohlcv.domain.errors import UsageError
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
-from k2_ohlcv.domain.window import Interval, from_micros, to_micros
+from k2_ohlcv.domain.window import LAST, Interval, from_micros, to_micros
 from k2_ohlcv.lake import rejected
 from k2_ohlcv.lake.candidates import Candidates, data_files_of, files_of_market, tasks_of
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.corrections import Cut, commit_correction, read_rows, removed_rows
 from k2_ohlcv.lake.dedupe import Int64s, Mask
 from k2_ohlcv.lake.files import TIME
+from k2_ohlcv.lake.foreign import time_column
 from k2_ohlcv.lake.lines import FROZEN, line_of
 from k2_ohlcv.lake.open_work import reject_missing_trades
 from k2_ohlcv.lake.retry import retry_conflicts
@@ -74,7 +76,7 @@ class Selection:
             return Candidates(rows, [self.market], np.zeros(size, bool)).tasks(table)
         live = data_files_of(table)
         if self.interval is not None:
-            live = [f for f in live if f.span.intersect(self.interval)]
+            live = [f for f in live if _may_hold(table, f.file, self.interval)]
         paths = files_of_market(table, live, self.market) if self.market else {f.path for f in live}
         return tasks_of(table, paths)
 
@@ -85,10 +87,23 @@ class Selection:
             chosen &= in_market(rows, self.market)
         if self.interval is not None:
             moments = rows[TIME].cast(pa.int64()).to_numpy()
-            chosen &= (moments >= to_micros(self.interval.start)) & (moments < to_micros(self.interval.end))
+            first, last = _first_and_last(self.interval)
+            chosen &= (moments >= first) & (moments <= last)
         if self.ids:
             chosen &= pc.is_in(rows["trade_id"], pa.array(self.ids, rows["trade_id"].type)).to_numpy()
         return np.flatnonzero(chosen)
+
+
+def _may_hold(table: Table, file: DataFile, interval: Interval) -> bool:
+    """Whether rows of a data file may lie in an interval, at impossible times too."""
+    bounds, (first, last) = time_column(table, TIME).bounds(file), _first_and_last(interval)
+    return bounds is None or (bounds[0] <= last and bounds[1] >= first)
+
+
+def _first_and_last(interval: Interval) -> tuple[int, int]:
+    """The first and the last microsecond. An interval up to the last moment that there is includes it."""
+    end = to_micros(interval.end)
+    return to_micros(interval.start), end if interval.end == LAST else end - 1
 
 
 def in_market(rows: pa.Table, market: Market) -> Mask:

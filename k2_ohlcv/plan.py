@@ -148,6 +148,7 @@ def plan_rebuild(
         start=_start(todo, candles, trades, subtract(lines.ahead(dirty), empty)),
         files_read=len(_spans(trades, todo.current, work)),
         behind=lines.windows_behind(whole),
+        damaged=tuple(lines.behind(todo.mark.touched)) if todo.mark else (),
         properties=tuple(remembered(candles, trades).items()),
     )
 
@@ -195,9 +196,9 @@ def _start(todo: OpenWork, candles: Table, trades: Table, may_differ: Sequence[I
     frozen = frozen_before(candles, trades, datetime.now(UTC))
     # What has come to lie behind a line is refused no longer: nobody can mend it any more.
     refused = tuple(r for r in mark.refused if intersect_all([r.window], may))
-    return replace(
-        mark, snapshot_id=todo.current, head=head, open=may, refused=refused, until=until, frozen=frozen
-    )
+    touched = tuple(intersect_all(mark.touched, may))
+    mark = replace(mark, open=may, refused=refused, touched=touched)
+    return replace(mark, snapshot_id=todo.current, head=head, until=until, frozen=frozen)
 
 
 def _occupied(candles: Table, trades: Table, timeframe: Timeframe) -> tuple[list[Interval], list[Interval]]:

@@ -24,7 +24,7 @@ from k2_ohlcv.engine.totals import TotalsCache, totals
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.changes import trades_spans
 from k2_ohlcv.lake.files import data_files
-from k2_ohlcv.lake.open_work import OpenWork
+from k2_ohlcv.lake.open_work import OpenWork, reject_missing_trades
 from k2_ohlcv.lake.staleness import behind_since
 from k2_ohlcv.lake.watermark import Watermark
 from k2_ohlcv.report import ReconciledWindows
@@ -69,9 +69,13 @@ def validate(
 
     Returns:
         A finding for each of `CHECKS`, in their order.
+
+    Raises:
+        MissingTradesError: the candles were made from trades, and there are none any more.
     """
     tables = {each: lake.candles(each) for each in (timeframe, TIMEFRAMES[0])}
     trades = lake.trades()
+    reject_missing_trades(tables[timeframe], trades)  # an outage is no failed check
     state, minutes = (CandleTableState.of(tables[each], trades, each) for each in (timeframe, TIMEFRAMES[0]))
     work = _Comparison.of(engine, trades, state, minutes, intervals=intervals, reconciled=reconciled)
     gaps = Gaps(timeframe, pending=state.pending, too_late=state.too_late, expired=state.lines.expired)

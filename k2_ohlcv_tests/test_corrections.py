@@ -323,6 +323,37 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     return int(caught.value.code or 0), out, err
 
 
+@pytest.mark.parametrize(
+    ("options", "goes"),
+    [
+        (("--from", "9999-12-31"), {"far", "last"}),
+        (("--from", "9999-01-01", "--to", "9999-12-31T23:59:59"), {"far"}),
+        (("--from", "2200-06-01"), {"far", "last"}),
+        (("--to", "1970-01-01"), {"old"}),
+        (("--from", "1969-05-01", "--to", "1969-05-02"), {"old"}),
+        (("--to", "1900-01-01"), {"older"}),
+    ],
+)
+def test_trades_of_impossible_times_are_deleted_by_their_times(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...],
+    goes: set[str],
+) -> None:
+    """No candle has them, and the check that names them is green only once they are gone."""
+    monkeypatch.setenv("K2_HOME", str(tmp_path))
+    lake, last = lakes.open_lake(tmp_path), datetime.max.replace(tzinfo=UTC)
+    old, far = datetime(1969, 5, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
+    times = {"old": old, "older": old.replace(year=1800), "far": far, "last": last, "good": AT}
+    for name, at in times.items():
+        if name != "older" or goes == {"older"}:
+            lakes.add_trades(lake, [trade(1, trade_id=name, timestamp=at)])
+    code, _, _ = run(capsys, "delete", *options, "--apply")
+    left = set(lake.trades().scan().to_arrow()["trade_id"].to_pylist())
+    assert (code, left) == (0, {*times} - goes - ({"older"} - goes))
+
+
 _WRONG = (
     ("delete",),
     ("delete", "--exchange", "E"),

@@ -13,6 +13,7 @@ from k2_ohlcv.domain.window import DAY
 from k2_ohlcv.lake.candles import Stored
 from k2_ohlcv.lake.delete_files import refuse_equality_deletes
 from k2_ohlcv.lake.files import live_files, partition_of
+from k2_ohlcv.lake.lines import FROZEN
 from k2_ohlcv.reconcile import rebuild, refresh
 from k2_ohlcv.validate import validate
 from k2_ohlcv_tests import lakes, theirs
@@ -76,6 +77,18 @@ def test_a_smaller_rebuild_repairs_its_own_partitions(sail: Bench) -> None:
     rebuild(sail.lake, sail.engine, MINUTE, DAYS[2:])
     assert deletes(sail) == 0
     lakes.assert_equal_to_trades(sail.lake, SOME, [MINUTE])
+
+
+def test_what_lies_past_retention_is_for_the_engine_that_deleted(sail: Bench) -> None:
+    """No rebuild may compute the month in which the frozen line lies as a whole: it would refuse for ever."""
+    table, daily = started(sail), timeframe("1d")
+    refresh(sail.lake, sail.engine, daily)
+    line = DAYS[1].start.isoformat()
+    sail.lake.trades().transaction().set_properties({FROZEN: line}).commit_transaction()
+    table = sail.lake.candles(daily)
+    theirs.delete_equal(table, ["window_start"], [(DAYS[0].start,)], partition=_partition(table))
+    with pytest.raises(ContractError, match=r"past retention.*rewrite_data_files.*gold_ohlcv_1d"):
+        rebuild(sail.lake, sail.engine, daily, DAYS[:1])
 
 
 def test_a_refresh_repairs_what_another_engine_deleted(sail: Bench) -> None:

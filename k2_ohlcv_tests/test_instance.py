@@ -22,6 +22,16 @@ def open_together(home: Path, barrier: object, failures: "multiprocessing.Queue[
         failures.put(repr(error))
 
 
+def test_a_dagster_home_that_is_not_there_yet_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that its owner sets keeps its own dagster.yaml, and need not be there."""
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "a" / "b"))
+    with opened(lakes.settings(tmp_path)) as instance:
+        assert instance.get_runs(limit=1) == []
+    assert not (tmp_path / "a" / "b" / "dagster.yaml").exists()
+
+
 @pytest.mark.system
 def test_four_processes_open_a_fresh_home_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DAGSTER_HOME", raising=False)

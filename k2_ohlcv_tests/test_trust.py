@@ -15,11 +15,13 @@ from k2_ohlcv.domain.candle import Trade, aggregate
 from k2_ohlcv.domain.errors import ContractError, MissingTradesError
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv.domain.window import DAY
+from k2_ohlcv.lake.commit import Change, commit
+from k2_ohlcv.lake.inventory import candles_status
 from k2_ohlcv.lake.lines import EXPIRED, FROZEN
 from k2_ohlcv.lake.missing import MissingTable
 from k2_ohlcv.lake.schemas import NAMESPACE, TRADES
 from k2_ohlcv.lake.staleness import Staleness
-from k2_ohlcv.lake.watermark import HEAD, SNAPSHOT, STATE, Watermark
+from k2_ohlcv.lake.watermark import HEAD, SNAPSHOT, STATE, Watermark, carried
 from k2_ohlcv.reconcile import preview_refresh, rebuild, refresh
 from k2_ohlcv.report import RefusedWindowsError
 from k2_ohlcv.validate import validate
@@ -148,6 +150,52 @@ def test_a_commit_of_ours_vouches_for_its_own_partitions_only(
     assert_refreshed(started, [*week(), late])
 
 
+def rebuild_another_day(bench: Bench) -> None:
+    rebuild(bench.lake, bench.engine, MINUTE, [day(AT + 2 * DAY)])
+
+
+def move_the_clocks(bench: Bench) -> None:
+    """As retention and the command for its lines do: a commit of ours that reconciles nothing."""
+    table = minutes(bench)
+    commit(table, Change(summary=carried(table)))
+
+
+OURS = [rebuild_another_day, move_the_clocks]
+
+
+@pytest.mark.parametrize("ours", OURS)
+def test_what_another_writer_touched_is_looked_at_after_a_commit_of_ours(
+    started: Bench, ours: Callable[[Bench], None]
+) -> None:
+    """A commit that did not reconcile it is no reason to look away either."""
+    foreign_delete(minutes(started))
+    ours(started)
+    mark = Watermark.of(minutes(started))
+    assert mark is not None
+    assert (mark.open, mark.touched) == ((day(AT),), (day(AT),))
+    broken = {f.check for f in validate(started.lake, started.engine, MINUTE, [day(AT)]) if not f.ok}
+    assert "reconciles_with_trades" in broken
+    assert_refreshed(started, week())
+
+
+@pytest.mark.parametrize("ours", OURS)
+def test_what_another_writer_does_to_frozen_candles_is_said_after_a_commit_of_ours(
+    started: Bench, ours: Callable[[Bench], None]
+) -> None:
+    """Once, by the first command that leaves them as they are."""
+    line = day(AT + DAY).start.isoformat()
+    started.lake.trades().transaction().set_properties({FROZEN: line}).commit_transaction()
+    refresh(started.lake, started.engine, MINUTE)
+    foreign_delete(minutes(started))
+    with capture_logs() as logs:
+        ours(started)
+        refresh(started.lake, started.engine, MINUTE)
+        refresh(started.lake, started.engine, MINUTE)
+    said = [log["reason"] for log in logs if log["event"] == "candles behind a line were changed"]
+    assert [f"gold_ohlcv_1m in {AT:%Y-%m-%d}, where the trades are gone" in one for one in said] == [True]
+    assert plan(started.lake, MINUTE).is_current
+
+
 def test_another_writers_compaction_of_candles_dirties_nothing(started: Bench) -> None:
     table = minutes(started)
     histories.compact(table, list(table.scan().plan_files()))
@@ -211,6 +259,9 @@ def test_missing_trades_are_not_deleted_trades(started: Bench) -> None:
             run(started.lake, started.engine, MINUTE)
     with pytest.raises(MissingTradesError):
         Staleness.of(started.lake, MINUTE)
+    with pytest.raises(MissingTradesError):  # an outage is no failed check
+        validate(started.lake, started.engine, MINUTE, [day(AT)])
+    assert candles_status(started.lake, MINUTE).lag is None
     assert not catalog.table_exists(TRADES.identifier)
     assert lakes.frame(started.lake, MINUTE).equals(candles)
     catalog.rename_table(RENAMED, TRADES.identifier)

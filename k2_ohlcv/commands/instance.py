@@ -29,8 +29,8 @@ def prepare(settings: Settings) -> Path:
     dagster.yaml; an edited one there would be overwritten, so that an upgrade's changes arrive.
     """
     home = settings.dagster_home
+    home.mkdir(parents=True, exist_ok=True)
     if not os.environ.get("DAGSTER_HOME"):
-        home.mkdir(parents=True, exist_ok=True)
         wanted = _shipped().read_bytes()
         target = home / _FILE
         if not target.exists() or target.read_bytes() != wanted:

@@ -36,6 +36,10 @@ def show_status(terminal: Terminal) -> None:
         for one, status in tables
         if status.open
     ]
+    if trades.snapshot is None and any(status.snapshot is not None for _, status in tables):
+        notes.append(
+            f"{trades.table} is missing or has never had trades: how far behind the candles are is unknown"
+        )
     terminal.show(*notes)
     terminal.show(f"trades: {trades.rows:,}, {_text(trades.first)} to {_text(trades.last)}", shown)
 

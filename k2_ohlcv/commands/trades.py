@@ -7,17 +7,18 @@ from k2_ohlcv.commands.terminal import Terminal, table
 from k2_ohlcv.correction_report import CorrectionReport
 from k2_ohlcv.corrections import DELETED, Selection, delete_trades
 from k2_ohlcv.domain.errors import UsageError
-from k2_ohlcv.domain.window import Interval, midnight
+from k2_ohlcv.domain.window import LAST, Interval, midnight
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.replacement import REPLACED, replace_trades
 
-#: Days that are shown; the JSON object has them all.
 _NOTHING_DELETED = (
     "No stored trade matches: nothing to do, and nothing was committed. Markets and ids are spelt as stored."
 )
 _NOTHING_REPLACED = "No trade differs: nothing to do, and nothing was committed."
+#: Days that are shown; the JSON object has them all.
 _SHOWN_DAYS = 40
-_FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
+#: Where nothing is said: trades of impossible times are among those that somebody wants to remove.
+_FIRST = datetime.min.replace(tzinfo=UTC)
 
 
 def run_delete(
@@ -86,7 +87,7 @@ def run_replace(
 def _interval(start: str | None, end: str | None) -> Interval | None:
     if start is None and end is None:
         return None
-    first, after = _moment(start, _FIRST), _moment(end, _LAST)
+    first, after = _moment(start, _FIRST), _moment(end, LAST)
     if first >= after:
         raise UsageError(f"--from {start} is not before --to {end}")
     return Interval(first, after)

@@ -34,9 +34,15 @@ def refuse_equality_deletes(table: Table) -> None:
     more = ", ..." if len(found) > _SHOWN else ""
     raise ContractError(
         f"table {name} has {len(found):,} equality delete files of another engine ({paths}{more}), which "
-        "cannot be read here. Nothing was written. Apply them with the engine that made them, in Spark: CALL "
-        f"k2.system.rewrite_data_files(table => '{name}', options => map('delete-file-threshold', '1', "
-        "'remove-dangling-deletes', 'true')), then run this again"
+        f"cannot be read here. Nothing was written. {_cure(name)}, then run this again"
+    )
+
+
+def _cure(name: str) -> str:
+    """How equality deletes are applied without us."""
+    return (
+        "Apply them with the engine that made them, in Spark: CALL k2.system.rewrite_data_files(table => "
+        f"'{name}', options => map('delete-file-threshold', '1', 'remove-dangling-deletes', 'true'))"
     )
 
 
@@ -91,10 +97,12 @@ def _unreadable(table: Table, timeframe: Timeframe, partitions: Sequence[Interva
         for r in ranges[:_SHOWN]
     )
     more = f" and {len(ranges) - _SHOWN} more ranges" if len(ranges) > _SHOWN else ""
+    name = ".".join(table.name())
     return ContractError(
-        f"table {'.'.join(table.name())} has equality deletes of another engine, which cannot be read here. "
+        f"table {name} has equality deletes of another engine, which cannot be read here. "
         f"They bear on {len(set(partitions)):,} partitions. Rebuild these whole, which writes them anew and "
-        f"drops the deletes: {commands}{more}"
+        f"drops the deletes: {commands}{more}. What lies past retention there cannot be rebuilt: "
+        f"{_cure(name)}"
     )
 
 

@@ -35,7 +35,7 @@ class TableStatus:
         trades_head: the newest trade that the watermark covers; for trades, the newest there is.
         behind: how many trades snapshots are newer than the watermark's; None where there is no watermark.
         lag: the age of the oldest trades snapshot that the watermark has not reached; zero where there is
-            none, None where there is no watermark although there are trades.
+            none, None where there is no watermark although there are trades or candles.
         open: intervals that are not equal to the trades of the watermark yet.
         refused: windows in them that break an invariant.
     """
@@ -168,7 +168,7 @@ def _lag(candles: Table, trades: Table, work: OpenWork, now: datetime) -> tuple[
     """How many trades snapshots a candle table is behind, and for how long."""
     complete = work.mark.complete if work.mark else None
     if complete is None:
-        return (None, None) if _current(trades) else (0, timedelta(0))
+        return (None, None) if _current(trades) or _current(candles) else (0, timedelta(0))
     if work.is_done:
         return 0, timedelta(0)
     since = behind_since(trades, complete) or _made(candles)

@@ -10,13 +10,14 @@ from typing import Any
 
 import polars as pl
 import structlog
-from pyiceberg.expressions import GreaterThanOrEqual
+from pyiceberg.expressions import And, GreaterThanOrEqual, LessThanOrEqual, Reference
+from pyiceberg.expressions.literals import literal
 from pyiceberg.table import Table
 from pyiceberg.types import LongType, TimestamptzType
 
-from k2_ohlcv.domain.window import from_micros, to_micros
+from k2_ohlcv.domain.window import MICROSECOND, Interval, from_micros, to_micros
 from k2_ohlcv.lake.files import TIME, LiveFile, live_files
-from k2_ohlcv.lake.foreign import EVERYTHING, ForeignTrades, TimeColumn, time_column
+from k2_ohlcv.lake.foreign import ForeignTrades, TimeColumn, time_column
 
 _MARKET = ("exchange", "symbol", "trade_id")
 
@@ -52,35 +53,41 @@ class NewestTrade:
 
 def find_newest_trade(trades: Table) -> NewestTrade | None:
     """The newest trade of the table as it was loaded; None where there are none, or no file says its time."""
-    snapshot = trades.metadata.current_snapshot_id
-    found = live_files(trades, snapshot)
-    files = [f for f in found if not f.is_delete and f.span != EVERYTHING]
-    if not files:
+    found = live_files(trades, trades.metadata.current_snapshot_id)
+    dated = [(f.latest, f) for f in found if not f.is_delete and f.latest is not None]
+    if not dated:
         return None
-    newest = max(files, key=lambda f: f.span.last)
+    latest, newest = max(dated, key=lambda pair: pair[0])
     try:
-        row = max(_rows(trades, newest), key=lambda r: r[TIME], default=None)
+        row = max(_rows(trades, newest, latest), key=lambda r: r[TIME], default=None)
     except (ValueError, NotImplementedError) as error:
         # Such as delete files that PyIceberg does not read: what set the clock is still worth saying.
         _log.warning("the newest trade cannot be read", path=newest.path, error=str(error))
         row = None
-    return NewestTrade(newest.span.last) if row is None else NewestTrade(row[TIME], *_texts(row))
+    return NewestTrade(latest) if row is None else NewestTrade(row[TIME], *_texts(row))
 
 
 def _texts(row: Mapping[str, Any]) -> list[str | None]:
     return [None if row.get(name) is None else str(row[name]) for name in _MARKET]
 
 
-def _rows(trades: Table, newest: LiveFile) -> Iterator[dict[str, Any]]:
-    """The newest row of each batch of what may be the newest rows, under our names."""
+def _rows(trades: Table, newest: LiveFile, latest: datetime) -> Iterator[dict[str, Any]]:
+    """The newest row of each batch of what may be the newest rows, under our names.
+
+    A bound is a moment that a row has. A file may hold impossible moments beside it: these set no clock.
+    """
     time = time_column(trades, TIME)
     theirs = {name: theirs for name in (TIME, *_MARKET) if (theirs := _name(trades, name))}
-    bounds = time.bounds(newest.file)
-    least = bounds[1] if bounds else _value(time, newest.span.start)
+    span = Interval(latest, latest + MICROSECOND) if time.bounds(newest.file) else newest.span
+    first, last = (_literal(time, _value(time, moment)) for moment in (span.start, span.last))
+    column = Reference(time.field.name)
+    # Without a snapshot's id the scan takes the names of the current schema, as ours do.
     scan = trades.scan(
-        GreaterThanOrEqual(term=time.field.name, value=_literal(time, least)),  # type: ignore[arg-type]
+        And(
+            GreaterThanOrEqual(term=column, value=literal(first)),
+            LessThanOrEqual(term=column, value=literal(last)),
+        ),
         selected_fields=tuple(theirs.values()),
-        snapshot_id=trades.metadata.current_snapshot_id,
     )
     for batch in scan.to_arrow_batch_reader():
         rows = pl.DataFrame(batch)

@@ -13,7 +13,7 @@ from datetime import datetime
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation, Snapshot
 
-from k2_ohlcv.domain.window import Interval, bound, coalesce, intersect_all, subtract
+from k2_ohlcv.domain.window import Interval, bound, intersect_all, subtract
 from k2_ohlcv.lake.files import difference, partition_of, table_grain
 
 #: Properties of a candle table: the trades snapshot that all of it is equal to, the newest trade in that
@@ -62,7 +62,7 @@ class Watermark:
         refused: windows in `open` that break an invariant, the first ones only.
         complete: the last snapshot to which the whole table was equal; None where there was none.
         complete_head: the newest trade of that snapshot.
-        touched: intervals in `open` that other writers touched after the last commit of ours.
+        touched: intervals in `open` that other writers touched, and no commit of ours has reconciled since.
         until: trades from this moment on were left out, as they had an impossible time then; None if unknown.
         frozen: trades before this were left out, as they lay behind the frozen line then; None without one.
     """
@@ -97,7 +97,8 @@ class Watermark:
         still = [r for r in self.refused if not intersect_all([r.window], done)]
         now = [*still, *refused]
         left = _bounded([*subtract(self.open, done), *(r.window for r in now)])
-        mark = replace(self, open=left, refused=tuple(now[:_MOST_REFUSED]), touched=())
+        touched = tuple(intersect_all(subtract(self.touched, done), left))
+        mark = replace(self, open=left, refused=tuple(now[:_MOST_REFUSED]), touched=touched)
         return mark if left else replace(mark, complete=self.snapshot_id, complete_head=self.head)
 
     def opening(self, intervals: Iterable[Interval]) -> "Watermark":
@@ -118,6 +119,7 @@ class Watermark:
             "head": _text(self.head),
             "fingerprint": self.fingerprint,
             "open": [f"{_text(i.start)}/{_text(i.end)}" for i in self.open],
+            "touched": [f"{_text(i.start)}/{_text(i.end)}" for i in self.touched],
             "refused": [
                 [r.check, r.exchange, r.symbol, f"{_text(r.window.start)}/{_text(r.window.end)}"]
                 for r in self.refused
@@ -170,8 +172,8 @@ def _nearest(table: Table) -> Watermark | None:
             mark = _parsed(text)
             if mark is None:
                 return None
-            opened = _bounded([*mark.open, *touched])
-            return replace(mark, open=opened, touched=tuple(coalesce(touched))) if touched else mark
+            every = _bounded([*mark.touched, *touched])
+            return replace(mark, open=_bounded([*mark.open, *touched]), touched=every) if touched else mark
         parent = table.metadata.snapshot_by_id(snapshot.parent_snapshot_id or 0)
         if parent is None:
             return None  # before our first commit, or the history in between has expired
@@ -214,6 +216,7 @@ def _parsed(text: str) -> Watermark | None:
             refused=tuple(RefusedWindow(c, e, s, _interval(window)) for c, e, s, window in state["refused"]),
             complete=state["complete"],
             complete_head=_moment(state["complete_head"]),
+            touched=tuple(_interval(one) for one in state.get("touched", ())),
             until=_moment(state["until"]),
             frozen=_moment(state.get("frozen")),
         )

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from pyiceberg.partitioning import PartitionField, PartitionSpec
+from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionField, PartitionSpec
 from pyiceberg.transforms import DayTransform
 from pyiceberg.types import DecimalType, IcebergType, LongType, StringType, TimestampType, TimestamptzType
 from structlog.testing import capture_logs
@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from k2_ohlcv.domain.window import to_micros
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.foreign import Source
+from k2_ohlcv.lake.lines import newest_trade
 from k2_ohlcv.lake.newest_trade import NewestTrade, find_newest_trade
 from k2_ohlcv_tests import lakes, theirs
 from k2_ohlcv_tests.support.trades import make_trade
@@ -36,7 +37,16 @@ def test_of_our_own(lake: Lake) -> None:
     assert NEWEST.text == "trade 1 of E1 S1 at 2024-03-01 12:30:00 UTC"
 
 
-def foreign(lake: Lake, kind: IcebergType, values: list[Any], properties: Mapping[str, str] = {}) -> Any:
+DAILY = PartitionSpec(PartitionField(4, 1000, DayTransform(), "day"))
+
+
+def foreign(
+    lake: Lake,
+    kind: IcebergType,
+    values: list[Any],
+    properties: Mapping[str, str] = {},
+    spec: PartitionSpec | None = DAILY,
+) -> Any:
     columns = {
         "venue": StringType(),
         "symbol": StringType(),
@@ -49,9 +59,9 @@ def foreign(lake: Lake, kind: IcebergType, values: list[Any], properties: Mappin
         {"venue": f"E{i}", "symbol": f"S{i}", "seq": i, "t": t, "price": Decimal(1), "quantity": Decimal(1)}
         for i, t in enumerate(values)
     ]
-    day = PartitionSpec(PartitionField(4, 1000, DayTransform(), "day"))
-    spec = {} if isinstance(kind, LongType) else {"spec": day}
-    made = theirs.create(lake, columns, rows, properties=properties, **spec)  # type: ignore[arg-type]
+    if spec is None or isinstance(kind, LongType):
+        spec = UNPARTITIONED_PARTITION_SPEC
+    made = theirs.create(lake, columns, rows, properties=properties, spec=spec)
     named = (("exchange", "venue"), ("trade_id", "seq"), ("timestamp", "t"))
     return Lake(lake.catalog, Source(made.name(), named)).trades()
 
@@ -73,6 +83,34 @@ def test_of_someone_elses_table(lake: Lake, kind: IcebergType, value: Any) -> No
 def test_where_files_have_no_bounds_their_partition_leads_to_it(lake: Lake) -> None:
     none = {"write.metadata.metrics.default": "none"}
     assert find_newest_trade(foreign(lake, TimestamptzType(), MOMENTS, none)) == NEWEST
+
+
+def test_an_impossible_time_is_not_the_newest(lake: Lake) -> None:
+    """The trade that is named is the one by which retention measures ages, also within a file of both."""
+    far, ahead = datetime(9999, 12, 31, tzinfo=UTC), datetime.now(UTC) + timedelta(days=30)
+    some = [(1, AT - timedelta(days=1)), (2, AT), (3, ahead), (4, far)]
+    for number, at in some:
+        lakes.add_trades(lake, [make_trade(number, at, 1, 1, market=("E", "S"))])
+    assert find_newest_trade(lake.trades()) == NewestTrade(AT, "E", "S", "2")
+    theirs_too = foreign(lake, TimestamptzType(), [AT, far], spec=None)
+    assert find_newest_trade(theirs_too) == NewestTrade(AT, "E0", "S0", "0")
+    assert newest_trade(theirs_too) == AT
+
+
+def test_only_impossible_times_have_no_newest(lake: Lake) -> None:
+    far = datetime(9999, 12, 31, tzinfo=UTC)
+    lakes.add_trades(lake, [make_trade(1, far, 1, 1, market=("E", "S"))])
+    assert find_newest_trade(lake.trades()) is None
+
+
+def test_of_a_table_whose_columns_were_renamed(lake: Lake) -> None:
+    """With a change of metadata alone: the names of the snapshot are those of before."""
+    trades = foreign(lake, TimestamptzType(), MOMENTS)
+    table = lake.catalog.load_table(trades.name())
+    with table.update_schema() as update:
+        update.rename_column("venue", "market").rename_column("t", "time").rename_column("symbol", "venue")
+    named = (("exchange", "market"), ("symbol", "venue"), ("trade_id", "seq"), ("timestamp", "time"))
+    assert find_newest_trade(Lake(lake.catalog, Source(trades.name(), named)).trades()) == NEWEST
 
 
 def test_what_cannot_be_read_is_still_dated(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
