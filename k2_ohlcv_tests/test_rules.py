@@ -16,7 +16,7 @@ from k2_ohlcv.domain.timeframe import Grain, timeframe
 from k2_ohlcv.domain.window import DAY, Interval, covers
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.changes import changes
-from k2_ohlcv.lake.foreign import EVERYTHING, Source
+from k2_ohlcv.lake.foreign import Source
 from k2_ohlcv.lake.lines import newest_trade
 from k2_ohlcv.reconcile import rebuild, refresh
 from k2_ohlcv_tests import histories, lakes, theirs
@@ -136,12 +136,14 @@ def test_a_row_in_the_file_of_another_partition_is_found_by_that_file(filled: Be
 
 def test_a_file_of_which_nothing_is_known_has_no_newest_trade(lake: Lake) -> None:
     """Its rows may be of any time; the newest trade is that of the files which say theirs."""
-    table = theirs.create(lake, COLUMNS, [vars(trade("1", AT))])
+    metrics = "write.metadata.metrics.default"
+    table = theirs.create(lake, COLUMNS, [vars(trade("2", AT + DAY))], properties={metrics: "none"})
+    lake = Lake(lake.catalog, Source(table.name()))
+    assert newest_trade(lake.trades()) is None
     with table.transaction() as transaction:
-        transaction.set_properties({"write.metadata.metrics.default": "none"})
-    theirs.add(table, [vars(trade("2", AT + DAY))])
-    assert newest_trade(Lake(lake.catalog, Source(table.name())).trades()) == AT
-    assert EVERYTHING.last > AT
+        transaction.set_properties({metrics: "full"})
+    theirs.add(table, [vars(trade("1", AT))])
+    assert newest_trade(lake.trades()) == AT
 
 
 def test_a_file_that_is_gone_for_good_ends_the_run(filled: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

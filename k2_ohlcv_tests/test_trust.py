@@ -193,7 +193,7 @@ def test_what_another_writer_does_to_frozen_candles_is_said_after_a_commit_of_ou
         refresh(started.lake, started.engine, MINUTE)
     said = [log["reason"] for log in logs if log["event"] == "candles behind a line were changed"]
     assert [f"gold_ohlcv_1m in {AT:%Y-%m-%d}, where the trades are gone" in one for one in said] == [True]
-    assert plan(started.lake, MINUTE).is_current
+    assert preview_refresh(started.lake, MINUTE).is_current
 
 
 def test_another_writers_compaction_of_candles_dirties_nothing(started: Bench) -> None:

@@ -20,7 +20,7 @@ from pyiceberg.table.snapshots import Snapshot
 from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.domain.trading_times import trading_times
 from k2_ohlcv.domain.window import MICROSECOND, Interval
-from k2_ohlcv.lake.foreign import EVERYTHING, ForeignTrades, TimeColumn, time_column
+from k2_ohlcv.lake.foreign import ForeignTrades, TimeColumn, time_column
 from k2_ohlcv.lake.schemas import CONTRACTS, TRADES, Contract
 
 #: The column of trades that windows are made of.
@@ -202,14 +202,13 @@ def live_file(table: Table, file: DataFile, sequence: int) -> LiveFile:
         return LiveFile(file, span, sequence, span.last)
     times = trading_times()
     latest = span.last if span.end <= times.end else span.start
-    known = span != EVERYTHING and latest in times
     cut, field = _cut(span, times), _time_column(table).field
     empty = not field.required and (file.null_value_counts or {}).get(field.field_id) != 0
     return LiveFile(
         file,
         cut,
         sequence,
-        latest=latest if known else None,
+        latest=latest if latest in times else None,
         strays=file.content == DataFileContent.DATA and (cut != span or empty),
         outside=span.intersect(times) is None,
     )
