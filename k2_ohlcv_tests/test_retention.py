@@ -77,7 +77,7 @@ def usage(home: Path) -> int:
 
 
 def empty_folders(home: Path) -> list[Path]:
-    """Partition folders without files. Tables that earlier tests dropped in this warehouse may have left some."""
+    """Partition folders without files. Tables that earlier tests dropped here may have left some."""
     return sorted(p for p in (home / "warehouse").rglob("*_day=*") if not list(p.iterdir()))
 
 

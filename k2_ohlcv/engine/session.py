@@ -4,10 +4,10 @@ What runs in the session is in `rollup`; how Dagster holds it is in `resource`.
 """
 
 import os
+import re
 import shutil
 import socket
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +19,7 @@ from k2_ohlcv.domain.addresses import shown_address
 from k2_ohlcv.domain.errors import EngineUnavailableError, UsageError
 from k2_ohlcv.domain.window import Interval
 from k2_ohlcv.engine.jars import spark_jars
+from k2_ohlcv.engine.local_spark import local_server
 from k2_ohlcv.lake.catalog import CATALOG, catalog_properties
 from k2_ohlcv.lake.embedded import database_of
 from k2_ohlcv.lake.watermark import RefusedWindow
@@ -105,7 +106,8 @@ def open_engine(settings: Settings, config: Mapping[str, str] | None = None) -> 
             _try_port(remote)
             yield from _session(remote, config or {}, workspace)
         elif remote.startswith("local"):
-            yield from _session(remote, {**local_config(settings), **(config or {})}, workspace)
+            with local_server(remote, {**local_config(settings), **(config or {})}) as address:
+                yield from _session(address, {}, workspace)
         else:
             raise UsageError(
                 f"SPARK_REMOTE={shown_address(remote)!r} is not known: it is sc://host:port or local[N], "
@@ -118,16 +120,16 @@ def open_engine(settings: Settings, config: Mapping[str, str] | None = None) -> 
 def _session(
     remote: str, config: Mapping[str, str], workspace: Path, *, embedded: bool = False
 ) -> Iterator[Engine]:
+    from pyspark.errors import PySparkValueError
     from pyspark.sql import SparkSession
 
     builder = SparkSession.builder.remote(remote).config("spark.sql.session.timeZone", "UTC")
     for key, value in config.items():
         builder = builder.config(key, value)
-    with warnings.catch_warnings():
-        # The client offers the server's start-up settings (packages, catalogs) again to the session,
-        # and warns that they can't be changed there.
-        warnings.simplefilter("ignore", UserWarning)
-        spark = builder.getOrCreate() if remote.startswith("local") else builder.create()
+    try:
+        spark = builder.create()
+    except PySparkValueError as error:
+        raise _no_address(remote) if error.getCondition() == "INVALID_CONNECT_URL" else error from None
     try:
         yield Engine(spark, embedded, workspace)
     finally:
@@ -162,6 +164,15 @@ def _try_loopback(host: str, port: int) -> None:
         ) from None
 
 
+def _no_address(remote: str) -> UsageError:
+    """Instead of the library's own words, which repeat what it could not read, a token too."""
+    shown = re.sub(r"(//[^/]*/).+", r"\1***", shown_address(remote))
+    return UsageError(
+        f"SPARK_REMOTE={shown!r} is not an address: it is sc://host:port, the port a "
+        "number, and any parameters behind a slash, as in sc://host:15002/;use_ssl=true"
+    )
+
+
 def _try_port(remote: str) -> None:
     try:
         parts = urlsplit(remote)
@@ -169,11 +180,7 @@ def _try_port(remote: str) -> None:
     except ValueError:
         host, port = "", 0
     if not host:
-        # The library's own words would repeat what it could not read, a token too.
-        raise UsageError(
-            f"SPARK_REMOTE={shown_address(remote)!r} is not an address: it is sc://host:port, the port a "
-            "number, and any parameters behind a slash, as in sc://host:15002/;use_ssl=true"
-        )
+        raise _no_address(remote)
     try:
         socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()
     except OSError as error:
