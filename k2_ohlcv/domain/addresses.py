@@ -8,11 +8,19 @@ import re
 _HIDDEN = "***"
 #: An address in a text ends at white space, a quote or a bracket. That of a file has no secrets.
 _IN_TEXT = re.compile(r"(?!file:)\b[a-z][a-z0-9+.\-]*://[^\s'\"<>`]+", re.IGNORECASE)
-_NAMED_SECRET = re.compile(
-    r"((?:token|password|passwd|pwd|secret|credentials?|access[-_.]?key(?:[-_.]?id)?)['\"]?\s*[=:]\s*)"
-    r"('[^']*'|\"[^\"]*\"|[^\s;&,'\")\]}]+)",
+#: A password may hold white space and quotes, but is not the number of a port.
+_PASSWORD = re.compile(
+    r"(?!file:)\b([a-z][a-z0-9+.\-]*://)[^\s/:@'\"<>`]*:(?!\d{1,5}(?:[/\s'\",;)]|$))[^\n@]{1,500}@",
     re.IGNORECASE,
 )
+_NAMED_SECRET = re.compile(
+    r"((?:token|password|passwd|passphrase|pwd|\bpass|secret|credentials?|signature|"
+    r"(?:access|private|api)[-_.]?key(?:[-_.]?id)?)['\"]?\s*[=:]\s*)"
+    r"('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|['\"]?[^\s;&,'\")\]}]+)",
+    re.IGNORECASE,
+)
+#: The header of a request.
+_BEARER = re.compile(r"\b(bearer\s+)[\w.~+/=\-]+", re.IGNORECASE)
 
 
 def shown_address(address: str) -> str:
@@ -29,8 +37,9 @@ def shown_address(address: str) -> str:
 
 def hide_secrets(text: str) -> str:
     """A text without the secrets of the addresses in it, and of what looks like `password=...`."""
-    shown = _IN_TEXT.sub(lambda found: shown_address(found[0]), text)
-    return _NAMED_SECRET.sub(rf"\1{_HIDDEN}", shown)
+    shown = _PASSWORD.sub(rf"\1{_HIDDEN}@", text)
+    shown = _IN_TEXT.sub(lambda found: shown_address(found[0]), shown)
+    return _BEARER.sub(rf"\1{_HIDDEN}", _NAMED_SECRET.sub(rf"\1{_HIDDEN}", shown))
 
 
 def _cut(address: str) -> tuple[str, str, str]:

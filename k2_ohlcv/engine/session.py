@@ -5,6 +5,7 @@ waited for is in `connect`.
 """
 
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -115,14 +116,19 @@ def _session(
 
 def _remote_session(remote: str, config: Mapping[str, str], workspace: Path) -> Iterator[Engine]:
     place = _try_port(remote)
+    from pyspark.errors import PySparkValueError
+
     from k2_ohlcv.engine.connect import ServerConnection, connected
 
-    connection = ServerConnection(
-        remote,
-        f"the Spark Connect server at {place}",
-        "Start it again or correct SPARK_REMOTE, and run this again; what was committed stays. Or unset "
-        "SPARK_REMOTE to compute in this process.",
-    )
+    try:
+        connection = ServerConnection(
+            remote,
+            f"the Spark Connect server at {place}",
+            "Start it again or correct SPARK_REMOTE, and run this again; what was committed stays. Or unset "
+            "SPARK_REMOTE to compute in this process.",
+        )
+    except PySparkValueError:
+        raise _no_address(remote) from None
     with connected(connection, {**_UTC, **config}) as spark:
         yield Engine(spark, False, workspace, connection=connection)
 
@@ -172,6 +178,15 @@ def _try_loopback(host: str, port: int) -> None:
         ) from None
 
 
+def _no_address(remote: str) -> UsageError:
+    """Instead of the library's own words, which repeat what it could not read, a token too."""
+    shown = re.sub(r"(//[^/]*/).+", r"\1***", shown_address(remote))
+    return UsageError(
+        f"SPARK_REMOTE={shown!r} is not an address: it is sc://host:port, the port a "
+        "number, and any parameters behind a slash, as in sc://host:15002/;use_ssl=true"
+    )
+
+
 def _try_port(remote: str) -> str:
     """See that something listens there. Gives host and port, without what the address has of secrets."""
     try:
@@ -180,11 +195,7 @@ def _try_port(remote: str) -> str:
     except ValueError:
         host, port = "", 0
     if not host:
-        # The library's own words would repeat what it could not read, a token too.
-        raise UsageError(
-            f"SPARK_REMOTE={shown_address(remote)!r} is not an address: it is sc://host:port, the port a "
-            "number, and any parameters behind a slash, as in sc://host:15002/;use_ssl=true"
-        )
+        raise _no_address(remote)
     try:
         socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()
     except OSError as error:

@@ -88,8 +88,9 @@ def _explained(path: Path) -> Iterator[None]:
     except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         if is_of_machine(error):
             raise
+        said = printable(error) or type(error).__name__  # the end of a file has no text
         raise BadFileError(
-            f"{printable_path(path)}: cannot be read to its end ({printable(error)}): fetch it again"
+            f"{printable_path(path)}: cannot be read to its end ({said}): fetch it again"
         ) from error
 
 

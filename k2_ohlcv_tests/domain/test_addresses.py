@@ -45,6 +45,26 @@ def test_nor_in_a_text(address: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        "postgresql://me:a SECRET@db/k2: refused",
+        "postgresql://me:it's SECRET@db/k2: refused",
+        "postgresql://me:<SECRET@db/k2: refused",
+        "Authorization: Bearer SECRET",
+        "{'s3.access-key-id': 'SECRET', 'api_key': 'SECRET'}",
+        r'"password": "a\"SECRET"',
+        'token="SECRET',
+        "passphrase=SECRET pass=SECRET private_key: SECRET",
+    ],
+)
+def test_nor_where_it_holds_what_ends_an_address_or_is_named_otherwise(text: str) -> None:
+    said = hide_secrets(text)
+    assert "SECRET" not in said
+    assert "***" in said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://127.0.0.1:3000/dagster, and mail me@here",
         "sc://host:15002",
         "SPARK_REMOTE='yarn' is not known: it is sc://host:port or local[N], or unset for Sail",
         "file:///tmp/a folder;of mine/with?marks#and@all: Permission denied",

@@ -55,6 +55,19 @@ def test_a_malformed_address_does_not_show_its_token(tmp_path: Path, remote: str
     assert raised.value.__cause__ is None
 
 
+@pytest.mark.parametrize("end", ["SECRET", ";SECRET", ";token=SE=CRET"])
+def test_an_address_that_only_the_client_finds_malformed_does_not_either(tmp_path: Path, end: str) -> None:
+    """Where something listens, PySpark's client reads the rest of the address."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        remote = f"sc://127.0.0.1:{server.getsockname()[1]}/{end}"
+        with (
+            pytest.raises(UsageError, match="is not an address") as raised,
+            open_engine(lakes.settings(tmp_path, SPARK_REMOTE=remote)),
+        ):
+            pass
+    assert "CRET" not in str(raised.value)
+
+
 def test_an_engine_that_cannot_be_reached_says_so_and_ends(tmp_path: Path) -> None:
     """In a network without loopback the server starts, and its client would wait for minutes."""
     code = (

@@ -63,6 +63,17 @@ def not_utf8(*values: bytes) -> pa.Array:
     return pa.StringArray.from_buffers(len(values), offsets.buffers()[1], pa.py_buffer(b"".join(values)))
 
 
+def test_a_zip_that_claims_more_than_it_has(tmp_path: Path) -> None:
+    """The error has no text of its own, and is named."""
+    path = tmp_path / "long.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("trades.csv", CSV)
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<II", content, content.rfind(b"PK\x01\x02") + 20, 2**31, 2**31)
+    path.write_bytes(content)
+    assert "(EOFError)" in refusal(path)
+
+
 def test_a_zip_with_a_bad_member_name(tmp_path: Path) -> None:
     """The name claims to be UTF-8 and is not."""
     path = tmp_path / "bad.zip"
