@@ -54,7 +54,7 @@ demo: $(STAMP) ## Make all five candle tables from a bundled week of real trades
 	@$(VENV)/bin/k2-ohlcv demo
 
 dev: $(STAMP) ## Dagster's UI and daemon on http://127.0.0.1:3000 (PORT=...), on the same data
-	@$(PYTHON) -m k2_ohlcv.commands.dev --port $(PORT)
+	@$(PYTHON) -m k2_ohlcv.cli.dev --port $(PORT)
 
 test: $(STAMP) ## Run the tests (ARGS="-k name" for some of them)
 	$(PYTHON) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)

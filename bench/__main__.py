@@ -8,9 +8,9 @@ import typer
 from rich.console import Console
 from rich.status import Status
 
+from bench.environment import describe_environment
 from bench.lake import ROOT, Dataset
-from bench.machine import describe
-from bench.report import Row, markdown
+from bench.report import Row, format_markdown
 from bench.suites import SUITES
 
 _FULL = Dataset(rows=2_400_000, days=10, stored_days=100)
@@ -42,7 +42,7 @@ def bench(
     if stored:
         data = replace(data, stored_days=max(2, round(stored / data.rows)))
     console = Console(stderr=True)
-    machine = describe()
+    machine = describe_environment()
     rows: list[Row] = []
     with console.status("generating trades, once") as status:
         _ = data.lake, data.csv
@@ -50,7 +50,7 @@ def bench(
             rows += SUITES[name].measure(data, runs, partial(_tell, status, name))
     what = "Quick benchmark, too small for the goals," if quick else "Benchmark"
     title = f"{what} on {data.rows:,} generated trades a day over 4 markets, {data.days} such days"
-    text = markdown(rows, machine, title)
+    text = format_markdown(rows, machine, title)
     (ROOT / ("quick.md" if quick else "last.md")).write_text(text, encoding="utf-8")
     print(text, end="")
 

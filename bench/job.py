@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol, Self
 
-from k2_ohlcv.domain.timeframe import Timeframe, timeframe
-from k2_ohlcv.domain.window import Interval, from_micros, to_micros
+from k2_ohlcv.domain.intervals import Interval, from_micros, to_micros
+from k2_ohlcv.domain.timeframe import Timeframe, find_timeframe
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Job:
     @property
     def timeframes(self) -> list[Timeframe]:
         """The candle tables, from the shortest windows to the longest."""
-        return [timeframe(name) for name in self.tables]
+        return [find_timeframe(name) for name in self.tables]
 
     @property
     def interval(self) -> Interval:
@@ -57,13 +57,13 @@ class Job:
         return cls(**{**values, "files": tuple(values["files"]), "tables": tuple(values["tables"])})
 
 
-def candles(home: Path, files: Sequence[str], tables: Sequence[str], interval: Interval, out: Path) -> Job:
+def candle_job(home: Path, files: Sequence[str], tables: Sequence[str], interval: Interval, out: Path) -> Job:
     """The job of making candle tables of an interval."""
     start, end = to_micros(interval.start), to_micros(interval.end)
     return Job(str(home), tuple(files), tuple(tables), start, end, out=str(out))
 
 
-class Contender(Protocol):
+class BenchEngine(Protocol):
     """One engine, held open for many jobs in a process of its own."""
 
     def prepare(self, job: Job) -> None:
@@ -83,7 +83,7 @@ class Run:
 
 
 @dataclass
-class Measured:
+class Measurement:
     """What came of one contender's runs of one job.
 
     Attributes:

@@ -19,40 +19,40 @@ import pyarrow.csv
 from pyiceberg.catalog.sql import SqlCatalog
 
 from bench import trades
+from k2_ohlcv.domain.intervals import DAY, Interval, day_start
 from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.domain.types import NOTIONAL
-from k2_ohlcv.domain.window import DAY, Interval, midnight
-from k2_ohlcv.lake.appends import FILE_ROWS, append_new
+from k2_ohlcv.lake.append import FILE_ROWS, append_new
 from k2_ohlcv.lake.catalog import CATALOG, Lake
-from k2_ohlcv.lake.embedded import embedded_properties
-from k2_ohlcv.lake.files import live_files
-from k2_ohlcv.lake.schemas import CANDLES, TRADES
-from k2_ohlcv.lake.trades import needed
+from k2_ohlcv.lake.embedded_catalog import embedded_properties
+from k2_ohlcv.lake.metadata.files import live_files
+from k2_ohlcv.lake.schemas import CANDLE_SPECS, TRADES_SPEC
+from k2_ohlcv.lake.trades import protected_snapshots
 from k2_ohlcv.settings import Settings
 
 #: Where everything of the benchmarks lies, in the checkout; git ignores it.
 ROOT = Path(__file__).parent.parent / ".bench"
 
 
-def settings_of(home: Path) -> Settings:
+def bench_settings(home: Path) -> Settings:
     """Settings of a lake of our own, whatever the environment says: a benchmark touches no one's tables."""
-    return Settings.read({"K2_HOME": str(home)})
+    return Settings.from_environ({"K2_HOME": str(home)})
 
 
 def open_lake(home: Path) -> Lake:
     """The embedded lake at a path, whatever catalogs are configured."""
     home.mkdir(parents=True, exist_ok=True)
-    properties = embedded_properties(settings_of(home))
+    properties = embedded_properties(bench_settings(home))
     return Lake(SqlCatalog(CATALOG, **{k: v for k, v in properties.items() if k != "type"}))
 
 
 def empty_candles(lake: Lake, timeframe: Timeframe) -> None:
     """Leave a new candle table, without rows or history."""
-    table = lake.candles_to_write(timeframe)
+    table = lake.writable_candles(timeframe)
     folder = Path(url2pathname(urlsplit(table.location()).path))
-    lake.catalog.drop_table(CANDLES[timeframe.name].identifier)
+    lake.catalog.drop_table(CANDLE_SPECS[timeframe.name].identifier)
     shutil.rmtree(folder, ignore_errors=True)
-    lake.candles_to_write(timeframe)
+    lake.writable_candles(timeframe)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Dataset:
     @property
     def home(self) -> Path:
         """The lake's `K2_HOME`, named by what decides its contents."""
-        how = repr((trades.VERSION, FILE_ROWS, sorted(TRADES.properties.items()), TRADES.schema))
+        how = repr((trades.VERSION, FILE_ROWS, sorted(TRADES_SPEC.properties.items()), TRADES_SPEC.schema))
         key = hashlib.sha256(how.encode()).hexdigest()[:8]
         return self.root / f"trades-{self.rows}x{self.days}-{key}"
 
@@ -85,8 +85,8 @@ class Dataset:
         if not done.exists():
             shutil.rmtree(self.home, ignore_errors=True)
             lake = open_lake(self.home)
-            for day in trades.days(self.days):
-                append_trades(lake, trades.day_of_trades(day, self.rows))
+            for day in trades.generate_days(self.days):
+                append_trades(lake, trades.generate_day(day, self.rows))
             done.touch()
         return open_lake(self.home)
 
@@ -98,20 +98,20 @@ class Dataset:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(".part")
-            _write_csv(trades.market_day(market, trades.FIRST_DAY, self.rows), part)
+            _write_csv(trades.generate_market_day(market, trades.FIRST_DAY, self.rows), part)
             part.rename(path)
         return path
 
     @property
     def first_day(self) -> Interval:
         """The first day: alone in its month."""
-        start = midnight(trades.FIRST_DAY)
+        start = day_start(trades.FIRST_DAY)
         return Interval(start, start + DAY)
 
     @property
     def all_days(self) -> Interval:
         """All days."""
-        start = midnight(trades.FIRST_DAY)
+        start = day_start(trades.FIRST_DAY)
         return Interval(start, start + self.days * DAY)
 
     def files(self, interval: Interval) -> Sequence[str]:
@@ -127,11 +127,11 @@ def append_trades(lake: Lake, rows: pa.Table) -> None:
     """Add trades that are not there, in one snapshot that drops old ones as ingestion does."""
     clock = pa.repeat(pa.scalar(datetime.now(UTC), pa.timestamp("us", "UTC")), rows.num_rows)
     table = rows.append_column("ingested_at", clock)
-    append_new(lake.trades_to_write, lambda _: table, lambda trades: needed(lake, trades))
+    append_new(lake.writable_trades, lambda _: table, lambda trades: protected_snapshots(lake, trades))
 
 
 def _write_csv(part: trades.Trades, path: Path) -> None:
-    price, quantity = trades.decimals(part.prices, 18), trades.decimals(part.quantities, 19)
+    price, quantity = trades.to_decimals(part.prices, 18), trades.to_decimals(part.quantities, 19)
     maker = pa.array(np.arange(len(part.ids)) % 2 == 0)
     columns = {
         "id": pa.array(part.ids),

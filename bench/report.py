@@ -4,8 +4,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bench.contenders import MERGE, OTHERS, OURS
-from bench.job import Measured
+from bench.engines import OTHER_ENGINES, OWN_ENGINES, SPARK_MERGE
+from bench.job import Measurement
 
 GB = 10**9
 _MB = 10**6
@@ -17,10 +17,10 @@ class Goal:
 
     text: str
     found: str
-    met: bool
+    is_met: bool
 
     def __str__(self) -> str:
-        return f"{self.text}: {self.found}, {'met' if self.met else 'MISSED'}"
+        return f"{self.text}: {self.found}, {'met' if self.is_met else 'MISSED'}"
 
 
 @dataclass(frozen=True)
@@ -29,81 +29,90 @@ class Row:
 
     work: str
     trades: int
-    measured: Mapping[str, Measured]
+    measured: Mapping[str, Measurement]
     goals: Sequence[Goal] = field(default_factory=tuple)
 
 
-def median(measured: Measured) -> float:
+def median_seconds(measured: Measurement) -> float:
     """The seconds of the middle run."""
     return statistics.median(measured.seconds)
 
 
-def ratio(measured: Mapping[str, Measured]) -> float | None:
+def time_ratio(measured: Mapping[str, Measurement]) -> float | None:
     """Our time over that of the faster of the others; None where there are none."""
-    others = [median(measured[name]) for name in (*OTHERS, MERGE) if name in measured]
-    return median(measured[OURS]) / min(others) if others else None
+    others = [median_seconds(measured[name]) for name in (*OTHER_ENGINES, SPARK_MERGE) if name in measured]
+    return median_seconds(measured[OWN_ENGINES]) / min(others) if others else None
 
 
-def no_slower(measured: Mapping[str, Measured]) -> Goal:
+def speed_goal(measured: Mapping[str, Measurement]) -> Goal:
     """The goal of being at least as fast as the faster of the others."""
-    times = ratio(measured)
+    times = time_ratio(measured)
     assert times is not None
     return Goal("no slower than the faster of the two", f"{times:.2f} times", times <= 1)
 
 
-def markdown(rows: Sequence[Row], machine: Sequence[str], title: str) -> str:
+def format_markdown(rows: Sequence[Row], machine: Sequence[str], title: str) -> str:
     """The report."""
-    names = [OURS, *OTHERS, *([MERGE] if any(MERGE in row.measured for row in rows) else [])]
+    names = [
+        OWN_ENGINES,
+        *OTHER_ENGINES,
+        *([SPARK_MERGE] if any(SPARK_MERGE in row.measured for row in rows) else []),
+    ]
     header = [
         "work",
         "trades",
         *(f"{n}, s" for n in names),
-        f"{OURS}, trades/s",
+        f"{OWN_ENGINES}, trades/s",
         "ratio",
         "processor, s",
         "memory, MB",
         "goal",
     ]
     right = "---:"
-    compared = any(name in row.measured for row in rows for name in OTHERS)
+    compared = any(name in row.measured for row in rows for name in OTHER_ENGINES)
     lines = [
         f"**{title}**",
         "",
         *(f"- {line}" for line in machine),
-        f"- seconds: median (fastest to slowest) of warm runs; ratio: {OURS} over the faster of the others",
+        f"- seconds: median (fastest to slowest) of warm runs; ratio: {OWN_ENGINES} over the "
+        "faster of the others",
         "- processor: median of the processor time of those runs, all threads; other work disturbs it less",
         f"- memory: most held by a fresh process in its first run, {' / '.join(names)}",
-        *([f"- the candles of {', '.join([OURS, *OTHERS])} were equal in every column"] if compared else []),
+        *(
+            [f"- the candles of {', '.join([OWN_ENGINES, *OTHER_ENGINES])} were equal in every column"]
+            if compared
+            else []
+        ),
         "",
         _line(header),
         _line(["---", *([right] * (len(header) - 2)), "---"]),
-        *(_line(_cells(row, names)) for row in rows),
+        *(_line(_row_cells(row, names)) for row in rows),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _cells(row: Row, names: Sequence[str]) -> list[str]:
-    times = ratio(row.measured)
+def _row_cells(row: Row, names: Sequence[str]) -> list[str]:
+    times = time_ratio(row.measured)
     return [
         row.work,
         f"{row.trades:,}",
         *(_seconds(row.measured.get(name)) for name in names),
-        f"{row.trades / median(row.measured[OURS]):,.0f}",
+        f"{row.trades / median_seconds(row.measured[OWN_ENGINES]):,.0f}",
         "-" if times is None else f"{times:.2f}",
-        _each(row, names, lambda one: f"{statistics.median(one.cpu):.2f}"),
-        _each(row, names, lambda one: f"{one.peak / _MB:,.0f}"),
+        _cells_of_engines(row, names, lambda one: f"{statistics.median(one.cpu):.2f}"),
+        _cells_of_engines(row, names, lambda one: f"{one.peak / _MB:,.0f}"),
         "; ".join(map(str, row.goals)) or "-",
     ]
 
 
-def _each(row: Row, names: Sequence[str], show: Callable[[Measured], str]) -> str:
+def _cells_of_engines(row: Row, names: Sequence[str], show: Callable[[Measurement], str]) -> str:
     return " / ".join(show(row.measured[name]) if name in row.measured else "-" for name in names)
 
 
-def _seconds(measured: Measured | None) -> str:
+def _seconds(measured: Measurement | None) -> str:
     if measured is None:
         return "-"
-    return f"{median(measured):.2f} ({min(measured.seconds):.2f} to {max(measured.seconds):.2f})"
+    return f"{median_seconds(measured):.2f} ({min(measured.seconds):.2f} to {max(measured.seconds):.2f})"
 
 
 def _line(cells: Sequence[str]) -> str:

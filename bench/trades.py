@@ -56,7 +56,7 @@ class Trades:
     quantities: Int64s
 
 
-def market_day(market: Market, day: date, rows: int) -> Trades:
+def generate_market_day(market: Market, day: date, rows: int) -> Trades:
     """So many trades of one market on one day; always the same."""
     ordinal = (day - FIRST_DAY).days
     random = np.random.default_rng([_SEED, MARKETS.index(market), ordinal])
@@ -83,9 +83,9 @@ def _moments(random: np.random.Generator, rows: int) -> Int64s:
     return np.sort(np.minimum(at[of[:rows]] + late, _DAY_MS - 1))
 
 
-def day_of_trades(day: date, rows: int) -> pa.Table:
+def generate_day(day: date, rows: int) -> pa.Table:
     """A day of all markets in the columns of the trades table but its clock, by timestamp."""
-    parts = [market_day(market, day, round(rows * market.share)) for market in MARKETS]
+    parts = [generate_market_day(market, day, round(rows * market.share)) for market in MARKETS]
     table = pa.concat_tables(_rows(part) for part in parts)
     millis = np.concatenate([part.millis for part in parts])
     return table.take(pa.array(np.argsort(millis, kind="stable"))).combine_chunks()
@@ -99,19 +99,19 @@ def _rows(part: Trades) -> pa.Table:
             "symbol": pa.repeat(part.market.symbol, count),
             "trade_id": pa.array(part.ids).cast(pa.string()),
             "timestamp": pa.array(part.millis * 1000).cast(pa.timestamp("us", "UTC")),
-            "price": decimals(part.prices, 18),
-            "quantity": decimals(part.quantities, 19),
+            "price": to_decimals(part.prices, 18),
+            "quantity": to_decimals(part.quantities, 19),
         }
     )
 
 
-def decimals(units: Int64s, precision: int) -> pa.Array:
+def to_decimals(units: Int64s, precision: int) -> pa.Array:
     """Decimals of scale 8 from counts of 1e-8, exactly: the bits are made, no arithmetic is done."""
     halves = np.stack([units, units >> 63], axis=1)  # little-endian two's complement of 128 bits
     kind = pa.decimal128(precision, 8)
     return pa.Array.from_buffers(kind, len(units), [None, pa.py_buffer(halves.tobytes())])
 
 
-def days(count: int) -> Iterator[date]:
+def generate_days(count: int) -> Iterator[date]:
     """The generated days, in order."""
     return (FIRST_DAY + timedelta(days=i) for i in range(count))

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 
-from bench.contenders import open_contender
+from bench.engines import create_engine
 from bench.job import Job, Run
 from bench.lake import ROOT
 
@@ -37,7 +37,7 @@ def serve(name: str) -> None:
     """Take jobs until stdin ends."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a library prints must not mix with the answers
-    contender = open_contender(name)
+    contender = create_engine(name)
     for line in sys.stdin:
         job = Job.from_json(line)
         contender.prepare(job)

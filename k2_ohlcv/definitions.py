@@ -7,24 +7,14 @@ from typing import Any
 import dagster as dg
 
 from k2_ohlcv import logs
-from k2_ohlcv.defs import (
-    assets,
-    checks,
-    ingest_files,
-    jobs,
-    landings,
-    maintenance,
-    others,
-    refreshes,
-    retention_checks,
-    runs,
-)
-from k2_ohlcv.defs.resources import resources
+from k2_ohlcv.defs import assets, checks, dead_runs, ingest_job, jobs, retention_checks, schedules
+from k2_ohlcv.defs.resources import build_resources
+from k2_ohlcv.defs.sensors import external_commits, landing, refresh
 from k2_ohlcv.lake.schemas import TRADES_TABLE
 from k2_ohlcv.settings import Settings
 
 
-def build(settings: Settings) -> dg.Definitions:
+def build_definitions(settings: Settings) -> dg.Definitions:
     """The whole graph.
 
     Args:
@@ -34,27 +24,27 @@ def build(settings: Settings) -> dg.Definitions:
     with warnings.catch_warnings():
         # Backfill policies and the like are called beta; we pin Dagster's minor version because of them.
         warnings.simplefilter("ignore", dg.BetaWarning)
-        tables = assets.build(settings)
+        tables = assets.build_assets(settings)
         tick = settings.sensor_seconds
-        days = _partitions_of(tables, TRADES_TABLE)
-        clocked, schedules = maintenance.build()
+        days = _partitions_of_asset(tables, TRADES_TABLE)
+        clocked, all_schedules = schedules.build_scheduled_jobs()
         return dg.Definitions(
             assets=tables,
-            asset_checks=[*checks.build(), *retention_checks.build()],
-            jobs=[*jobs.build(settings), ingest_files.build(days), *clocked],
-            schedules=schedules,
+            asset_checks=[*checks.build_checks(), *retention_checks.build_retention_checks()],
+            jobs=[*jobs.build_jobs(settings), ingest_job.build_ingest_job(days), *clocked],
+            schedules=all_schedules,
             sensors=[
-                runs.dead_runs,
-                *landings.build(tick),
-                *others.build(days, tick),
-                *refreshes.build(tables, tick),
+                dead_runs.dead_runs,
+                *landing.build_landing_sensor(tick),
+                *external_commits.build_external_commits_sensor(days, tick),
+                *refresh.build_refresh_sensors(tables, tick),
             ],
-            resources=resources(),
+            resources=build_resources(),
             executor=dg.in_process_executor,  # one run is one process, so all its steps share one session
         )
 
 
-def _partitions_of(tables: Sequence[dg.AssetsDefinition], name: str) -> dg.PartitionsDefinition[Any]:
+def _partitions_of_asset(tables: Sequence[dg.AssetsDefinition], name: str) -> dg.PartitionsDefinition[Any]:
     (found,) = [table.partitions_def for table in tables if table.key == dg.AssetKey(name)]
     assert found is not None
     return found
@@ -63,7 +53,7 @@ def _partitions_of(tables: Sequence[dg.AssetsDefinition], name: str) -> dg.Parti
 @dg.definitions
 def defs() -> dg.Definitions:
     """What Dagster loads, with the environment of that moment."""
-    settings = Settings.read()
+    settings = Settings.from_environ()
     if settings.log_json:
         logs.configure(json_lines=True)  # here, because every process of a run passes here before it logs
-    return build(settings)
+    return build_definitions(settings)

@@ -13,16 +13,16 @@ from pathlib import Path
 
 from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.errors import UsageError
-from k2_ohlcv.domain.retention import SNAPSHOT_DAYS, Kept
+from k2_ohlcv.domain.intervals import DAY
+from k2_ohlcv.domain.retention import SNAPSHOT_DAYS, RetentionPolicy
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, parse_day
-from k2_ohlcv.domain.window import DAY
 
 #: Bitcoin's first public markets are older, but no dump that people land is.
 DEFAULT_START_DATE = date(2013, 1, 1)
 #: How often the sensors look.
 SENSOR_SECONDS = 30
 #: Dagster takes no window of freshness that is shorter.
-SHORTEST_REFRESH = 60
+MIN_REFRESH_SECONDS = 60
 
 #: PyIceberg's own settings of the catalog: where there are any, no table lies under `K2_HOME`.
 _CATALOG_SETTINGS = "PYICEBERG_CATALOG__K2__"
@@ -38,7 +38,7 @@ _UNITS = {
     "y": 365 * DAY,
 }
 #: What the slowest table may be behind its trades for: they must be there as long.
-_MOST_BEHIND = max(timeframe.fail for timeframe in TIMEFRAMES)
+_MAX_DAYS = max(timeframe.fail_after for timeframe in TIMEFRAMES)
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,10 @@ class Settings:
             None means our own.
         trades_columns: `K2_TRADES_COLUMNS`: pairs of our name of a column and theirs, for those that differ;
             an empty name says that they have no such column.
-        trades_kept: `K2_TRADES_KEPT`: how long someone else keeps the trades of that table; None is for ever.
-        kept: `K2_RETENTION_1M` to `_1D`, `K2_RETENTION_TRADES`, `K2_SNAPSHOT_DAYS`: how long what is kept.
+        external_retention: `K2_TRADES_KEPT`: how long someone else keeps the trades of that table; None is
+            for ever.
+        retention: `K2_RETENTION_1M` to `_1D`, `K2_RETENTION_TRADES`, `K2_SNAPSHOT_DAYS`: how long what is
+            kept.
         sensor_seconds: `K2_SENSOR_SECONDS`: the least seconds between two looks of a sensor.
         refresh_seconds: `K2_REFRESH_SECONDS`: every table is refreshed when so many seconds behind; None is
             each timeframe's own number.
@@ -70,8 +72,8 @@ class Settings:
     log_json: bool
     trades_table: tuple[str, ...] | None
     trades_columns: tuple[tuple[str, str], ...]
-    trades_kept: timedelta | None
-    kept: Kept
+    external_retention: timedelta | None
+    retention: RetentionPolicy
     sensor_seconds: int
     refresh_seconds: int | None
 
@@ -81,7 +83,7 @@ class Settings:
         return self.home / "landing"
 
     @classmethod
-    def read(cls, environ: Mapping[str, str] | None = None) -> "Settings":
+    def from_environ(cls, environ: Mapping[str, str] | None = None) -> "Settings":
         """The settings of this moment.
 
         Raises:
@@ -91,8 +93,8 @@ class Settings:
         home = Path(environ.get("K2_HOME") or ".k2").absolute()
         dagster_home = Path(environ.get("DAGSTER_HOME") or home / "dagster").absolute()
         if not any(name.startswith(_CATALOG_SETTINGS) for name in environ):
-            _refuse_characters("K2_HOME", home, _home_characters(home), "the engine cannot read tables there")
-        _refuse_characters(
+            _reject_characters("K2_HOME", home, _home_characters(home), "the engine cannot read tables there")
+        _reject_characters(
             "DAGSTER_HOME" if environ.get("DAGSTER_HOME") else "K2_HOME",
             dagster_home,
             lambda character: character not in "%?",
@@ -101,8 +103,8 @@ class Settings:
         log = environ.get("K2_LOG") or "text"
         if log not in {"text", "json"}:
             raise UsageError(f"K2_LOG={log!r} is not known: it is json or text")
-        table = _table(environ.get("K2_TRADES_TABLE") or "")
-        columns = _columns(environ.get("K2_TRADES_COLUMNS") or "")
+        table = _parse_table_name(environ.get("K2_TRADES_TABLE") or "")
+        columns = _parse_columns(environ.get("K2_TRADES_COLUMNS") or "")
         if columns and table is None:
             raise UsageError("K2_TRADES_COLUMNS maps the columns of K2_TRADES_TABLE, which is not set")
         if environ.get("K2_TRADES_KEPT", "").strip() and table is None:
@@ -114,14 +116,14 @@ class Settings:
             home=home,
             dagster_home=dagster_home,
             spark_remote=environ.get("SPARK_REMOTE") or None,
-            start_date=_start_date(environ.get("K2_START_DATE") or ""),
+            start_date=_parse_start_date(environ.get("K2_START_DATE") or ""),
             log_json=log == "json",
             trades_table=table,
             trades_columns=columns,
-            trades_kept=_trades_kept(environ, "K2_TRADES_KEPT"),
-            kept=_kept(environ),
-            sensor_seconds=_whole(environ, "K2_SENSOR_SECONDS", "seconds", 1) or SENSOR_SECONDS,
-            refresh_seconds=_whole(environ, "K2_REFRESH_SECONDS", "seconds", SHORTEST_REFRESH),
+            external_retention=_read_external_retention(environ, "K2_TRADES_KEPT"),
+            retention=_read_retention(environ),
+            sensor_seconds=_read_whole_number(environ, "K2_SENSOR_SECONDS", "seconds", 1) or SENSOR_SECONDS,
+            refresh_seconds=_read_whole_number(environ, "K2_REFRESH_SECONDS", "seconds", MIN_REFRESH_SECONDS),
         )
 
 
@@ -131,35 +133,35 @@ def _home_characters(home: Path) -> Callable[[str], bool]:
     return lambda character: (character.isascii() and character.isalnum()) or character in known
 
 
-def _refuse_characters(name: str, path: Path, is_known: Callable[[str], bool], why: str) -> None:
+def _reject_characters(name: str, path: Path, is_known: Callable[[str], bool], why: str) -> None:
     refused = dict.fromkeys(character for character in str(path) if not is_known(character))
     if refused:
         named = ", ".join(repr(character) for character in refused)
         raise UsageError(f"{name}={str(path)!r} has {named} in its path, and {why}: choose a path without")
 
 
-def _kept(environ: Mapping[str, str]) -> Kept:
+def _read_retention(environ: Mapping[str, str]) -> RetentionPolicy:
     candles = {
-        t.name: _duration(
+        t.name: _read_duration(
             environ,
             f"K2_RETENTION_{t.name.upper()}",
-            default=t.kept,
-            least=t.fail,
+            default=t.default_retention,
+            least=t.fail_after,
             need=f"{t.table} may be behind its trades for",
         )
         for t in TIMEFRAMES
     }
-    trades = _trades_kept(environ, "K2_RETENTION_TRADES")
-    days = _whole(environ, "K2_SNAPSHOT_DAYS", "days", 0)
-    return Kept(candles, trades, (SNAPSHOT_DAYS if days is None else days) * DAY)
+    trades = _read_external_retention(environ, "K2_RETENTION_TRADES")
+    days = _read_whole_number(environ, "K2_SNAPSHOT_DAYS", "days", 0)
+    return RetentionPolicy(candles, trades, (SNAPSHOT_DAYS if days is None else days) * DAY)
 
 
-def _trades_kept(environ: Mapping[str, str], name: str) -> timedelta | None:
+def _read_external_retention(environ: Mapping[str, str], name: str) -> timedelta | None:
     need = "candle tables may be behind their trades for"
-    return _duration(environ, name, least=_MOST_BEHIND, need=need)
+    return _read_duration(environ, name, least=_MAX_DAYS, need=need)
 
 
-def _duration(
+def _read_duration(
     environ: Mapping[str, str],
     name: str,
     *,
@@ -184,7 +186,7 @@ def _duration(
     return kept
 
 
-def _whole(environ: Mapping[str, str], name: str, unit: str, least: int) -> int | None:
+def _read_whole_number(environ: Mapping[str, str], name: str, unit: str, least: int) -> int | None:
     text = environ.get(name, "").strip()
     if not text:
         return None
@@ -196,7 +198,7 @@ def _whole(environ: Mapping[str, str], name: str, unit: str, least: int) -> int 
     return int(text)
 
 
-def _start_date(text: str) -> date | None:
+def _parse_start_date(text: str) -> date | None:
     if text == "retention":
         return None
     if not text:
@@ -207,7 +209,7 @@ def _start_date(text: str) -> date | None:
         raise UsageError(f"K2_START_DATE: {error}, or the word retention") from None
 
 
-def _table(text: str) -> tuple[str, ...] | None:
+def _parse_table_name(text: str) -> tuple[str, ...] | None:
     if not text:
         return None
     parts = tuple(text.split("."))
@@ -216,7 +218,7 @@ def _table(text: str) -> tuple[str, ...] | None:
     return parts
 
 
-def _columns(text: str) -> tuple[tuple[str, str], ...]:
+def _parse_columns(text: str) -> tuple[tuple[str, str], ...]:
     ours = [column.name for column in fields(Trade)]
     mapped: dict[str, str] = {}
     for part in filter(None, (piece.strip() for piece in text.split(","))):

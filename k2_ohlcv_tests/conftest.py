@@ -15,10 +15,10 @@ from hypothesis import settings as hypothesis_settings
 
 from k2_ohlcv.engine.session import Engine, open_engine
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv_tests import lakes
-from k2_ohlcv_tests.servers import S3, s3_server
-from k2_ohlcv_tests.sparks import connect_server
-from k2_ohlcv_tests.support.bench import Bench, empty_bench
+from k2_ohlcv_tests.support import lakes
+from k2_ohlcv_tests.support.engine_lake import EngineLake, empty_bench
+from k2_ohlcv_tests.support.servers import S3, s3_server
+from k2_ohlcv_tests.support.spark_server import connect_server
 
 # The same examples in every run: a failure that somebody else caused is nobody's to find.
 hypothesis_settings.register_profile(
@@ -77,7 +77,7 @@ def lake(tmp_path: Path, store: str, request: pytest.FixtureRequest) -> Lake:
 def sail_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Engine]]:
     """Sail in this process, and the folder of its lake."""
     home = tmp_path_factory.mktemp("sail")
-    with open_engine(lakes.settings(home)) as engine:
+    with open_engine(lakes.lake_settings(home)) as engine:
         yield home, engine
 
 
@@ -87,19 +87,22 @@ def spark_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Pa
     if shutil.which("java") is None and not os.environ.get("K2_REQUIRE_SPARK"):
         pytest.skip("real Spark needs Java, and none is found")
     home = tmp_path_factory.mktemp("spark")
-    lakes.empty(lakes.open_lake(home))  # Spark's catalog expects its tables to be there
-    with connect_server(home) as remote, open_engine(lakes.settings(home, SPARK_REMOTE=remote)) as engine:
+    lakes.drop_tables(lakes.open_lake(home))  # Spark's catalog expects its tables to be there
+    with (
+        connect_server(home) as remote,
+        open_engine(lakes.lake_settings(home, SPARK_REMOTE=remote)) as engine,
+    ):
         yield home, engine
 
 
 @pytest.fixture
-def sail(sail_session: tuple[Path, Engine]) -> Bench:
-    """Sail over empty tables. The examples of a property empty them themselves: `lakes.empty`."""
+def sail(sail_session: tuple[Path, Engine]) -> EngineLake:
+    """Sail over empty tables. The examples of a property empty them themselves: `lakes.drop_tables`."""
     return empty_bench(*sail_session)
 
 
 @pytest.fixture
-def spark(spark_session: tuple[Path, Engine]) -> Bench:
+def spark(spark_session: tuple[Path, Engine]) -> EngineLake:
     """Real Apache Spark over empty tables."""
     return empty_bench(*spark_session)
 
@@ -110,7 +113,7 @@ def spark(spark_session: tuple[Path, Engine]) -> Bench:
         pytest.param("spark", marks=[pytest.mark.spark, pytest.mark.xdist_group("spark")]),
     ]
 )
-def bench(request: pytest.FixtureRequest) -> Bench:
+def each_engine(request: pytest.FixtureRequest) -> EngineLake:
     """Each engine in turn, over empty tables."""
-    chosen: Bench = request.getfixturevalue(request.param)
+    chosen: EngineLake = request.getfixturevalue(request.param)
     return chosen

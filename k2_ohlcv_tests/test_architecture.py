@@ -1,4 +1,4 @@
-"""The rooms and the direction of imports: domain <- lake, engine, sources <- operations <- defs, cli."""
+"""The direction of imports: domain <- frames, lake, engine, sources <- operations <- defs, cli."""
 
 import ast
 import subprocess
@@ -17,22 +17,20 @@ ENGINES = {"pyspark", "pysail", "pyiceberg", "dagster", "dagster_pyspark"}
 ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "domain": (set(), set()),
     "settings": (set(), set()),
-    "locks": (set(), set()),
-    "storage_errors": (set(), set()),
-    "logs": ({"settings"}, {"dagster"}),
-    "lake": ({"lake", "locks", "settings"}, {"pyiceberg"}),
+    "file_lock": (set(), set()),
+    "frames": ({"frames"}, set()),
+    "logs": ({"logs", "settings"}, {"dagster"}),
+    "lake": ({"lake", "frames", "file_lock", "settings"}, {"pyiceberg"}),
     "sources": ({"sources"}, set()),
-    "engine": ({"engine", "lake", "locks", "settings"}, {"pyspark", "pysail", "pyiceberg"}),
-    "ingest": ({"lake", "sources"}, {"pyiceberg"}),
-    "plan": ({"lake"}, {"pyiceberg"}),
-    "report": ({"lake", "plan"}, set()),
-    "retention_report": ({"lake"}, set()),
-    "retention_hold": ({"lake", "retention_report"}, {"pyiceberg"}),
-    "retention": ({"lake", "retention_hold", "retention_report"}, {"pyiceberg"}),
-    "reconcile": ({"lake", "engine", "plan", "report"}, {"pyiceberg"}),
-    "history": ({"lake"}, {"pyiceberg"}),
-    "validation_scope": ({"lake"}, {"pyiceberg"}),
-    "validate": ({"lake", "engine", "report", "validation_scope"}, {"pyiceberg"}),
+    "engine": (
+        {"engine", "frames", "lake", "file_lock", "settings"},
+        {"pyspark", "pysail", "pyiceberg", "dagster", "dagster_pyspark"},
+    ),
+    "operations": ({"operations", "engine", "frames", "lake", "sources"}, {"pyiceberg"}),
+    "defs": (
+        {"defs", "operations", "engine", "frames", "lake", "sources", "logs", "settings"},
+        {"pyspark", "pyiceberg", "dagster", "dagster_pyspark"},
+    ),
 }
 
 
@@ -85,13 +83,13 @@ def test_definitions_is_imported_by_nobody_in_the_package_but_the_way_in() -> No
     """Only where people come in, the command line, may the assembled graph be asked for."""
     for module in ROOT.rglob("*.py"):
         if any(name.startswith("k2_ohlcv.definitions") for name in imports(module)):
-            assert module.relative_to(ROOT).parts[0] in {"commands", "cli.py", "defs"}, module
+            assert module.relative_to(ROOT).parts[0] in {"cli", "defs"}, module
 
 
 def test_importing_starts_no_engine_and_reads_no_environment() -> None:
     """The graph's module loads with a nonsensical environment, and without Spark."""
     code = (
-        "import sys, k2_ohlcv.definitions, k2_ohlcv.cli\n"
+        "import sys, k2_ohlcv.definitions, k2_ohlcv.cli.main\n"
         "assert 'pysail' not in sys.modules\n"
         "assert 'pyspark.sql.connect' not in sys.modules\n"
     )

@@ -9,17 +9,17 @@ from typer.testing import CliRunner
 
 from bench import trades
 from bench.__main__ import app
-from bench.contenders import OTHERS, open_contender
-from bench.contenders.merge import statement
-from bench.job import Job, Measured, candles
+from bench.compare import UnequalCandlesError, assert_equal_candles
+from bench.engines import OTHER_ENGINES, create_engine
+from bench.engines.spark_merge import merge_statement
+from bench.job import Job, Measurement, candle_job
 from bench.lake import Dataset, append_trades, open_lake
-from bench.race import UnequalError, compare
-from bench.report import Goal, Row, markdown
-from bench.stored import five_minutes, refreshable
+from bench.prepared_lakes import five_minute_batches, prepare_refresh_lake
+from bench.report import Goal, Row, format_markdown
 from bench.suites import SUITES
-from k2_ohlcv.domain.candle import KEY, VALUES, Trade, aggregate
-from k2_ohlcv.domain.frame import CANDLE_TYPES
+from k2_ohlcv.domain.candle import KEY_COLUMNS, VALUE_COLUMNS, Trade, aggregate
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
+from k2_ohlcv.frames.candles import CANDLE_TYPES
 from k2_ohlcv.lake.watermark import Watermark
 
 ROWS = 3000
@@ -32,8 +32,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 def test_generated_trades_are_the_same_every_time_and_have_ties() -> None:
     """A day has its rows in order of time; many share a millisecond, and ids grow by a digit."""
-    day = trades.day_of_trades(trades.FIRST_DAY, ROWS)
-    assert day.equals(trades.day_of_trades(trades.FIRST_DAY, ROWS))
+    day = trades.generate_day(trades.FIRST_DAY, ROWS)
+    assert day.equals(trades.generate_day(trades.FIRST_DAY, ROWS))
     frame = pl.DataFrame(day)
     assert frame.height == ROWS
     assert frame["timestamp"].is_sorted()
@@ -49,24 +49,24 @@ def test_the_first_day_is_alone_in_its_month() -> None:
     assert trades.FIRST_DAY.month != (trades.FIRST_DAY + timedelta(days=1)).month
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", OTHER_ENGINES)
 @pytest.mark.parametrize("tables", [("1m",), tuple(t.name for t in TIMEFRAMES)])
 def test_the_others_give_the_candles_of_the_definition(
     data: Dataset, tmp_path: Path, name: str, tables: tuple[str, ...]
 ) -> None:
     """What is compared in time is equal in result: each engine is held against the reference."""
-    job = candles(data.home, data.files(data.first_day), tables, data.first_day, tmp_path)
-    contender = open_contender(name)
+    job = candle_job(data.home, data.files(data.first_day), tables, data.first_day, tmp_path)
+    contender = create_engine(name)
     contender.prepare(job)
     contender.run(job)
-    rows = trades.day_of_trades(trades.FIRST_DAY, ROWS).to_pylist()
+    rows = trades.generate_day(trades.FIRST_DAY, ROWS).to_pylist()
     for timeframe in job.timeframes:
         expected = aggregate((Trade(**row) for row in rows), timeframe)
         frame = pl.DataFrame(
             [vars(candle) for candle in expected],
-            schema={column: CANDLE_TYPES[column] for column in (*KEY, *VALUES)},
+            schema={column: CANDLE_TYPES[column] for column in (*KEY_COLUMNS, *VALUE_COLUMNS)},
         )
-        compare(frame, pl.read_parquet(job.path(timeframe)), timeframe.name)
+        assert_equal_candles(frame, pl.read_parquet(job.path(timeframe)), timeframe.name)
 
 
 def test_candles_that_differ_are_named() -> None:
@@ -75,15 +75,15 @@ def test_candles_that_differ_are_named() -> None:
     left = pl.DataFrame({**values, "symbol": ["A"], "exchange": ["E"], "trade_count": [1]}).cast(
         pl.Schema(CANDLE_TYPES)
     )
-    compare(left, left, "the same")
-    with pytest.raises(UnequalError, match="trade_count, 1 rows"):
-        compare(left, left.with_columns(trade_count=pl.lit(2, pl.Int64)), "two tables")
-    with pytest.raises(UnequalError, match="types differ"):
-        compare(left, left.with_columns(pl.col("trade_count").cast(pl.Int32)), "two tables")
+    assert_equal_candles(left, left, "the same")
+    with pytest.raises(UnequalCandlesError, match="trade_count, 1 rows"):
+        assert_equal_candles(left, left.with_columns(trade_count=pl.lit(2, pl.Int64)), "two tables")
+    with pytest.raises(UnequalCandlesError, match="types differ"):
+        assert_equal_candles(left, left.with_columns(pl.col("trade_count").cast(pl.Int32)), "two tables")
 
 
 def test_a_job_travels_as_a_line(data: Dataset) -> None:
-    job = candles(data.home, ["a", "b"], ["1m"], data.all_days, data.home)
+    job = candle_job(data.home, ["a", "b"], ["1m"], data.all_days, data.home)
     assert Job.from_json(job.to_json()) == job
     assert job.interval == data.all_days
 
@@ -93,12 +93,12 @@ def test_a_lake_is_put_back_as_it_was(tmp_path: Path) -> None:
     data = Dataset(rows=ROWS, days=2, root=tmp_path)
     heads = []
     for _ in range(2):
-        with refreshable(data):
+        with prepare_refresh_lake(data):
             lake = open_lake(data.home)
             heads.append(lake.trades().metadata.current_snapshot_id)
-            marks = {Watermark.of(lake.candles(t)) for t in TIMEFRAMES}
+            marks = {Watermark.from_table(lake.candles(t)) for t in TIMEFRAMES}
             assert {mark.snapshot_id for mark in marks if mark} == {heads[-1]}
-            first, second = five_minutes(data, 2)
+            first, second = five_minute_batches(data, 2)
             assert first["timestamp"].to_pylist()[-1] < second["timestamp"].to_pylist()[0]
             assert second["timestamp"].to_pylist()[-1] in data.all_days
             append_trades(lake, first)
@@ -110,12 +110,12 @@ def test_a_lake_is_put_back_as_it_was(tmp_path: Path) -> None:
 def test_a_validation_that_leaves_candles_out_is_not_measured(tmp_path: Path) -> None:
     """It looks at every candle of tables that are up to date, and says where it could not."""
     data = Dataset(rows=ROWS, days=2, root=tmp_path)
-    job = candles(data.home, (), tuple(t.name for t in TIMEFRAMES), data.all_days, tmp_path)
-    with refreshable(data):
-        contender = open_contender("validate")
+    job = candle_job(data.home, (), tuple(t.name for t in TIMEFRAMES), data.all_days, tmp_path)
+    with prepare_refresh_lake(data):
+        contender = create_engine("validate")
         contender.prepare(job)
         contender.run(job)
-        append_trades(open_lake(data.home), next(five_minutes(data, 1)))
+        append_trades(open_lake(data.home), next(five_minute_batches(data, 1)))
         contender.prepare(job)
         with pytest.raises(ValueError, match="all of them examined"):
             contender.run(job)
@@ -124,9 +124,9 @@ def test_a_validation_that_leaves_candles_out_is_not_measured(tmp_path: Path) ->
 def test_partitions_are_dropped_with_their_files_each_time(tmp_path: Path) -> None:
     """Each use begins with all days and ends with the last one, on disk as well."""
     data = Dataset(rows=100, days=3, root=tmp_path)
-    job = candles(data.home, (), ("1m",), data.all_days, tmp_path)
+    job = candle_job(data.home, (), ("1m",), data.all_days, tmp_path)
     assert data.lake
-    contender = open_contender("retention")
+    contender = create_engine("retention")
     for _ in range(2):
         contender.prepare(job)
         table = open_lake(data.home).candles(TIMEFRAMES[0])
@@ -138,24 +138,26 @@ def test_partitions_are_dropped_with_their_files_each_time(tmp_path: Path) -> No
 
 def test_merge_names_every_candle_column(data: Dataset) -> None:
     """The usual way writes all columns, keeps the key and `created_at`, and is bounded to its lookback."""
-    text = statement(candles(data.home, (), ("1m",), data.first_day, data.home))
+    text = merge_statement(candle_job(data.home, (), ("1m",), data.first_day, data.home))
     update, insert = text.split("UPDATE SET")[1].split("WHEN NOT MATCHED")
     assert all(f"s.{name}" in insert for name in CANDLE_TYPES)
-    assert all((f"t.{name} =" in update) == (name not in (*KEY, "created_at")) for name in CANDLE_TYPES)
+    assert all(
+        (f"t.{name} =" in update) == (name not in (*KEY_COLUMNS, "created_at")) for name in CANDLE_TYPES
+    )
 
 
 def test_the_report_shows_goals_and_ratios() -> None:
     """A missed goal is shown; a contender that did not take part is a dash."""
     measured = {
-        "K2": Measured([2.0, 1.0, 3.0], [2.5], 10**8),
-        "DuckDB": Measured([4.0], [3.0], 1),
-        "Polars": Measured([8.0], [7.0], 1),
+        "K2": Measurement([2.0, 1.0, 3.0], [2.5], 10**8),
+        "DuckDB": Measurement([4.0], [3.0], 1),
+        "Polars": Measurement([8.0], [7.0], 1),
     }
     rows = [
-        Row("work", 100, measured, [Goal("under 1", "2", met=False)]),
+        Row("work", 100, measured, [Goal("under 1", "2", is_met=False)]),
         Row("alone", 100, {"K2": measured["K2"]}),
     ]
-    text = markdown(rows, ["a machine"], "title")
+    text = format_markdown(rows, ["a machine"], "title")
     assert "| 2.00 (1.00 to 3.00) | 4.00 (4.00 to 4.00) |" in text
     assert "| 50 | 0.50 | 2.50 / 3.00 / 7.00 | 100 / 0 / 0 | under 1: 2, MISSED |" in text
     assert "| alone | 100 | 2.00 (1.00 to 3.00) | - | - | 50 | - | 2.50 / - / - | 100 / - / - | - |" in text

@@ -7,16 +7,16 @@ import pytest
 from pyiceberg.table import Table
 
 from k2_ohlcv.domain.candle import Trade
-from k2_ohlcv.domain.timeframe import timeframe
-from k2_ohlcv.domain.window import DAY, Interval
+from k2_ohlcv.domain.intervals import DAY, Interval
+from k2_ohlcv.domain.timeframe import find_timeframe
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.fingerprint import fingerprint
-from k2_ohlcv.lake.lines import FROZEN
+from k2_ohlcv.lake.fingerprint import trades_fingerprint
+from k2_ohlcv.lake.history_bounds import FROZEN_BEFORE
 from k2_ohlcv.lake.watermark import RefusedWindow, Watermark
-from k2_ohlcv.plan import MOST_INTERVALS, Plan, plan_rebuild, plan_refresh
-from k2_ohlcv_tests import histories, lakes
+from k2_ohlcv.operations.plan import MAX_INTERVALS, Plan, plan_rebuild, plan_refresh
+from k2_ohlcv_tests.support import lakes, table_history
 
-MINUTE = timeframe("1m")
+MINUTE = find_timeframe("1m")
 AT = datetime(2024, 2, 28, 12, tzinfo=UTC)
 MIDNIGHT = datetime(2024, 2, 28, tzinfo=UTC)
 
@@ -27,7 +27,7 @@ def trade(minute: int) -> Trade:
 
 
 def add(lake: Lake, *minutes: int) -> int:
-    return histories.current(lakes.add_trades(lake, map(trade, minutes)))
+    return table_history.current_snapshot_id(lakes.add_trades(lake, map(trade, minutes)))
 
 
 def window(minute: int) -> Interval:
@@ -40,7 +40,7 @@ def day(number: int) -> Interval:
 
 def marked(lake: Lake, mark: Watermark) -> None:
     """Candles of the first two trades, under a watermark."""
-    table = lake.candles_to_write(MINUTE)
+    table = lake.writable_candles(MINUTE)
     now = datetime(2024, 6, 1, tzinfo=UTC)
     some = [trade(0), trade(1440)]
     lakes.commit_candles(table, MINUTE, some, now, mark.properties(), mark.summary())
@@ -51,15 +51,18 @@ def tables(lake: Lake) -> tuple[Table, Table]:
 
 
 def freeze(lake: Lake, line: datetime) -> None:
-    with lake.trades_to_write().transaction() as transaction:
-        transaction.set_properties({FROZEN: line.isoformat()})
+    with lake.writable_trades().transaction() as transaction:
+        transaction.set_properties({FROZEN_BEFORE: line.isoformat()})
 
 
 @pytest.fixture
 def done(lake: Lake) -> Lake:
     """Trades on two days, and candles that are equal to them."""
     snapshot = add(lake, 0, 1440)
-    marked(lake, Watermark(snapshot, trade(1440).timestamp, fingerprint(lake.trades())).after([], ()))
+    marked(
+        lake,
+        Watermark(snapshot, trade(1440).timestamp, trades_fingerprint(lake.trades())).with_reconciled([], ()),
+    )
     return lake
 
 
@@ -68,7 +71,7 @@ def test_where_nothing_came_there_is_nothing_to_do(done: Lake) -> None:
     snapshot = done.trades().metadata.current_snapshot_id
     assert (plan.is_current, plan.intervals, plan.reason) == (True, (), None)
     assert (plan.trades_from, plan.trades_to) == (snapshot, snapshot)
-    assert (plan.files_changed, plan.files_read, plan.behind, plan.damaged) == (0, 0, 0, ())
+    assert (plan.files_changed, plan.files_read, plan.skipped, plan.changed_behind_bounds) == (0, 0, 0, ())
     assert plan.lines() == [
         f"{MINUTE.table}: up to date with trades snapshot {snapshot}: nothing to do.",
     ]
@@ -86,8 +89,8 @@ def test_a_refresh_reads_the_windows_that_changed(done: Lake) -> None:
     # The file that came is read for its windows, and again for its trades.
     assert (plan.files_changed, plan.files_read) == (1, 2)
     assert plan.start is not None
-    assert (plan.start.snapshot_id, plan.start.open) == (after, plan.intervals)
-    assert plan.start.head == trade(1440).timestamp
+    assert (plan.start.snapshot_id, plan.start.open_intervals) == (after, plan.intervals)
+    assert plan.start.latest_trade_at == trade(1440).timestamp
     assert plan.start.complete == before
     assert plan.lines() == [
         f"{MINUTE.table}: 1 trades files differ from those of snapshot {before}.",
@@ -117,45 +120,45 @@ def test_the_first_refresh_makes_everything(lake: Lake) -> None:
     assert plan.intervals == (Interval(day(0).start, day(1).end),)
     assert (plan.trades_from, plan.trades_to, plan.files_read, plan.is_current) == (None, after, 2, False)
     assert plan.start is not None
-    assert (plan.start.complete, plan.start.open) == (None, plan.intervals)
-    assert plan.start.fingerprint == fingerprint(lake.trades())
+    assert (plan.start.complete, plan.start.open_intervals) == (None, plan.intervals)
+    assert plan.start.fingerprint == trades_fingerprint(lake.trades())
 
 
 def test_where_there_is_nothing_at_all_the_table_is_current(lake: Lake) -> None:
-    lake.trades_to_write()
+    lake.writable_trades()
     plan = plan_refresh(*tables(lake), MINUTE)
     assert plan.is_current
     assert (plan.intervals, plan.start) == ((), None)
 
 
 def test_many_scattered_windows_are_joined(done: Lake) -> None:
-    add(done, *range(2, 2 + 3 * MOST_INTERVALS, 3))
-    assert len(plan_refresh(*tables(done), MINUTE).intervals) == MOST_INTERVALS
+    add(done, *range(2, 2 + 3 * MAX_INTERVALS, 3))
+    assert len(plan_refresh(*tables(done), MINUTE).intervals) == MAX_INTERVALS
     add(done, 1000)
     plan = plan_refresh(*tables(done), MINUTE)
-    assert len(plan.intervals) == MOST_INTERVALS
-    assert plan.lines()[-1] == f"    and {MOST_INTERVALS - 10} more"
+    assert len(plan.intervals) == MAX_INTERVALS
+    assert plan.lines()[-1] == f"    and {MAX_INTERVALS - 10} more"
 
 
 def test_what_is_open_since_an_earlier_run_is_done_too(lake: Lake) -> None:
     """Of its refused windows those are forgotten that have come to lie behind a line."""
     snapshot = add(lake, 0, 1440)
     refused = tuple(RefusedWindow("low_price", "X", "Y", window(m)) for m in (0, 1440))
-    mark = Watermark(snapshot, None, fingerprint(lake.trades()), complete=snapshot)
-    marked(lake, mark.opening([window(0), window(1440)]).after([], refused))
+    mark = Watermark(snapshot, None, trades_fingerprint(lake.trades()), complete=snapshot)
+    marked(lake, mark.with_open([window(0), window(1440)]).with_reconciled([], refused))
     plan = plan_refresh(*tables(lake), MINUTE)
     assert plan.intervals == (window(0), window(1440))
-    assert (plan.is_current, plan.behind) == (False, 0)
+    assert (plan.is_current, plan.skipped) == (False, 0)
     assert "windows are open since an earlier run" in plan.lines()[0]
     assert plan.start is not None
     assert plan.start.refused == refused
     freeze(lake, day(1).start)
     plan = plan_refresh(*tables(lake), MINUTE)
-    assert (plan.intervals, plan.behind) == ((window(1440),), 1)
+    assert (plan.intervals, plan.skipped) == ((window(1440),), 1)
     assert plan.lines()[-1] == "  1 windows are past retention and stay as they are."
-    assert plan.properties == ((FROZEN, day(1).start.isoformat()),)
+    assert plan.properties == ((FROZEN_BEFORE, day(1).start.isoformat()),)
     assert plan.start is not None
-    assert (plan.start.refused, plan.start.frozen) == (refused[1:], day(1).start)
+    assert (plan.start.refused, plan.start.frozen_before) == (refused[1:], day(1).start)
 
 
 def test_a_rebuild_takes_whole_partitions_that_have_something(done: Lake) -> None:
@@ -164,7 +167,7 @@ def test_a_rebuild_takes_whole_partitions_that_have_something(done: Lake) -> Non
     assert plan.days == (Interval(day(0).start, day(1).end),)
     assert plan.trades_from == plan.trades_to == done.trades().metadata.current_snapshot_id
     assert plan.start is not None
-    assert plan.start.open == ()
+    assert plan.start.open_intervals == ()
     assert plan_rebuild(*tables(done), MINUTE, None).partitions == [day(0), day(1)]
 
 
@@ -173,26 +176,29 @@ def test_a_rebuild_leaves_open_what_is_dirty_elsewhere(done: Lake) -> None:
     add(done, 3, 1443)
     plan = plan_rebuild(*tables(done), MINUTE, [day(0)])
     assert plan.start is not None
-    assert plan.start.open == (window(3), window(1443))
+    assert plan.start.open_intervals == (window(3), window(1443))
 
 
 def test_a_rebuild_behind_the_frozen_line_makes_what_is_ahead(done: Lake) -> None:
     freeze(done, AT)
     plan = plan_rebuild(*tables(done), MINUTE, None)
     assert plan.intervals == (Interval(AT, day(1).end),)
-    assert plan.behind == 720
+    assert plan.skipped == 720
 
 
 def test_what_another_writer_touched_behind_the_line_is_damaged(done: Lake) -> None:
     """Its trades are gone. It is named, and not computed again."""
     freeze(done, day(1).start)
-    table = done.candles_to_write(MINUTE)
+    table = done.writable_candles(MINUTE)
     table.delete(f"window_start < '{day(1).start.isoformat()}'")
     plan = plan_refresh(*tables(done), MINUTE)
-    assert (plan.intervals, plan.damaged) == ((), (day(0),))
+    assert (plan.intervals, plan.changed_behind_bounds) == ((), (day(0),))
     assert plan.as_json()["damaged"] == ["2024-02-28"]
-    assert f"another writer changed {MINUTE.table} in 2024-02-28, where the trades are gone" in plan.damage
-    assert plan.lines()[-1] == f"  {plan.damage}."
+    assert (
+        f"another writer changed {MINUTE.table} in 2024-02-28, where the trades are gone"
+        in plan.changed_behind_bounds_text
+    )
+    assert plan.lines()[-1] == f"  {plan.changed_behind_bounds_text}."
 
 
 def test_of_many_intervals_ten_are_shown() -> None:

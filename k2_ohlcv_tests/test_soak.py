@@ -7,14 +7,14 @@ import pytest
 from typer.testing import CliRunner
 
 from bench.soak.__main__ import app
-from bench.soak.facts import Fact, no_slower
-from bench.soak.feed import BATCH, LATE, START, Feed
-from k2_ohlcv.domain.window import to_micros
+from bench.soak.assertions import Assertion, speed_wish
+from bench.soak.generator import BATCH_LENGTH, FIRST_BATCH, LATE_SHARE, TradeGenerator
+from k2_ohlcv.domain.intervals import to_micros
 
 
 def test_batches_are_seeded_and_some_of_their_trades_late() -> None:
     """The same batch each time, by time, ids unique over batches, about the wanted share of it late."""
-    feed = Feed(markets=50, trades=4000)
+    feed = TradeGenerator(markets=50, trades=4000)
     batches = [feed.batch(number) for number in range(3)]
     assert batches[1].rows.equals(feed.batch(1).rows)
     ids = np.concatenate([batch.rows["trade_id"].to_numpy() for batch in batches])
@@ -22,9 +22,9 @@ def test_batches_are_seeded_and_some_of_their_trades_late() -> None:
     for number, batch in enumerate(batches):
         moments = batch.moments
         assert (np.diff(moments) > 0).all()
-        assert (moments < to_micros(START + (number + 1) * BATCH)).all()
-        late = (moments < to_micros(START + number * BATCH)).mean()
-        assert LATE * 0.7 < late < LATE * 1.3
+        assert (moments < to_micros(FIRST_BATCH + (number + 1) * BATCH_LENGTH)).all()
+        late = (moments < to_micros(FIRST_BATCH + number * BATCH_LENGTH)).mean()
+        assert LATE_SHARE * 0.7 < late < LATE_SHARE * 1.3
         assert set(batch.rows["market"].to_numpy()) == set(range(50))
 
 
@@ -39,7 +39,7 @@ def test_a_small_soak_holds(tmp_path: Path) -> None:
 
 
 def test_a_fact_says_whether_it_holds_and_a_wish_whether_it_is_met() -> None:
-    assert str(Fact("a", "b", true=False)).strip() == "BROKEN  a: b"
-    assert str(Fact("a", "b", true=True)).strip() == "holds  a: b"
-    assert "met" in str(no_slower("x", [1.0, 1.0], [1.1, 1.1]))
-    assert "MISSED" in str(no_slower("x", [1.0, 1.0], [1.3, 1.3]))
+    assert str(Assertion("a", "b", is_true=False)).strip() == "BROKEN  a: b"
+    assert str(Assertion("a", "b", is_true=True)).strip() == "holds  a: b"
+    assert "met" in str(speed_wish("x", [1.0, 1.0], [1.1, 1.1]))
+    assert "MISSED" in str(speed_wish("x", [1.0, 1.0], [1.3, 1.3]))

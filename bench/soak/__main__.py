@@ -10,19 +10,19 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench.lake import ROOT, open_lake, settings_of
-from bench.machine import describe
-from bench.soak.course import LAG, Plan, Seen, run
-from bench.soak.facts import Fact, Size, equality, no_slower
-from bench.soak.feed import LATE, Feed
+from bench.environment import describe_environment
+from bench.lake import ROOT, bench_settings, open_lake
+from bench.soak.assertions import Assertion, TableSize, check_equality, speed_wish
+from bench.soak.generator import LATE_SHARE, TradeGenerator
+from bench.soak.run import LAG, Plan, SoakResult, run_soak
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv.engine.session import open_engine
-from k2_ohlcv.lake.candles import MOST_FILES
-from k2_ohlcv.lake.schemas import SNAPSHOTS_KEPT
+from k2_ohlcv.lake.candles import MAX_FILES
+from k2_ohlcv.lake.schemas import MIN_SNAPSHOTS_KEPT
 
 _DAY = 288
-_FULL = Plan(Feed(markets=50, trades=2_000), batches=_DAY, steps=4 * _DAY, after=20)
-_QUICK = Plan(Feed(markets=5, trades=60), batches=4, steps=2, after=1)
+_FULL = Plan(TradeGenerator(markets=50, trades=2_000), batches=_DAY, steps=4 * _DAY, after=20)
+_QUICK = Plan(TradeGenerator(markets=5, trades=60), batches=4, steps=2, after=1)
 
 #: What a table's metadata may come to, whatever was done to it: some 1 kB a snapshot, and as much again.
 _MOST_BYTES = 300_000
@@ -42,60 +42,60 @@ def soak(
     Facts that must hold end it with exit code 1 where they do not. Times are shown as met or missed.
     """
     default = _QUICK if quick else _FULL
-    feed = Feed(default.feed.markets, trades or default.feed.trades)
+    feed = TradeGenerator(default.feed.markets, trades or default.feed.trades)
     plan = Plan(feed, batches or default.batches, history or default.steps, default.after)
     shutil.rmtree(home, ignore_errors=True)
     lake = open_lake(home)
-    console, machine, started = Console(stderr=True), describe(), time.monotonic()
-    with console.status("starting") as status, open_engine(settings_of(home)) as engine:
-        seen = run(lake, engine, plan, status.update)
+    console, machine, started = Console(stderr=True), describe_environment(), time.monotonic()
+    with console.status("starting") as status, open_engine(bench_settings(home)) as engine:
+        seen = run_soak(lake, engine, plan, status.update)
         status.update("comparing every candle with what DuckDB makes")
-        facts = [equality(lake, home, seen.trades), *_held(seen), *_wished(plan, seen)]
-    text = "\n".join(_lines(plan, seen, facts, machine, time.monotonic() - started)) + "\n"
+        facts = [check_equality(lake, home, seen.trades), *_required_assertions(seen), *_wishes(plan, seen)]
+    text = "\n".join(_report_lines(plan, seen, facts, machine, time.monotonic() - started)) + "\n"
     (home / "soak.txt").write_text(text, encoding="utf-8")
     print(text, end="")
-    if any(fact.held and not fact.true for fact in facts):
+    if any(fact.is_required and not fact.is_true for fact in facts):
         raise typer.Exit(1)
 
 
-def _held(seen: Seen) -> Iterator[Fact]:
+def _required_assertions(seen: SoakResult) -> Iterator[Assertion]:
     worst = max(seen.crowd.values())
-    yield Fact(
-        f"at most {MOST_FILES} data files in any partition of a candle table, after any batch",
+    yield Assertion(
+        f"at most {MAX_FILES} data files in any partition of a candle table, after any batch",
         ", ".join(f"{name} {count}" for name, count in seen.crowd.items()),
-        true=worst <= MOST_FILES,
+        is_true=worst <= MAX_FILES,
     )
-    yield Fact("a refresh of tables that are current commits nothing", "none did", true=seen.idle)
+    yield Assertion("a refresh of tables that are current commits nothing", "none did", is_true=seen.idle)
     for what, most, values in (
-        ("snapshots", SNAPSHOTS_KEPT + 1, {n: s.snapshots for n, s in seen.end.items()}),
+        ("snapshots", MIN_SNAPSHOTS_KEPT + 1, {n: s.snapshots for n, s in seen.end.items()}),
         ("manifests", _MOST_MANIFESTS, {n: s.manifests for n, s in seen.end.items()}),
         ("bytes of metadata.json", _MOST_BYTES, {n: s.bytes for n, s in seen.end.items()}),
     ):
         found = ", ".join(f"{name} {value:,}" for name, value in values.items())
-        yield Fact(f"at most {most:,} {what} a table", found, true=max(values.values()) <= most)
+        yield Assertion(f"at most {most:,} {what} a table", found, is_true=max(values.values()) <= most)
 
 
-def _wished(plan: Plan, seen: Seen) -> Iterator[Fact]:
+def _wishes(plan: Plan, seen: SoakResult) -> Iterator[Assertion]:
     day = plan.batches
     few = min(20, max(1, day // 2))
     each = {f"the day's last refreshes of {t.name}": seen.refreshes[t.name] for t in TIMEFRAMES}
     each |= {"the five refreshes together": seen.rounds, "appends of batches": seen.appends}
     for what, times in each.items():
-        yield no_slower(f"{what} no slower than its first", times[:few], times[day - few : day])
-    yield no_slower("the five together after the history, as at first", seen.rounds[:few], seen.rounds[day:])
+        yield speed_wish(f"{what} no slower than its first", times[:few], times[day - few : day])
+    yield speed_wish("the five together after the history, as at first", seen.rounds[:few], seen.rounds[day:])
     for table, times in seen.commits.items():
         few = min(20, len(times) // 2)
-        yield no_slower(
+        yield speed_wish(
             f"commits to {table} at the end of the history, as at its start", times[:few], times[-few:]
         )
 
 
-def _lines(
-    plan: Plan, seen: Seen, facts: Sequence[Fact], machine: Sequence[str], seconds: float
+def _report_lines(
+    plan: Plan, seen: SoakResult, facts: Sequence[Assertion], machine: Sequence[str], seconds: float
 ) -> Iterator[str]:
     yield (
         f"Soak: {plan.batches} batches of five minutes, {plan.feed.markets} markets, {plan.feed.trades:,} "
-        f"trades a batch, {LATE:.0%} of them late by 5 minutes to 4 days; in {seconds:.0f} s"
+        f"trades a batch, {LATE_SHARE:.0%} of them late by 5 minutes to 4 days; in {seconds:.0f} s"
     )
     yield (
         f"history: then {plan.steps:,} appends of one trade and as many commits to the 1m table, of a file "
@@ -104,12 +104,12 @@ def _lines(
     yield from machine
     yield ""
     header = ("table", "metadata.json", "manifests", "their bytes", "snapshots", "files", "in the fullest")
-    yield from _table("after the day", header, seen.day)
-    yield from _table("at the end", header, seen.end)
+    yield from _sizes_table("after the day", header, seen.day)
+    yield from _sizes_table("at the end", header, seen.end)
     yield from map(str, facts)
 
 
-def _table(when: str, header: Sequence[str], sizes: Mapping[str, Size]) -> Iterator[str]:
+def _sizes_table(when: str, header: Sequence[str], sizes: Mapping[str, TableSize]) -> Iterator[str]:
     yield when
     yield "  ".join(f"{word:>15}" for word in header)
     for name, size in sizes.items():

@@ -3,11 +3,11 @@
 import shutil
 from dataclasses import replace
 
-from bench.contenders import OURS
-from bench.job import Job, Measured
+from bench.compare import Report
+from bench.engines import OWN_ENGINES
+from bench.job import Job, Measurement
 from bench.lake import Dataset
-from bench.race import Tell
-from bench.report import Goal, Row, median
+from bench.report import Goal, Row, median_seconds
 from bench.worker import Worker
 
 #: Trades a second.
@@ -15,19 +15,19 @@ _GOAL = 300_000
 _MOST_RUNS = 3
 
 
-def measure(data: Dataset, runs: int, tell: Tell) -> list[Row]:
+def measure(data: Dataset, runs: int, tell: Report) -> list[Row]:
     """Two rows: every row new, and every row known. No one else does the same work: looking ids up."""
     job = Job(str(data.home.with_name("ingested")), (str(data.csv),))
-    new, known = Measured(), Measured()
+    new, known = Measurement(), Measurement()
     with Worker("ingest") as worker:
         for turn in range(min(runs, _MOST_RUNS) + 1):
             tell(f"run {turn}" if turn else "first run, in a fresh process")
             for measured, again in ((new, False), (known, True)):
                 measured.add(worker.run(replace(job, again=again)), first=not turn)
     shutil.rmtree(job.home, ignore_errors=True)
-    speed = data.rows / median(new)
+    speed = data.rows / median_seconds(new)
     goal = Goal(f"{_GOAL:,} trades/s or more", f"{speed:,.0f}", speed >= _GOAL)
     return [
-        Row("ingest a CSV of one day", data.rows, {OURS: new}, [goal]),
-        Row("ingest it again, all known", data.rows, {OURS: known}),
+        Row("ingest a CSV of one day", data.rows, {OWN_ENGINES: new}, [goal]),
+        Row("ingest it again, all known", data.rows, {OWN_ENGINES: known}),
     ]

@@ -1,11 +1,11 @@
 """Every check of all five tables, over seven days: the trades are scanned, and every candle is compared."""
 
-from bench.contenders import OURS
-from bench.job import Measured, candles
+from bench.compare import Report
+from bench.engines import OWN_ENGINES
+from bench.job import Measurement, candle_job
 from bench.lake import Dataset
-from bench.race import Tell
-from bench.report import Goal, Row, median
-from bench.stored import refreshable
+from bench.prepared_lakes import prepare_refresh_lake
+from bench.report import Goal, Row, median_seconds
 from bench.trades import MARKETS
 from bench.worker import Worker
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
@@ -14,7 +14,7 @@ _DAYS, _SECONDS = 7, 15.0
 _NAMES = tuple(t.name for t in TIMEFRAMES)
 
 
-def measure(data: Dataset, runs: int, tell: Tell) -> list[Row]:
+def measure(data: Dataset, runs: int, tell: Report) -> list[Row]:
     """Two rows, as "4 markets x 2.4 M trades a day" may be read: of all together, and of each."""
     markets = len(MARKETS)
     return [
@@ -28,15 +28,17 @@ def measure(data: Dataset, runs: int, tell: Tell) -> list[Row]:
     ]
 
 
-def _measure(week: Dataset, runs: int, tell: Tell, where: str) -> Row:
+def _measure(week: Dataset, runs: int, tell: Report, where: str) -> Row:
     """One row, on a lake of its own that is up to date. No one else does the same work."""
-    measured = Measured()
+    measured = Measurement()
     tell(f"a lake of {week.rows * week.days:,} trades with all candles, made once; that takes minutes")
-    with refreshable(week), Worker("validate") as worker:
+    with prepare_refresh_lake(week), Worker("validate") as worker:
         for turn in range(runs + 1):
             tell(f"{where}, run {turn} of {runs}" if turn else f"{where}, first run, in a fresh process")
-            job = candles(week.home, (), _NAMES, week.all_days, week.home / "out")
+            job = candle_job(week.home, (), _NAMES, week.all_days, week.home / "out")
             measured.add(worker.run(job), first=not turn)
-    goal = Goal(f"under {_SECONDS:.0f} s", f"{median(measured):.2f} s", median(measured) < _SECONDS)
+    goal = Goal(
+        f"under {_SECONDS:.0f} s", f"{median_seconds(measured):.2f} s", median_seconds(measured) < _SECONDS
+    )
     work = f"validate all five tables of {_DAYS} days, {week.rows:,} trades a day {where}"
-    return Row(work, week.rows * week.days, {OURS: measured}, [goal])
+    return Row(work, week.rows * week.days, {OWN_ENGINES: measured}, [goal])

@@ -6,20 +6,26 @@ from contextlib import contextmanager
 import dagster as dg
 from pyiceberg.exceptions import CommitStateUnknownException, ServerError, ServiceUnavailableError
 
-from k2_ohlcv.domain.addresses import hide_secrets
+from k2_ohlcv.domain.addresses import redact_secrets
 from k2_ohlcv.domain.errors import K2Error
-from k2_ohlcv.lake.retry import CONFLICTS
-from k2_ohlcv.storage_errors import storage_error
+from k2_ohlcv.lake.retry import CONFLICT_ERRORS
+from k2_ohlcv.lake.storage_errors import describe_storage_error
 
 #: A run with this tag has someone waiting for it, who would rather know at once than after two retries.
-ATTENDED_TAG = "k2/attended"
+INTERACTIVE_TAG = "k2/interactive"
 
 #: Lost races, and catalogs that are overloaded for a moment.
-_PASSING = (*CONFLICTS, CommitStateUnknownException, ServerError, ServiceUnavailableError, OSError)
+_TRANSIENT_ERRORS = (
+    *CONFLICT_ERRORS,
+    CommitStateUnknownException,
+    ServerError,
+    ServiceUnavailableError,
+    OSError,
+)
 #: Errors of the operating system that stay until somebody changes something.
-_LASTING = (PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+_PERMANENT_ERRORS = (PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 #: The same of libraries that need not be loaded here: a locked database, a server that is gone for a moment.
-_PASSING_NAMES = {
+_TRANSIENT_NAMES = {
     "sqlite3.OperationalError",
     "sqlalchemy.exc.OperationalError",
     "sqlalchemy.exc.InterfaceError",
@@ -32,7 +38,7 @@ _PASSING_NAMES = {
 
 
 @contextmanager
-def explained(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> Iterator[None]:
+def convert_errors(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> Iterator[None]:
     """Turn an error into a failure with its message, retried only where waiting can help.
 
     Raises:
@@ -44,22 +50,22 @@ def explained(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> Iter
     except (dg.Failure, dg.RetryRequested):
         raise
     except Exception as error:
-        if ATTENDED_TAG in context.run.tags or not may_pass(error):
-            raise dg.Failure(description=message(error), allow_retries=False) from error
+        if INTERACTIVE_TAG in context.run.tags or not is_transient(error):
+            raise dg.Failure(description=error_message(error), allow_retries=False) from error
         raise
 
 
-def may_pass(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether the same call may succeed later without anyone changing anything, as far as its type tells."""
     if isinstance(error, K2Error):
-        return error.retryable
-    if isinstance(error, _PASSING):
-        return not isinstance(error, _LASTING)
+        return error.is_retryable
+    if isinstance(error, _TRANSIENT_ERRORS):
+        return not isinstance(error, _PERMANENT_ERRORS)
     names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
-    return bool(names & _PASSING_NAMES)
+    return bool(names & _TRANSIENT_NAMES)
 
 
-def message(error: Exception) -> str:
+def error_message(error: Exception) -> str:
     """What went wrong, in one paragraph; the kind of error too where it is not one of this project's."""
-    known = error if isinstance(error, K2Error) else storage_error(error)
-    return hide_secrets(str(known) if known else f"{type(error).__name__}: {error}")
+    known = error if isinstance(error, K2Error) else describe_storage_error(error)
+    return redact_secrets(str(known) if known else f"{type(error).__name__}: {error}")

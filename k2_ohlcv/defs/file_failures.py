@@ -16,18 +16,18 @@ import dagster as dg
 from k2_ohlcv import logs
 from k2_ohlcv.defs.resources import LakeResource
 from k2_ohlcv.domain.errors import BadFileError, UsageError
-from k2_ohlcv.domain.printable import printable_path
-from k2_ohlcv.domain.window import Interval
+from k2_ohlcv.domain.intervals import Interval
+from k2_ohlcv.domain.printable import make_printable_path
 from k2_ohlcv.lake.schemas import TRADES_TABLE
 
 if TYPE_CHECKING:
-    from k2_ohlcv.ingest import IngestReport
+    from k2_ohlcv.operations.ingest import IngestReport
 
 Context = dg.OpExecutionContext | dg.AssetExecutionContext
 
 
 @dataclass
-class Ingested:
+class IngestResult:
     """What became of files.
 
     Attributes:
@@ -54,7 +54,7 @@ class Ingested:
 
 def ingest_each(
     context: Context, lake: LakeResource, files: Sequence[Path], days: Sequence[Interval] | None = None
-) -> Ingested:
+) -> IngestResult:
     """Ingest all files at once. Where one of them is bad, ingest them one by one: it holds up no other.
 
     Args:
@@ -63,9 +63,9 @@ def ingest_each(
         files: the files.
         days: whose rows are ingested; None is all.
     """
-    from k2_ohlcv.ingest import ingest
+    from k2_ohlcv.operations.ingest import ingest
 
-    done = Ingested()
+    done = IngestResult()
     if not files:
         return done
     settings = lake.settings
@@ -76,12 +76,12 @@ def ingest_each(
             days=days,
             landing=settings.landing,
             workspace=settings.home / "work",
-            progress=lambda what, rows: logs.progress(f"{rows:,} rows {what}"),
+            progress=lambda what, rows: logs.report_progress(f"{rows:,} rows {what}"),
         )
         done.reports.append(report)
     except (BadFileError, UsageError) as error:
         if len(files) == 1:
-            add_failure(context, done, printable_path(files[0]), str(error))
+            add_failure(context, done, make_printable_path(files[0]), str(error))
             return done
         for file in files:
             alone = ingest_each(context, lake, [file], days)
@@ -90,24 +90,24 @@ def ingest_each(
     return done
 
 
-def add_failure(context: Context, done: Ingested, file: str, error: str) -> None:
+def add_failure(context: Context, done: IngestResult, file: str, error: str) -> None:
     """Log that a file failed, and keep it for the end of the run."""
     fields = {"event": "file failed", "file": file, "error": error, "table": TRADES_TABLE}
     context.log.error(f"file failed: {error}", extra={logs.FIELDS: fields})
     done.failed.append(error)
 
 
-def report_unterminated(context: Context, done: Ingested, settled: Collection[Path] = ()) -> None:
+def report_unterminated(context: Context, done: IngestResult, settled: Collection[Path] = ()) -> None:
     """Say which files end without an end of line: a failure of those that have settled, else a warning."""
     for report in done.reports:
         for source, line in report.unterminated.items():
-            said = f"{printable_path(Path(source))}: line {line}, the last one, has no end of line"
+            said = f"{make_printable_path(Path(source))}: line {line}, the last one, has no end of line"
             if Path(source) in settled:
                 error = (
                     f"{said}, and the file has not changed for ten minutes: the line is left out and is in "
                     "rejected_trades; add the end of line if it is whole, else fetch the file again"
                 )
-                add_failure(context, done, printable_path(Path(source)), error)
+                add_failure(context, done, make_printable_path(Path(source)), error)
             else:
                 fields = {"event": "file unterminated", "file": source, "line": line, "table": TRADES_TABLE}
                 context.log.warning(f"{said}: left out until it has one", extra={logs.FIELDS: fields})

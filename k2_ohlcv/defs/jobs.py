@@ -5,71 +5,73 @@ from typing import Any
 import dagster as dg
 
 from k2_ohlcv.defs import retention_checks
-from k2_ohlcv.defs.candles import Mode
+from k2_ohlcv.defs.assets.candles import Mode
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
 from k2_ohlcv.lake.schemas import TRADES_TABLE
 from k2_ohlcv.settings import Settings
 
-INGEST = "ingest_landing"
-REBUILD = {Grain.DAY: "rebuild_daily", Grain.MONTH: "rebuild_monthly"}
+INGEST_JOB = "ingest_landing"
+REBUILD_JOB = {Grain.DAY: "rebuild_daily", Grain.MONTH: "rebuild_monthly"}
 
 
-def refresh_of(timeframe: Timeframe) -> str:
+def refresh_job_name(timeframe: Timeframe) -> str:
     """The name of the job that refreshes a candle table."""
     return f"refresh_{timeframe.name}"
 
 
-def rebuilds(settings: Settings) -> dict[str, list[Timeframe]]:
+def rebuild_jobs(settings: Settings) -> dict[str, list[Timeframe]]:
     """The rebuild jobs by name, and their tables.
 
     A job's tables share one scan of the trades and must have the same partitions. Where those begin with
     retention, each table's begin on a day of its own, and so each has its own job.
     """
     if settings.start_date is None:
-        return {_rebuild_of(timeframe): [timeframe] for timeframe in TIMEFRAMES}
-    return {name: tables(grain) for grain, name in REBUILD.items()}
+        return {_rebuild_job_name(timeframe): [timeframe] for timeframe in TIMEFRAMES}
+    return {name: timeframes_of_grain(grain) for grain, name in REBUILD_JOB.items()}
 
 
-def _rebuild_of(timeframe: Timeframe) -> str:
+def _rebuild_job_name(timeframe: Timeframe) -> str:
     return f"rebuild_{timeframe.name}"
 
 
-def tables_of(job: str) -> set[str]:
+def tables_of_job(job: str) -> set[str]:
     """The names of the tables that a job of ours writes, where nothing less is chosen; none for others."""
-    if job == INGEST:
+    if job == INGEST_JOB:
         return {TRADES_TABLE}
-    rebuilt = {t.table for grain, name in REBUILD.items() if name == job for t in tables(grain)}
-    return rebuilt | {t.table for t in TIMEFRAMES if job in {refresh_of(t), _rebuild_of(t)}}
+    rebuilt = {
+        t.table for grain, name in REBUILD_JOB.items() if name == job for t in timeframes_of_grain(grain)
+    }
+    return rebuilt | {t.table for t in TIMEFRAMES if job in {refresh_job_name(t), _rebuild_job_name(t)}}
 
 
-def tables(grain: Grain) -> list[Timeframe]:
+def timeframes_of_grain(grain: Grain) -> list[Timeframe]:
     """The timeframes whose tables have partitions of this grain."""
     return [timeframe for timeframe in TIMEFRAMES if timeframe.grain is grain]
 
 
-def build(settings: Settings) -> list[Any]:  # Dagster does not export the type of an asset job
+def build_jobs(settings: Settings) -> list[Any]:  # Dagster does not export the type of an asset job
     """The jobs. A job over some assets runs their checks too, those of retention excepted.
 
     Where some of a job's assets are chosen, Dagster adds those again: they look, and drop nothing.
     """
     ingest = dg.define_asset_job(
-        INGEST,
-        selection=_selection(TRADES_TABLE),
+        INGEST_JOB,
+        selection=_asset_selection(TRADES_TABLE),
         description="Read the landing files of the chosen days into trades.",
     )
     rebuilding = [
         dg.define_asset_job(
             name,
-            selection=_selection(*(t.table for t in some)),
+            selection=_asset_selection(*(t.table for t in some)),
             description=f"Make the chosen {some[0].grain.value}s of {', '.join(t.table for t in some)} "
             "equal to the trades; check them.",
         )
-        for name, some in rebuilds(settings).items()
+        for name, some in rebuild_jobs(settings).items()
     ]
     refreshes = [
         dg.define_asset_job(
-            refresh_of(timeframe),
-            selection=_selection(timeframe.table),
+            refresh_job_name(timeframe),
+            selection=_asset_selection(timeframe.table),
             config=refresh_config(timeframe),
             description="Bring this table from its watermark to the trades as they are now, in whatever "
             "partitions that is; check those.",
@@ -79,8 +81,8 @@ def build(settings: Settings) -> list[Any]:  # Dagster does not export the type 
     return [ingest, *rebuilding, *refreshes]
 
 
-def _selection(*names: str) -> dg.AssetSelection:
-    return dg.AssetSelection.assets(*names) - retention_checks.selection()
+def _asset_selection(*names: str) -> dg.AssetSelection:
+    return dg.AssetSelection.assets(*names) - retention_checks.checks_selection()
 
 
 def refresh_config(timeframe: Timeframe) -> dict[str, Any]:

@@ -12,19 +12,19 @@ import dagster as dg
 from dagster_pyspark import LazyPySparkResource
 from pydantic import PrivateAttr
 
-from k2_ohlcv.defs import runs
-from k2_ohlcv.defs.run_state import RunState, run_timeframes
-from k2_ohlcv.defs.signs_of_life import signs_of_life
+from k2_ohlcv.defs import dead_runs
+from k2_ohlcv.defs.run_liveness import show_liveness
+from k2_ohlcv.defs.run_state import RunState, timeframes_of_run
 from k2_ohlcv.engine.session import Engine, open_engine
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.settings import Settings
 
 
-class _Opened:
+class _RunLake:
     """The settings of a run, and the lake that they name, opened when first used."""
 
     def __init__(self) -> None:
-        self.settings = Settings.read()
+        self.settings = Settings.from_environ()
 
     @cached_property
     def lake(self) -> Lake:
@@ -34,36 +34,36 @@ class _Opened:
 class LakeResource(dg.ConfigurableResource[Lake]):
     """The tables. Also where a run says which process works on it, and ends those whose process is gone."""
 
-    _opened: _Opened | None = PrivateAttr(default=None)
-    _signs: ExitStack = PrivateAttr(default_factory=ExitStack)
+    _run_lake: _RunLake | None = PrivateAttr(default=None)
+    _liveness: ExitStack = PrivateAttr(default_factory=ExitStack)
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Runs once per run, before any step asks for a pool."""
-        self._opened = _Opened()
+        self._run_lake = _RunLake()
         if context.run is not None and context.instance is not None:
-            signs = signs_of_life(context.instance, context.run.run_id, runs.process_tags())
-            self._signs.enter_context(signs)
-            runs.reap(context.instance, besides=context.run.run_id)
+            signs = show_liveness(context.instance, context.run.run_id, dead_runs.process_tags())
+            self._liveness.enter_context(signs)
+            dead_runs.mark_dead_runs(context.instance, besides=context.run.run_id)
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002 # Dagster's name
         """Forget the catalog: the next run reads the environment anew."""
-        self._opened = None
-        self._signs.close()
+        self._run_lake = None
+        self._liveness.close()
 
     @property
     def settings(self) -> Settings:
         """The settings of this run."""
-        return self._held().settings
+        return self._hold_run().settings
 
     @property
     def lake(self) -> Lake:
         """The tables of this run."""
-        return self._held().lake
+        return self._hold_run().lake
 
-    def _held(self) -> _Opened:
-        if self._opened is None:
-            self._opened = _Opened()
-        return self._opened
+    def _hold_run(self) -> _RunLake:
+        if self._run_lake is None:
+            self._run_lake = _RunLake()
+        return self._run_lake
 
 
 class SparkResource(LazyPySparkResource):
@@ -82,7 +82,7 @@ class SparkResource(LazyPySparkResource):
             self._close()  # a step that is tried again needs a new session: the server may be back
         if self._engine is None:
             config: dict[str, str] = {key: str(value) for key, value in self.spark_config.items()}
-            self._engine = self._stack.enter_context(open_engine(Settings.read(), config))
+            self._engine = self._stack.enter_context(open_engine(Settings.from_environ(), config))
             self._spark_session = self._engine.spark
 
     @property
@@ -95,7 +95,7 @@ class SparkResource(LazyPySparkResource):
     def run_state(self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> RunState:
         """What the steps of this run share."""
         if self._run_state is None:
-            self._run_state = RunState.of(run_timeframes(context))
+            self._run_state = RunState.for_timeframes(timeframes_of_run(context))
         return self._run_state
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002 # Dagster's name
@@ -108,6 +108,6 @@ class SparkResource(LazyPySparkResource):
         self._stack.close()
 
 
-def resources() -> dict[str, object]:
+def build_resources() -> dict[str, object]:
     """The resources of the graph, by the names that assets ask for."""
     return {"lake": LakeResource(), "spark": SparkResource(spark_config={})}

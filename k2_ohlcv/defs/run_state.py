@@ -11,7 +11,7 @@ import dagster as dg
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
 from k2_ohlcv.engine.totals import TotalsCache
 from k2_ohlcv.engine.window_cache import WindowCache
-from k2_ohlcv.report import ReconciledWindows
+from k2_ohlcv.operations.reports import ReconciledWindows
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class RunState:
     reconciled: dict[str, ReconciledWindows] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, timeframes: Sequence[Timeframe]) -> "RunState":
+    def for_timeframes(cls, timeframes: Sequence[Timeframe]) -> "RunState":
         """A fresh state for a run over some timeframes: one scan of the trades may serve several of them."""
         return cls(WindowCache(timeframes), TotalsCache(timeframes))
 
 
-def run_timeframes(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> list[Timeframe]:
+def timeframes_of_run(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> list[Timeframe]:
     """The timeframes whose tables a run computes. A run that computes none has those that it checks."""
     layer = context.job_def.asset_layer
     computed = layer.selected_asset_keys

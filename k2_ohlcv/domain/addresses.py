@@ -5,9 +5,9 @@ Every text that is shown to people or written to a log, and that may hold an add
 
 import re
 
-_HIDDEN = "***"
+_REDACTED = "***"
 #: An address in a text ends at white space, a quote or a bracket. That of a file has no secrets.
-_IN_TEXT = re.compile(r"(?!file:)\b[a-z][a-z0-9+.\-]*://[^\s'\"<>`]+", re.IGNORECASE)
+_ADDRESS_IN_TEXT = re.compile(r"(?!file:)\b[a-z][a-z0-9+.\-]*://[^\s'\"<>`]+", re.IGNORECASE)
 #: A password may hold white space and quotes, but is not the number of a port.
 _PASSWORD = re.compile(
     r"(?!file:)\b([a-z][a-z0-9+.\-]*://)[^\s/:@'\"<>`]*:(?!\d{1,5}(?:[/\s'\",;)]|$))[^\n@]{1,500}@",
@@ -23,26 +23,26 @@ _NAMED_SECRET = re.compile(
 _BEARER = re.compile(r"\b(bearer\s+)[\w.~+/=\-]+", re.IGNORECASE)
 
 
-def shown_address(address: str) -> str:
+def redact_address(address: str) -> str:
     """One address without user, password, parameters and query, however malformed the address is."""
-    head, mark, rest = _cut(address)
+    head, mark, rest = _redact_malformed(address)
     scheme, slashes, place = head.rpartition("//")
     if "@" in rest:
         # A password with a mark in it, or a parameter with an @: which one cannot be told.
-        return f"{scheme}{slashes}{_HIDDEN}"
+        return f"{scheme}{slashes}{_REDACTED}"
     if "@" in place:
-        place = f"{_HIDDEN}@{place.rpartition('@')[2]}"
-    return _NAMED_SECRET.sub(rf"\1{_HIDDEN}", f"{scheme}{slashes}{place}") + (mark and f"{mark}{_HIDDEN}")
+        place = f"{_REDACTED}@{place.rpartition('@')[2]}"
+    return _NAMED_SECRET.sub(rf"\1{_REDACTED}", f"{scheme}{slashes}{place}") + (mark and f"{mark}{_REDACTED}")
 
 
-def hide_secrets(text: str) -> str:
+def redact_secrets(text: str) -> str:
     """A text without the secrets of the addresses in it, and of what looks like `password=...`."""
-    shown = _PASSWORD.sub(rf"\1{_HIDDEN}@", text)
-    shown = _IN_TEXT.sub(lambda found: shown_address(found[0]), shown)
-    return _BEARER.sub(rf"\1{_HIDDEN}", _NAMED_SECRET.sub(rf"\1{_HIDDEN}", shown))
+    shown = _PASSWORD.sub(rf"\1{_REDACTED}@", text)
+    shown = _ADDRESS_IN_TEXT.sub(lambda found: redact_address(found[0]), shown)
+    return _BEARER.sub(rf"\1{_REDACTED}", _NAMED_SECRET.sub(rf"\1{_REDACTED}", shown))
 
 
-def _cut(address: str) -> tuple[str, str, str]:
+def _redact_malformed(address: str) -> tuple[str, str, str]:
     found = re.search(r"[;?#]", address)
     if found is None:
         return address, "", ""

@@ -15,9 +15,9 @@ from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.domain.types import NOTIONAL, PRICE
 
 #: The candle columns that say which candle it is.
-KEY = ("exchange", "symbol", "window_start")
+KEY_COLUMNS = ("exchange", "symbol", "window_start")
 #: The candle columns that follow from the trades: equal to the trades means that these are equal.
-VALUES = (
+VALUE_COLUMNS = (
     "window_end",
     "window_date",
     "open_price",
@@ -29,7 +29,7 @@ VALUES = (
     "vwap",
 )
 #: The two clocks: when the row first was, and when a value of it last changed.
-CLOCKS = ("created_at", "updated_at")
+AUDIT_COLUMNS = ("created_at", "updated_at")
 
 #: Digits after the point in prices, quantities and what is made of them.
 SCALE = PRICE.scale
@@ -49,7 +49,7 @@ class Trade:
     quantity: Decimal
 
     @property
-    def order(self) -> tuple[datetime, int, str]:
+    def sort_key(self) -> tuple[datetime, int, str]:
         """The total order of a market's trades, in which numeric ids compare as numbers."""
         return (self.timestamp, len(self.trade_id), self.trade_id)
 
@@ -75,17 +75,17 @@ class Candle:
 def aggregate(trades: Iterable[Trade], timeframe: Timeframe) -> list[Candle]:
     """The candles of these trades, by exchange, symbol and window start. The definition.
 
-    Open and close are the prices at the least and the greatest `Trade.order`. vwap is the exact sum of
+    Open and close are the prices at the least and the greatest `Trade.sort_key`. vwap is the exact sum of
     price x quantity over volume, rounded half-even to 8 places.
     """
     groups: dict[tuple[str, str, datetime], list[Trade]] = defaultdict(list)
     for trade in trades:
         groups[trade.exchange, trade.symbol, timeframe.floor(trade.timestamp)].append(trade)
-    return [_candle(group, timeframe) for _, group in sorted(groups.items())]
+    return [_build_candle(group, timeframe) for _, group in sorted(groups.items())]
 
 
-def _candle(group: list[Trade], timeframe: Timeframe) -> Candle:
-    ordered = sorted(group, key=lambda trade: trade.order)
+def _build_candle(group: list[Trade], timeframe: Timeframe) -> Candle:
+    ordered = sorted(group, key=lambda trade: trade.sort_key)
     window = timeframe.window(ordered[0].timestamp)
     prices = [trade.price for trade in ordered]
     with localcontext(prec=76):

@@ -11,7 +11,7 @@ class K2Error(Exception):
     """Base of every error that this project raises on purpose."""
 
     #: Whether the same call may succeed later without anyone changing anything.
-    retryable = False
+    is_retryable = False
 
 
 class UsageError(K2Error):
@@ -22,7 +22,7 @@ class BadFileError(K2Error):
     """A landing file cannot be read as a whole: cut, empty, or of no known format."""
 
 
-class ContractError(K2Error):
+class TableSpecError(K2Error):
     """A table is not what its contract says: other columns, types or partitions."""
 
 
@@ -34,7 +34,7 @@ class MissingTradesError(K2Error):
     """Candles were made from trades, and now there is no trades table or it has never had any."""
 
 
-class GateError(K2Error):
+class InvariantError(K2Error):
     """A frame of candles breaks an invariant and was not committed.
 
     Attributes:
@@ -53,16 +53,16 @@ class CheckFailedError(K2Error):
 class EngineUnavailableError(K2Error):
     """The Spark server that was asked for cannot be reached or started."""
 
-    retryable = True
+    is_retryable = True
 
 
 class StorageError(K2Error):
     """A database or disk that holds the catalog, the tables or Dagster's records fails."""
 
-    retryable = True
+    is_retryable = True
 
 
 class CommitConflictError(K2Error):
     """Other writers won every attempt to commit."""
 
-    retryable = True
+    is_retryable = True

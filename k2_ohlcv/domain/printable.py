@@ -11,7 +11,7 @@ _MAX_PATH = 4096
 _FIRST_SURROGATE_ESCAPE, _LAST_SURROGATE_ESCAPE = 0xDC80, 0xDCFF
 
 
-def printable(text: object, limit: int = 200, *, keep: str = "") -> str:
+def make_printable(text: object, limit: int = 200, *, keep: str = "") -> str:
     r"""A text whose every character can be shown.
 
     Args:
@@ -30,9 +30,9 @@ def printable(text: object, limit: int = 200, *, keep: str = "") -> str:
     return shown if len(text) <= limit else f"{shown}... ({len(text):,} characters)"
 
 
-def printable_path(path: Path) -> str:
+def make_printable_path(path: Path) -> str:
     """A path as messages show it: whole, without control characters."""
-    return printable(path, _MAX_PATH)
+    return make_printable(path, _MAX_PATH)
 
 
 def is_utf8(name: str | Path) -> bool:

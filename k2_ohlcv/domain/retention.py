@@ -7,23 +7,23 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from k2_ohlcv.domain.intervals import DAY, Interval
 from k2_ohlcv.domain.timeframe import Grain
-from k2_ohlcv.domain.window import DAY, Interval
 
 #: Snapshots are kept for so many days: long enough to look into what went wrong before a weekend.
 SNAPSHOT_DAYS = 5
 #: Files that nothing knows may belong to a commit that is being made; none takes so long.
 ORPHAN_AGE = 3 * DAY
 #: A trades file below this is small: less than a fifth of one that ingestion fills.
-SMALL_FILE = 2 * 1024 * 1024
+SMALL_FILE_BYTES = 2 * 1024 * 1024
 #: So many small files in a partition are worth rewriting.
-MANY_FILES = 8
+MIN_SMALL_FILES = 8
 
-_START = datetime.min.replace(tzinfo=UTC)
+_BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
-class Kept:
+class RetentionPolicy:
     """How long what is kept; None is for ever.
 
     Attributes:
@@ -37,7 +37,7 @@ class Kept:
     snapshots: timedelta
 
 
-def reference(as_of: datetime | None, newest: datetime | None, now: datetime) -> datetime | None:
+def retention_anchor(as_of: datetime | None, newest: datetime | None, now: datetime) -> datetime | None:
     """The moment that ages are measured from.
 
     A feed that died, or a lake of historical data, is not eaten from behind: its newest trade holds the time.
@@ -54,18 +54,18 @@ def reference(as_of: datetime | None, newest: datetime | None, now: datetime) ->
 
 def cutoff(moment: datetime | None, kept: timedelta | None, grain: Grain) -> datetime | None:
     """Where what is kept begins: the start of the oldest partition that stays. None where nothing may go."""
-    if moment is None or kept is None or moment - _START < kept:
+    if moment is None or kept is None or moment - _BEGINNING < kept:
         return None
     return grain.floor(moment - kept)
 
 
-def expired(partitions: Iterable[Interval], line: datetime | None) -> list[Interval]:
+def partitions_to_drop(partitions: Iterable[Interval], line: datetime | None) -> list[Interval]:
     """The partitions that go: those that have ended by the line, whole ones only, in order."""
     return sorted(p for p in set(partitions) if line is not None and p.end <= line)
 
 
 @dataclass(frozen=True)
-class Coverage:
+class CandleCoverage:
     """Up to where a candle table has taken in the trades.
 
     Attributes:
@@ -79,9 +79,9 @@ class Coverage:
     reason: str = ""
 
 
-def frozen_line(
-    line: datetime | None, coverages: Iterable[Coverage]
-) -> tuple[datetime | None, tuple[Coverage, ...]]:
+def limit_frozen_before(
+    line: datetime | None, coverages: Iterable[CandleCoverage]
+) -> tuple[datetime | None, tuple[CandleCoverage, ...]]:
     """How far trades may be expired, and the candle tables that hold the line back.
 
     Args:
@@ -94,16 +94,16 @@ def frozen_line(
 
 
 @dataclass(frozen=True)
-class Version:
+class SnapshotInfo:
     """A snapshot: its id, its place in the order of commits, and when it was made."""
 
     snapshot_id: int
-    order: int
-    made: datetime
+    sequence: int
+    created_at: datetime
 
 
 def snapshots_to_expire(
-    snapshots: Iterable[Version],
+    snapshots: Iterable[SnapshotInfo],
     *,
     keep_newest: int = 0,
     older_than: datetime | None = None,
@@ -117,29 +117,31 @@ def snapshots_to_expire(
         older_than: snapshots made at this moment or later stay; None where age does not count.
         protected: ids that stay: those that branches and tags name, and those that watermarks need.
     """
-    ordered = _in_order(snapshots)
+    ordered = _sort_by_sequence(snapshots)
     return [
         v.snapshot_id
         for v in ordered[: max(0, len(ordered) - keep_newest)]
-        if v.snapshot_id not in protected and (older_than is None or v.made < older_than)
+        if v.snapshot_id not in protected and (older_than is None or v.created_at < older_than)
     ]
 
 
-def snapshots_since(snapshots: Iterable[Version], needed: Collection[int]) -> set[int]:
+def snapshots_since_oldest_needed(snapshots: Iterable[SnapshotInfo], needed: Collection[int]) -> set[int]:
     """The ids of the oldest snapshot that is needed, and of all after it.
 
     A refresh reads what changed since the snapshot of its watermark.
     """
-    ordered = _in_order(snapshots)
+    ordered = _sort_by_sequence(snapshots)
     first = next((i for i, v in enumerate(ordered) if v.snapshot_id in needed), len(ordered))
     return {v.snapshot_id for v in ordered[first:]}
 
 
-def _in_order(snapshots: Iterable[Version]) -> list[Version]:
-    return sorted(snapshots, key=lambda v: (v.order, v.made))
+def _sort_by_sequence(snapshots: Iterable[SnapshotInfo]) -> list[SnapshotInfo]:
+    return sorted(snapshots, key=lambda v: (v.sequence, v.created_at))
 
 
-def crowded(sizes: Mapping[Interval, Iterable[int]], written: Collection[Interval]) -> list[Interval]:
+def partitions_to_compact(
+    sizes: Mapping[Interval, Iterable[int]], written: Collection[Interval]
+) -> list[Interval]:
     """The partitions that have so many small files that they are worth rewriting, in order.
 
     Args:
@@ -149,5 +151,5 @@ def crowded(sizes: Mapping[Interval, Iterable[int]], written: Collection[Interva
     return sorted(
         partition
         for partition, found in sizes.items()
-        if partition not in written and sum(size < SMALL_FILE for size in found) >= MANY_FILES
+        if partition not in written and sum(size < SMALL_FILE_BYTES for size in found) >= MIN_SMALL_FILES
     )

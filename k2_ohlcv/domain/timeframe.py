@@ -9,7 +9,16 @@ from datetime import UTC, date, datetime, timedelta
 from enum import Enum
 
 from k2_ohlcv.domain.errors import UsageError
-from k2_ohlcv.domain.window import DAY, EPOCH, LAST, MICROSECOND, Interval, coalesce, later, midnight
+from k2_ohlcv.domain.intervals import (
+    DAY,
+    EPOCH,
+    LAST_MOMENT,
+    MICROSECOND,
+    Interval,
+    add_clamped,
+    coalesce,
+    day_start,
+)
 
 _FIRST = datetime.min.replace(tzinfo=UTC)
 
@@ -23,14 +32,16 @@ class Grain(Enum):
     def floor(self, moment: datetime) -> datetime:
         """The start of the partition that holds a moment."""
         day = moment.astimezone(UTC).date()
-        return midnight(day.replace(day=1) if self is Grain.MONTH else day)
+        return day_start(day.replace(day=1) if self is Grain.MONTH else day)
 
     def partition(self, moment: datetime) -> Interval:
         """The partition that holds a moment."""
         start = self.floor(moment)
         # The 28th is in every month, and four days on is in the next one.
-        next_one = later(start, DAY) if self is Grain.DAY else later(start.replace(day=28), 4 * DAY)
-        return Interval(start, next_one if next_one == LAST else self.floor(next_one))
+        next_one = (
+            add_clamped(start, DAY) if self is Grain.DAY else add_clamped(start.replace(day=28), 4 * DAY)
+        )
+        return Interval(start, next_one if next_one == LAST_MOMENT else self.floor(next_one))
 
     def partitions(self, intervals: Iterable[Interval]) -> list[Interval]:
         """The partitions that the intervals touch, in order, each once."""
@@ -55,7 +66,7 @@ class Grain(Enum):
 
     def interval_of(self, ordinal: int) -> Interval:
         """The partition whose transform value this is; the first or last that there is, where none has it."""
-        ordinal = min(max(ordinal, self.ordinal(_FIRST)), self.ordinal(LAST))
+        ordinal = min(max(ordinal, self.ordinal(_FIRST)), self.ordinal(LAST_MOMENT))
         if self is Grain.DAY:
             return self.partition(EPOCH + ordinal * DAY)
         return self.partition(datetime(1970 + ordinal // 12, ordinal % 12 + 1, 1, tzinfo=UTC))
@@ -71,17 +82,17 @@ class Timeframe:
         name: the timeframe as people say it, such as `5m`.
         length: the length of a window; divides a day.
         grain: the length of a partition.
-        warn: the table is stale when behind its trades for longer than this.
-        fail: and badly so when behind for longer than this.
-        kept: how long candles are kept.
+        warn_after: the table is stale when behind its trades for longer than this.
+        fail_after: and badly so when behind for longer than this.
+        default_retention: how long candles are kept.
     """
 
     name: str
     length: timedelta
     grain: Grain
-    warn: timedelta
-    fail: timedelta
-    kept: timedelta
+    warn_after: timedelta
+    fail_after: timedelta
+    default_retention: timedelta
 
     @property
     def table(self) -> str:
@@ -100,12 +111,12 @@ class Timeframe:
     def window(self, moment: datetime) -> Interval:
         """The window that holds a moment."""
         start = self.floor(moment)
-        return Interval(start, later(start, self.length))
+        return Interval(start, add_clamped(start, self.length))
 
     def align(self, intervals: Iterable[Interval]) -> list[Interval]:
         """The whole windows that the intervals touch, coalesced."""
         return coalesce(
-            Interval(self.floor(i.start), later(self.floor(i.end - MICROSECOND), self.length))
+            Interval(self.floor(i.start), add_clamped(self.floor(i.end - MICROSECOND), self.length))
             for i in intervals
         )
 
@@ -127,7 +138,7 @@ TIMEFRAMES: tuple[Timeframe, ...] = (
 )
 
 
-def timeframe(name: str) -> Timeframe:
+def find_timeframe(name: str) -> Timeframe:
     """The timeframe of that name.
 
     Raises:

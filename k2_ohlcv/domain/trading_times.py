@@ -8,21 +8,21 @@ get the same answer.
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from k2_ohlcv.domain.window import DAY, Interval, intersect_all, midnight
+from k2_ohlcv.domain.intervals import DAY, Interval, day_start, intersect_all
 
 #: No market is older.
-OLDEST = datetime(2009, 1, 1, tzinfo=UTC)
+OLDEST_TRADE = datetime(2009, 1, 1, tzinfo=UTC)
 
 
-def trading_times(now: datetime | None = None) -> Interval:
+def possible_trade_times(now: datetime | None = None) -> Interval:
     """From 2009-01-01 until the end of tomorrow, UTC, as of `now` (default: this moment).
 
     Ingestion takes trades up to a day ahead of its clock: all of these lie inside.
     """
-    today = midnight((now or datetime.now(UTC)).astimezone(UTC).date())
-    return Interval(OLDEST, max(today, OLDEST) + 2 * DAY)
+    today = day_start((now or datetime.now(UTC)).astimezone(UTC).date())
+    return Interval(OLDEST_TRADE, max(today, OLDEST_TRADE) + 2 * DAY)
 
 
-def possible(intervals: Iterable[Interval]) -> list[Interval]:
+def clip_to_trading_times(intervals: Iterable[Interval]) -> list[Interval]:
     """What of some intervals lies in the times that a trade can have now, coalesced."""
-    return intersect_all(intervals, [trading_times()])
+    return intersect_all(intervals, [possible_trade_times()])

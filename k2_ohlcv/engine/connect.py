@@ -25,7 +25,7 @@ from pyspark.sql.connect.proto import base_pb2
 from pyspark.sql.connect.proto.base_pb2_grpc import SparkConnectServiceStub
 from pyspark.sql.connect.session import SparkSession as ConnectSession
 
-from k2_ohlcv.domain.addresses import hide_secrets
+from k2_ohlcv.domain.addresses import redact_secrets
 from k2_ohlcv.domain.errors import EngineUnavailableError
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ def _is_forgotten(error: BaseException) -> bool:
 
 def _reason(error: BaseException | None) -> str:
     details = error.details() if isinstance(error, grpc.Call) else str(error)
-    return hide_secrets(" ".join(str(details).split())[:_LONGEST_REASON])
+    return redact_secrets(" ".join(str(details).split())[:_LONGEST_REASON])
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The values of an external trades table as ours: exact decimals, texts and times, with nothing rounded.
 
-Which rows are read is in `ticks`. Doubles are read as the decimals that their shortest texts say.
+Which rows are read is in `trades_reader`. Doubles are read as the decimals that their shortest texts say.
 """
 
 from collections.abc import Mapping
@@ -10,57 +10,58 @@ from typing import TYPE_CHECKING
 
 from pyiceberg.types import DecimalType, DoubleType, IcebergType, NestedField
 
-from k2_ohlcv.engine.sql_terms import column
-from k2_ohlcv.lake.foreign import Clock, ForeignTrades
+from k2_ohlcv.engine.sql_terms import column_of
+from k2_ohlcv.lake.external_trades import ExternalTrades
 from k2_ohlcv.lake.schemas import PRICE, QUANTITY
+from k2_ohlcv.lake.time_column import TimeUnit
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 #: The column that counts rows which do not fit, in trades and in windows made of them.
-MISFITS = "misfits"
+INVALID_ROWS = "misfits"
 #: Doubles are 2^-26 apart from here on, more than 10^-8: several numbers of eight places read as one.
-_COARSE = 2.0**26
-_TEXTS = ("exchange", "symbol", "trade_id")
+_MAX_EXACT_DOUBLE = 2.0**26
+_TEXT_COLUMNS = ("exchange", "symbol", "trade_id")
 
 
 def convert_exactly(
-    rows: "DataFrame", trades: ForeignTrades, theirs: Mapping[str, NestedField]
+    rows: "DataFrame", trades: ExternalTrades, theirs: Mapping[str, NestedField]
 ) -> "DataFrame":
-    """Foreign rows under our names and in our types, with `MISFITS`, and as they were as `raw_<our name>`."""
+    """Rows of external trades under our names and in our types, with `INVALID_ROWS` and `raw_<our name>`."""
     from pyspark.sql import functions as F  # noqa: N812
 
     raw = {name: F.col(f"raw_{name}") for name in theirs}
-    frame = rows.select(*(column(field).alias(f"raw_{name}") for name, field in theirs.items()))
+    frame = rows.select(*(column_of(field).alias(f"raw_{name}") for name, field in theirs.items()))
     for name, target in (("price", PRICE), ("quantity", QUANTITY)):
-        frame = exactly(frame, name, theirs[name].field_type, target)
-    texts = {name: raw[name].cast("string") for name in theirs if name in _TEXTS}
+        frame = add_exact_decimal(frame, name, theirs[name].field_type, target)
+    texts = {name: raw[name].cast("string") for name in theirs if name in _TEXT_COLUMNS}
     fits = [F.coalesce(F.col(name) > 0, F.lit(False)) for name in ("price", "quantity")]
     fits += [raw[name].isNotNull() for name in texts if not theirs[name].required]
     return frame.withColumns(
         {
             **texts,
-            "timestamp": _timestamp(raw["timestamp"], trades.clock),
-            MISFITS: F.when(reduce(lambda a, b: a & b, fits), 0).otherwise(1).cast("long"),
+            "timestamp": _timestamp(raw["timestamp"], trades.time_unit),
+            INVALID_ROWS: F.when(reduce(lambda a, b: a & b, fits), 0).otherwise(1).cast("long"),
         }
     )
 
 
-def _timestamp(at: "Column", clock: Clock) -> "Column":
+def _timestamp(at: "Column", clock: TimeUnit) -> "Column":
     from pyspark.sql import functions as F  # noqa: N812
 
     match clock:
-        case Clock.ZONED:
+        case TimeUnit.ZONED:
             return at
-        case Clock.LOCAL:
+        case TimeUnit.LOCAL:
             return at.cast("timestamp")  # the session is in UTC
-        case Clock.MILLIS:
+        case TimeUnit.MILLIS:
             return F.timestamp_micros(at * F.lit(1000).cast("long"))
-        case Clock.MICROS:
+        case TimeUnit.MICROS:
             return F.timestamp_micros(at)
 
 
-def exactly(frame: "DataFrame", name: str, kind: IcebergType, target: DecimalType) -> "DataFrame":
+def add_exact_decimal(frame: "DataFrame", name: str, kind: IcebergType, target: DecimalType) -> "DataFrame":
     """Add a column: `raw_` itself as decimals of the target, exactly; null where it does not fit.
 
     Args:
@@ -73,7 +74,7 @@ def exactly(frame: "DataFrame", name: str, kind: IcebergType, target: DecimalTyp
 
     raw, sql = F.col(f"raw_{name}"), f"decimal({target.precision},{target.scale})"
     if isinstance(kind, DoubleType):
-        return _of_double(frame, name, target)
+        return _decimal_from_double(frame, name, target)
     assert isinstance(kind, DecimalType)
     if kind.scale <= target.scale and kind.precision - kind.scale <= target.precision - target.scale:
         return frame.withColumn(name, raw.cast(sql))
@@ -82,7 +83,7 @@ def exactly(frame: "DataFrame", name: str, kind: IcebergType, target: DecimalTyp
     return frame.withColumn(name, F.when(back == raw, near))
 
 
-def _of_double(frame: "DataFrame", name: str, target: DecimalType) -> "DataFrame":
+def _decimal_from_double(frame: "DataFrame", name: str, target: DecimalType) -> "DataFrame":
     """Positive doubles as the decimals that their shortest texts say; null where that has more than 8 places.
 
     By arithmetic, as the texts themselves differ: Sail casts no text with an exponent, and Java before 19
@@ -99,7 +100,7 @@ def _of_double(frame: "DataFrame", name: str, target: DecimalType) -> "DataFrame
     limit = float(10 ** (target.precision - target.scale))
     frame = frame.withColumn(f"{name}_value", F.when((raw > F.lit(0.0)) & (raw < F.lit(limit)), raw))
     frame = frame.withColumn(f"{name}_whole", F.floor(value))
-    fewest = F.when((value < F.lit(_COARSE)) | (value >= F.lit(1e11)), F.lit(1e8))
+    fewest = F.when((value < F.lit(_MAX_EXACT_DOUBLE)) | (value >= F.lit(1e11)), F.lit(1e8))
     for size, places in ((1e8, 1e7), (1e9, 1e6), (1e10, 1e5), (1e11, 1e4)):
         fewest = fewest.when(value < F.lit(size), F.lit(places))
     frame = frame.withColumns({f"{name}_rest": value - whole.cast("double"), f"{name}_unit": fewest})
@@ -114,7 +115,10 @@ def _of_double(frame: "DataFrame", name: str, target: DecimalType) -> "DataFrame
 
     fine = (whole.cast("double") * F.lit(1e8) + found[0].cast("double")) / F.lit(1e8) == value
     coarse = [whole.cast("double") + k.cast("double") / u == value for k, u in zip(found, units, strict=True)]
-    rules = [(value < F.lit(_COARSE)) & fine, *((value >= F.lit(_COARSE)) & rule for rule in coarse)]
+    rules = [
+        (value < F.lit(_MAX_EXACT_DOUBLE)) & fine,
+        *((value >= F.lit(_MAX_EXACT_DOUBLE)) & rule for rule in coarse),
+    ]
     cases = zip(rules, (found[0], *found), (units[0], *units), strict=True)
     return frame.withColumn(name, F.coalesce(*(F.when(rule, decimal(k, u)) for rule, k, u in cases)))
 

@@ -14,10 +14,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from k2_ohlcv.domain.addresses import hide_secrets, shown_address
+from k2_ohlcv.domain.addresses import redact_address, redact_secrets
 from k2_ohlcv.domain.errors import EngineUnavailableError
-from k2_ohlcv.engine.jars import spark_jars
 from k2_ohlcv.engine.spark_catalog import spark_catalog
+from k2_ohlcv.engine.spark_jars import fetch_spark_jars
 from k2_ohlcv.lake.catalog import CATALOG, catalog_properties
 from k2_ohlcv.settings import Settings
 
@@ -66,12 +66,12 @@ def local_config(settings: Settings) -> dict[str, str]:
     """
     if shutil.which("java") is None and not os.environ.get("JAVA_HOME"):
         raise EngineUnavailableError(
-            f"SPARK_REMOTE={shown_address(settings.spark_remote or '')} needs Java 17 or 21, and none is "
+            f"SPARK_REMOTE={redact_address(settings.spark_remote or '')} needs Java 17 or 21, and none is "
             "found. Install it, or unset SPARK_REMOTE to compute in this process without Java."
         )
     catalog = spark_catalog(CATALOG, catalog_properties(settings))
     return {
-        "spark.jars": ",".join(str(jar) for jar in spark_jars(catalog.packages)),
+        "spark.jars": ",".join(str(jar) for jar in fetch_spark_jars(catalog.packages)),
         **catalog.config,
         # A cached table would not know the snapshot that was pinned a moment ago.
         f"spark.sql.catalog.{CATALOG}.cache-enabled": "false",
@@ -143,7 +143,7 @@ def _start(gateway: Any, master: str, config: Mapping[str, str]) -> int:
         port: int = getattr(service, "MODULE$").localPort()
     except Py4JError as error:
         cause = getattr(error, "java_exception", None)
-        said = hide_secrets(str(cause.toString() if cause is not None else error).split("\n", 1)[0])
+        said = redact_secrets(str(cause.toString() if cause is not None else error).split("\n", 1)[0])
         raise EngineUnavailableError(
             f"Spark does not start on this machine as SPARK_REMOTE={master} ({said}). Correct SPARK_REMOTE, "
             "or unset it to compute in this process without Java."

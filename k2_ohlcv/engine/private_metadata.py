@@ -18,7 +18,7 @@ from pyiceberg.io.pyarrow import PyArrowFileIO
 from pyiceberg.table import Table
 
 from k2_ohlcv.domain.retention import ORPHAN_AGE
-from k2_ohlcv.lake.foreign import ForeignTrades
+from k2_ohlcv.lake.external_trades import ExternalTrades
 
 #: Beside a table's `data` and `metadata`, so that neither readers nor the clean-up of orphans look there.
 FOLDER = "engine-reads"
@@ -98,7 +98,7 @@ def _top(table: Table) -> str | None:
     Nothing is written beside someone else's table: its copies lie in our warehouse, if that is in its bucket.
     """
     home = table.location()
-    if isinstance(table, ForeignTrades):
+    if isinstance(table, ExternalTrades):
         home = str(table.catalog.properties.get("warehouse", ""))
         if PyArrowFileIO.parse_location(home)[:2] != PyArrowFileIO.parse_location(table.location())[:2]:
             return None

@@ -12,28 +12,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyiceberg.table import Table
 
+from k2_ohlcv.domain.intervals import Interval, merge_to_at_most, to_micros
 from k2_ohlcv.domain.timeframe import Timeframe
-from k2_ohlcv.domain.trading_times import possible
+from k2_ohlcv.domain.trading_times import clip_to_trading_times
 from k2_ohlcv.domain.types import NOTIONAL, PRICE, VOLUME
-from k2_ohlcv.domain.window import Interval, bound, to_micros
-from k2_ohlcv.engine.external_values import MISFITS
+from k2_ohlcv.engine.external_values import INVALID_ROWS
 from k2_ohlcv.engine.session import Engine
-from k2_ohlcv.engine.ticks import Reading, read_trades
+from k2_ohlcv.engine.trades_reader import TradesFrame, read_trades
 from k2_ohlcv.engine.window_cache import WindowCache, is_within
-from k2_ohlcv.lake.files import live_files
-from k2_ohlcv.lake.foreign import ForeignTrades
+from k2_ohlcv.lake.external_trades import ExternalTrades
+from k2_ohlcv.lake.metadata.files import live_files
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 #: Sail fails at 64 left-deep alternatives and takes 1,000 balanced ones: we bound and balance.
-MOST_INTERVALS = 64
+MAX_INTERVALS = 64
 #: So few intervals cost nothing to speak of, and so many windows can be listed beside them.
-_FEW_INTERVALS, _MOST_STARTS = 8, 2_000
+_FEW_INTERVALS, _MAX_STARTS = 8, 2_000
 
 #: What a rollup gives, one row a window, in this order. notional is the exact sum of price x quantity.
 #: misfits counts the trades that cannot be read exactly: where there are some, the other values mean nothing.
-WINDOWS = pa.schema(
+WINDOW_SCHEMA = pa.schema(
     [
         ("symbol", pa.string()),
         ("exchange", pa.string()),
@@ -45,13 +45,13 @@ WINDOWS = pa.schema(
         ("volume", pa.decimal128(*VOLUME)),
         ("trade_count", pa.int64()),
         ("notional", pa.decimal128(*NOTIONAL)),
-        (MISFITS, pa.int64()),
+        (INVALID_ROWS, pa.int64()),
     ]
 )
-_COMPUTED = [name for name in WINDOWS.names if name != MISFITS]
+_COMPUTED_COLUMNS = [name for name in WINDOW_SCHEMA.names if name != INVALID_ROWS]
 
 
-def windows(
+def compute_windows(
     engine: Engine,
     trades: Table,
     snapshot: int,
@@ -73,31 +73,32 @@ def windows(
             timeframes of the cache, where the intervals are aligned to them.
 
     Returns:
-        A table of the schema `WINDOWS`, in no particular order.
+        A table of the schema `WINDOW_SCHEMA`, in no particular order.
     """
-    intervals = possible(intervals)
+    intervals = clip_to_trading_times(intervals)
     if not intervals:
-        return WINDOWS.empty_table()
+        return WINDOW_SCHEMA.empty_table()
     cache = cache or WindowCache([])
     cached = cache.pop(snapshot, timeframe.name, intervals)
     if cached is not None:
         return cached
-    read = _read(engine, trades, snapshot, timeframe, intervals)
+    read = _read_trades(engine, trades, snapshot, timeframe, intervals)
     longer = [t for t in cache.timeframes if t.length > timeframe.length and t.align(intervals) == intervals]
     if not longer:
-        frame = rollup(_ticks(read), timeframe, checked=read.checked)
-        return _exactly(read, read.collect(frame.select(*_names(read))), intervals)
+        frame = rollup(_as_windows(read), timeframe, checked=read.is_checked)
+        return _clip_and_check(read, read.collect(frame.select(*_column_names(read))), intervals)
     by_timeframe = {
-        t: _exactly(read, found, intervals) for t, found in _rollup_all(read, [timeframe, *longer]).items()
+        t: _clip_and_check(read, found, intervals)
+        for t, found in _rollup_all(read, [timeframe, *longer]).items()
     }
     for each in longer:
         cache.put(snapshot, each.name, intervals, by_timeframe[each])
     return by_timeframe[timeframe]
 
 
-def _read(
+def _read_trades(
     engine: Engine, trades: Table, snapshot: int, timeframe: Timeframe, intervals: Sequence[Interval]
-) -> Reading:
+) -> TradesFrame:
     """The trades of some windows, and of further ones where there are too many intervals to name.
 
     Every range costs two comparisons a row. Where many can be a few and a list of windows, and no file more
@@ -105,12 +106,12 @@ def _read(
     """
     from pyspark.sql import functions as F  # noqa: N812 - its name everywhere
 
-    ranges, few = bound(intervals, MOST_INTERVALS), bound(intervals, _FEW_INTERVALS)
+    ranges, few = merge_to_at_most(intervals, MAX_INTERVALS), merge_to_at_most(intervals, _FEW_INTERVALS)
     bounds = [(to_micros(i.start), to_micros(i.end)) for i in intervals] if few != ranges else []
     starts = [at for start, end in bounds for at in range(start, end, timeframe.micros)]
     files = live_files(trades, snapshot) if starts else []
-    more = any(_overlaps(f.span, few) and not _overlaps(f.span, ranges) for f in files)
-    if isinstance(trades, ForeignTrades) or more or not 0 < len(starts) <= _MOST_STARTS:
+    more = any(_has_overlap(f.span, few) and not _has_overlap(f.span, ranges) for f in files)
+    if isinstance(trades, ExternalTrades) or more or not 0 < len(starts) <= _MAX_STARTS:
         return read_trades(engine, trades, snapshot, ranges)
     read = read_trades(engine, trades, snapshot, few)
     micros = "unix_micros(timestamp)"
@@ -119,38 +120,38 @@ def _read(
     return replace(read, frame=read.frame.where(listed))
 
 
-def _overlaps(span: Interval, intervals: Sequence[Interval]) -> bool:
+def _has_overlap(span: Interval, intervals: Sequence[Interval]) -> bool:
     return any(span.intersect(interval) for interval in intervals)
 
 
-def trades_between(
+def read_trades_between(
     engine: Engine, trades: Table, snapshot: int, intervals: Sequence[Interval]
 ) -> "DataFrame":
     """The trades of some intervals, under our names and in our types, as they were at a snapshot."""
     return read_trades(engine, trades, snapshot, intervals).frame
 
 
-def _names(read: Reading) -> list[str]:
-    return [*_COMPUTED, *([MISFITS] if read.checked else [])]
+def _column_names(read: TradesFrame) -> list[str]:
+    return [*_COMPUTED_COLUMNS, *([INVALID_ROWS] if read.is_checked else [])]
 
 
-def _exactly(read: Reading, found: pa.Table, intervals: Sequence[Interval]) -> pa.Table:
+def _clip_and_check(read: TradesFrame, found: pa.Table, intervals: Sequence[Interval]) -> pa.Table:
     """The windows of the intervals alone, with the number of trades in each that cannot be read exactly."""
-    if not read.checked:
-        found = found.append_column(MISFITS, pa.repeat(pa.scalar(0, pa.int64()), found.num_rows))
-    found = found.cast(WINDOWS)
-    if len(intervals) <= MOST_INTERVALS:
+    if not read.is_checked:
+        found = found.append_column(INVALID_ROWS, pa.repeat(pa.scalar(0, pa.int64()), found.num_rows))
+    found = found.cast(WINDOW_SCHEMA)
+    if len(intervals) <= MAX_INTERVALS:
         return found
     return found.filter(is_within(found["window_start"], intervals))
 
 
-def describe_misfits(engine: Engine, trades: Table, snapshot: int, intervals: Sequence[Interval]) -> str:
+def describe_invalid_rows(engine: Engine, trades: Table, snapshot: int, intervals: Sequence[Interval]) -> str:
     """Name the trades of some windows that cannot be read exactly."""
-    ranges = bound(intervals, MOST_INTERVALS)
-    return str(read_trades(engine, trades, snapshot, ranges).refused(ranges))
+    ranges = merge_to_at_most(intervals, MAX_INTERVALS)
+    return str(read_trades(engine, trades, snapshot, ranges).invalid_rows_error(ranges))
 
 
-def _ticks(read: Reading) -> "DataFrame":
+def _as_windows(read: TradesFrame) -> "DataFrame":
     """Each trade as a window of its own, so that trades and windows are rolled up by one expression.
 
     Among trades of one time the tie is broken by the id, numbers as numbers; without ids by what the trade
@@ -159,7 +160,7 @@ def _ticks(read: Reading) -> "DataFrame":
     from pyspark.sql import functions as F  # noqa: N812 - its name everywhere
 
     at, price, quantity = F.col("timestamp"), F.col("price"), F.col("quantity")
-    ties = (F.length("trade_id"), F.col("trade_id")) if read.ids else (price, quantity)
+    ties = (F.length("trade_id"), F.col("trade_id")) if read.has_ids else (price, quantity)
     ends = {"at": at, "tie": ties[0], "tie2": ties[1], "price": price}
     return read.frame.select(
         "symbol",
@@ -171,7 +172,7 @@ def _ticks(read: Reading) -> "DataFrame":
         quantity.alias("volume"),
         F.lit(1).cast("long").alias("trade_count"),
         (price * quantity).alias("notional"),
-        *([MISFITS] if read.checked else []),
+        *([INVALID_ROWS] if read.is_checked else []),
     )
 
 
@@ -181,36 +182,38 @@ def rollup(
     """Whole windows of a timeframe, from trades or from shorter windows of them. The one expression.
 
     Args:
-        ticks: rows as `_ticks` gives them, or as this gives them with `ordered`.
+        ticks: rows as `_as_windows` gives them, or as this gives them with `ordered`.
         timeframe: the windows to make.
         ordered: keep which trades opened and closed each window, so that the result can be rolled up again.
         checked: sum the rows that do not fit.
     """
-    starts = ticks.withColumn("window_start", floored("open_at", timeframe))
-    return _group(starts, ordered=ordered, checked=checked)
+    starts = ticks.withColumn("window_start", window_start_of("open_at", timeframe))
+    return _group_columns(starts, ordered=ordered, checked=checked)
 
 
-def _rollup_all(read: Reading, timeframes: Sequence[Timeframe]) -> dict[Timeframe, pa.Table]:
+def _rollup_all(read: TradesFrame, timeframes: Sequence[Timeframe]) -> dict[Timeframe, pa.Table]:
     """The windows of several timeframes from one scan; the length of the first divides the others'."""
     from pyspark.sql import functions as F  # noqa: N812
 
-    finest = rollup(_ticks(read), timeframes[0], ordered=True, checked=read.checked)
+    finest = rollup(_as_windows(read), timeframes[0], ordered=True, checked=read.is_checked)
     keys = [
-        F.struct(F.lit(t.name).alias("timeframe"), floored("window_start", t).alias("start"))
+        F.struct(F.lit(t.name).alias("timeframe"), window_start_of("window_start", t).alias("start"))
         for t in timeframes
     ]
     exploded = finest.withColumn("key", F.explode(F.array(*keys)))
     each = exploded.withColumn("timeframe", F.col("key.timeframe")).withColumn(
         "window_start", F.col("key.start")
     )
-    windows = _group(each, "timeframe", checked=read.checked).select("timeframe", *_names(read))
+    windows = _group_columns(each, "timeframe", checked=read.is_checked).select(
+        "timeframe", *_column_names(read)
+    )
     found = read.collect(windows)
     return {
         t: found.filter(pc.equal(found["timeframe"], t.name)).drop_columns("timeframe") for t in timeframes
     }
 
 
-def floored(column: str, timeframe: Timeframe) -> "Column":
+def window_start_of(column: str, timeframe: Timeframe) -> "Column":
     """The start of the window that a moment lies in. Before 1970 too, where `%` would take the next one."""
     from pyspark.sql import functions as F  # noqa: N812
 
@@ -218,7 +221,9 @@ def floored(column: str, timeframe: Timeframe) -> "Column":
     return F.timestamp_micros(micros - F.pmod(micros, F.lit(timeframe.micros)))
 
 
-def _group(ticks: "DataFrame", *keys: str, ordered: bool = False, checked: bool = False) -> "DataFrame":
+def _group_columns(
+    ticks: "DataFrame", *keys: str, ordered: bool = False, checked: bool = False
+) -> "DataFrame":
     from pyspark.sql import functions as F  # noqa: N812
 
     def end(which: str) -> tuple["Column", "Column"]:
@@ -236,8 +241,8 @@ def _group(ticks: "DataFrame", *keys: str, ordered: bool = False, checked: bool 
         F.sum("volume").cast(str(VOLUME)).alias("volume"),
         F.sum("trade_count").alias("trade_count"),
         F.sum("notional").cast(str(NOTIONAL)).alias("notional"),
-        *([F.sum(MISFITS).alias(MISFITS)] if checked else []),
+        *([F.sum(INVALID_ROWS).alias(INVALID_ROWS)] if checked else []),
     )
-    sums = ["volume", "trade_count", "notional", *([MISFITS] if checked else [])]
+    sums = ["volume", "trade_count", "notional", *([INVALID_ROWS] if checked else [])]
     ends = ["open.*", "close.*"] if ordered else [F.col(e).alias(f"{e}_price") for e in ("open", "close")]
     return grouped.select(*keys, "high_price", "low_price", *sums, *ends)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from k2_ohlcv.domain.addresses import shown_address
+from k2_ohlcv.domain.addresses import redact_address
 from k2_ohlcv.domain.errors import EngineUnavailableError, UsageError
 from k2_ohlcv.engine.local_spark import local_config, local_server
 from k2_ohlcv.engine.private_metadata import PrivateMetadata
@@ -81,22 +81,22 @@ def open_engine(settings: Settings, config: Mapping[str, str] | None = None) -> 
     workspace = Path(tempfile.mkdtemp(prefix="k2-ohlcv-"))
     try:
         if remote is None:
-            with sail_storage(catalog_properties(settings)) as storage, _sail() as address:
-                yield from _session(address, config or {}, workspace, storage)
+            with sail_storage(catalog_properties(settings)) as storage, _start_sail() as address:
+                yield from _connect_session(address, config or {}, workspace, storage)
         elif remote.startswith("sc://"):
             yield from _remote_session(remote, config or {}, workspace)
         elif remote.startswith("local"):
             yield from _local_session(settings, remote, config or {}, workspace)
         else:
             raise UsageError(
-                f"SPARK_REMOTE={shown_address(remote)!r} is not known: it is sc://host:port or local[N], "
+                f"SPARK_REMOTE={redact_address(remote)!r} is not known: it is sc://host:port or local[N], "
                 "or unset for Sail"
             )
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
 
 
-def _session(
+def _connect_session(
     remote: str, config: Mapping[str, str], workspace: Path, storage: SailStorage
 ) -> Iterator[Engine]:
     """On Sail in this process: the server cannot be gone while we are there."""
@@ -151,7 +151,7 @@ def _local_session(
 
 
 @contextmanager
-def _sail() -> Iterator[str]:
+def _start_sail() -> Iterator[str]:
     # Read by Sail's logger when its library is loaded: its notices would mix with ours on stderr.
     os.environ.setdefault("RUST_LOG", "error")
     from pysail.spark import SparkConnectServer
@@ -180,7 +180,7 @@ def _try_loopback(host: str, port: int) -> None:
 
 def _no_address(remote: str) -> UsageError:
     """Instead of the library's own words, which repeat what it could not read, a token too."""
-    shown = re.sub(r"(//[^/]*/).+", r"\1***", shown_address(remote))
+    shown = re.sub(r"(//[^/]*/).+", r"\1***", redact_address(remote))
     return UsageError(
         f"SPARK_REMOTE={shown!r} is not an address: it is sc://host:port, the port a "
         "number, and any parameters behind a slash, as in sc://host:15002/;use_ssl=true"

@@ -8,20 +8,20 @@ from collections.abc import Iterable, Sequence
 import polars as pl
 from pyiceberg.table import Table
 
-from k2_ohlcv.domain.candle import KEY
-from k2_ohlcv.domain.checks import TOTALS
-from k2_ohlcv.domain.frame import inside
+from k2_ohlcv.domain.candle import KEY_COLUMNS
+from k2_ohlcv.domain.intervals import Interval, coalesce, merge_to_at_most, subtract
 from k2_ohlcv.domain.timeframe import Timeframe
-from k2_ohlcv.domain.trading_times import possible
+from k2_ohlcv.domain.trading_times import clip_to_trading_times
 from k2_ohlcv.domain.types import PRICE, VOLUME
-from k2_ohlcv.domain.window import Interval, bound, coalesce, subtract
-from k2_ohlcv.engine.rollup import MOST_INTERVALS, trades_between
+from k2_ohlcv.engine.rollup import MAX_INTERVALS, read_trades_between
 from k2_ohlcv.engine.session import Engine
+from k2_ohlcv.frames.candles import is_in_intervals
+from k2_ohlcv.frames.checks import TOTAL_COLUMNS
 
 #: Windows that are kept for the other timeframes, some 60 bytes each; beyond, only those asked for last.
-_MOST_WINDOWS = 2_000_000
+_MAX_CACHED_WINDOWS = 2_000_000
 
-_EMPTY = pl.DataFrame(
+_NO_TOTALS = pl.DataFrame(
     schema={
         "exchange": pl.String,
         "symbol": pl.String,
@@ -32,7 +32,7 @@ _EMPTY = pl.DataFrame(
         "low_price": pl.Decimal(*PRICE),
     }
 )
-assert tuple(_EMPTY.columns) == (*KEY, *TOTALS)
+assert tuple(_NO_TOTALS.columns) == (*KEY_COLUMNS, *TOTAL_COLUMNS)
 
 
 class TotalsCache:
@@ -47,18 +47,18 @@ class TotalsCache:
         self.timeframes = tuple(timeframes)
         self._key: tuple[int, str] | None = None
         self._spans: list[Interval] = []
-        self._windows = _EMPTY
+        self._windows = _NO_TOTALS
 
     def get(self, snapshot: int, timeframe: Timeframe) -> tuple[list[Interval], pl.DataFrame]:
         """The intervals that are known at a snapshot, and their totals."""
-        return (self._spans, self._windows) if self._key == (snapshot, timeframe.name) else ([], _EMPTY)
+        return (self._spans, self._windows) if self._key == (snapshot, timeframe.name) else ([], _NO_TOTALS)
 
     def put(self, snapshot: int, timeframe: Timeframe, spans: list[Interval], windows: pl.DataFrame) -> None:
         """Keep these in place of all others."""
         self._key, self._spans, self._windows = (snapshot, timeframe.name), spans, windows
 
 
-def totals(
+def compute_totals(
     engine: Engine,
     trades: Table,
     snapshot: int,
@@ -67,7 +67,7 @@ def totals(
     *,
     cache: TotalsCache | None = None,
 ) -> pl.DataFrame:
-    """`KEY` and `TOTALS` of every window of the intervals that has trades, at a snapshot.
+    """`KEY_COLUMNS` and `TOTAL_COLUMNS` of every window of the intervals that has trades, at a snapshot.
 
     Args:
         engine: the session to compute in.
@@ -77,27 +77,27 @@ def totals(
         intervals: aligned to the timeframe's windows.
         cache: what earlier scans found. What this scan finds is added.
     """
-    intervals = possible(intervals)
+    intervals = clip_to_trading_times(intervals)
     if not intervals:
-        return _EMPTY
+        return _NO_TOTALS
     cache = cache or TotalsCache([timeframe])
     finest = min(timeframe, *cache.timeframes, key=lambda t: t.length)
     spans, windows = cache.get(snapshot, finest)
     if missing := subtract(intervals, spans):
-        found = _scan(engine, trades, snapshot, finest, missing)
+        found = _scan_trades(engine, trades, snapshot, finest, missing)
         spans, windows = coalesce([*spans, *missing]), pl.concat([windows, found])
-        if windows.height > _MOST_WINDOWS:
-            spans, windows = intervals, windows.filter(inside("window_start", intervals))
+        if windows.height > _MAX_CACHED_WINDOWS:
+            spans, windows = intervals, windows.filter(is_in_intervals("window_start", intervals))
         cache.put(snapshot, finest, spans, windows)
-    return _added_up(windows, timeframe, intervals)
+    return _sum_windows(windows, timeframe, intervals)
 
 
-def _scan(
+def _scan_trades(
     engine: Engine, trades: Table, snapshot: int, timeframe: Timeframe, intervals: Sequence[Interval]
 ) -> pl.DataFrame:
     from pyspark.sql import functions as F  # noqa: N812 - its name everywhere
 
-    rows = trades_between(engine, trades, snapshot, bound(intervals, MOST_INTERVALS))
+    rows = read_trades_between(engine, trades, snapshot, merge_to_at_most(intervals, MAX_INTERVALS))
     micros = F.unix_micros("timestamp")
     start = F.timestamp_micros(micros - F.pmod(micros, F.lit(timeframe.micros)))
     found = rows.groupBy("exchange", "symbol", start.alias("window_start")).agg(
@@ -106,23 +106,23 @@ def _scan(
         F.max("price").alias("high_price"),
         F.min("price").alias("low_price"),
     )
-    scanned = pl.DataFrame(found.select(*_EMPTY.columns).toArrow()).cast(_EMPTY.schema)
+    scanned = pl.DataFrame(found.select(*_NO_TOTALS.columns).toArrow()).cast(_NO_TOTALS.schema)
     # What lies between bounded intervals was read too. Kept, it would count twice once it is asked for.
-    return scanned.filter(inside("window_start", intervals))
+    return scanned.filter(is_in_intervals("window_start", intervals))
 
 
-def _added_up(windows: pl.DataFrame, timeframe: Timeframe, intervals: Sequence[Interval]) -> pl.DataFrame:
+def _sum_windows(windows: pl.DataFrame, timeframe: Timeframe, intervals: Sequence[Interval]) -> pl.DataFrame:
     micros = pl.col("window_start").dt.epoch("us")
     start = pl.from_epoch(micros - micros % timeframe.micros, "us").dt.replace_time_zone("UTC")
     return (
-        windows.filter(inside("window_start", intervals))
+        windows.filter(is_in_intervals("window_start", intervals))
         .with_columns(start.alias("window_start"))
-        .group_by(KEY)
+        .group_by(KEY_COLUMNS)
         .agg(
             pl.col("trade_count").sum(),
             pl.col("volume").sum(),
             pl.col("high_price").max(),
             pl.col("low_price").min(),
         )
-        .cast(_EMPTY.schema)
+        .cast(_NO_TOTALS.schema)
     )

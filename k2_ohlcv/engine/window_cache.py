@@ -9,11 +9,11 @@ from functools import reduce
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from k2_ohlcv.domain.intervals import Interval, coalesce, is_covered, subtract
 from k2_ohlcv.domain.timeframe import Timeframe
-from k2_ohlcv.domain.window import Interval, coalesce, covers, subtract
 
 #: Rows that may be kept for the other tables of the same run: about 250 MB.
-_MAX_ROWS = 1_000_000
+_MAX_CACHED_ROWS = 1_000_000
 
 
 class WindowCache:
@@ -30,7 +30,7 @@ class WindowCache:
     def put(self, snapshot: int, name: str, intervals: list[Interval], windows: pa.Table) -> None:
         """Keep these windows beside those of earlier scans of the snapshot, unless there are too many."""
         self._kept = {key: kept for key, kept in self._kept.items() if key[0] == snapshot}
-        if windows.num_rows + sum(kept.num_rows for _, kept in self._kept.values()) > _MAX_ROWS:
+        if windows.num_rows + sum(kept.num_rows for _, kept in self._kept.values()) > _MAX_CACHED_ROWS:
             return
         spans, kept = self._kept.get((snapshot, name), ([], windows.slice(0, 0)))
         others = kept.filter(pc.invert(is_within(kept["window_start"], intervals)))
@@ -39,7 +39,7 @@ class WindowCache:
     def pop(self, snapshot: int, name: str, intervals: list[Interval]) -> pa.Table | None:
         """The windows of exactly these intervals, or None. They are not kept any longer."""
         spans, kept = self._kept.get((snapshot, name), ([], None))
-        if kept is None or not covers(spans, intervals):
+        if kept is None or not is_covered(spans, intervals):
             return None
         popped = is_within(kept["window_start"], intervals)
         self._kept[snapshot, name] = (subtract(spans, intervals), kept.filter(pc.invert(popped)))

@@ -16,12 +16,12 @@ from pyiceberg.schema import Schema
 from pyiceberg.table import Table
 from pyiceberg.utils.config import Config
 
-from k2_ohlcv.domain.errors import ContractError
+from k2_ohlcv.domain.errors import TableSpecError
 from k2_ohlcv.domain.timeframe import Timeframe
-from k2_ohlcv.lake.embedded import embedded_properties, open_embedded
-from k2_ohlcv.lake.foreign import Source, never_written, verified
-from k2_ohlcv.lake.missing import MissingTable, free_location
-from k2_ohlcv.lake.schemas import CANDLES, NAMESPACE, REJECTED, TRADES, Contract
+from k2_ohlcv.lake.embedded_catalog import embedded_properties, open_embedded
+from k2_ohlcv.lake.external_trades import ExternalTradesConfig, read_only_error, verify_external_trades
+from k2_ohlcv.lake.missing_table import MissingTable, choose_free_location
+from k2_ohlcv.lake.schemas import CANDLE_SPECS, NAMESPACE, REJECTED_SPEC, TRADES_SPEC, TableSpec
 from k2_ohlcv.settings import Settings
 
 CATALOG = "k2"
@@ -45,18 +45,18 @@ class Lake:
     """
 
     catalog: Catalog
-    source: Source | None = None
+    source: ExternalTradesConfig | None = None
 
     @classmethod
     def open(cls, settings: Settings) -> "Lake":
         """The lake that the settings and PyIceberg's configuration name; makes `K2_HOME` if needed."""
         properties = catalog_properties(settings)
         if properties == embedded_properties(settings):
-            return cls(open_embedded(CATALOG, settings), Source.of(settings))
-        return cls(load_catalog(CATALOG, **properties), Source.of(settings))
+            return cls(open_embedded(CATALOG, settings), ExternalTradesConfig.from_settings(settings))
+        return cls(load_catalog(CATALOG, **properties), ExternalTradesConfig.from_settings(settings))
 
     @property
-    def owns_trades(self) -> bool:
+    def has_own_trades(self) -> bool:
         """Whether the trades table is ours to write."""
         return self.source is None
 
@@ -68,16 +68,20 @@ class Lake:
         Raises:
             ContractError: the table is not what its contract says, or theirs is not there or will not do.
         """
-        return self._to_read(TRADES) if self.source is None else self._foreign(self.source)
+        return (
+            self._load_for_reading(TRADES_SPEC)
+            if self.source is None
+            else self._load_external_trades(self.source)
+        )
 
-    def trades_to_write(self) -> Table:
+    def writable_trades(self) -> Table:
         """Our own trades table, created where there is none. For ingestion only.
 
         Raises:
             UsageError: trades are someone else's, and never written to.
         """
         self.reject_external_trades()
-        return self._to_write(TRADES)
+        return self._load_for_writing(TRADES_SPEC)
 
     def reject_external_trades(self) -> None:
         """Refuse to write to someone else's trades. Creates no table.
@@ -86,50 +90,50 @@ class Lake:
             UsageError: trades are someone else's, and never written to.
         """
         if self.source is not None:
-            raise never_written(self.source.identifier)
+            raise read_only_error(self.source.identifier)
 
     def candles(self, timeframe: Timeframe) -> Table:
         """The candles of a timeframe. The table reads as empty where there is none."""
-        return self._to_read(CANDLES[timeframe.name])
+        return self._load_for_reading(CANDLE_SPECS[timeframe.name])
 
-    def candles_to_write(self, timeframe: Timeframe) -> Table:
+    def writable_candles(self, timeframe: Timeframe) -> Table:
         """The candle table of a timeframe, created where there is none."""
-        return self._to_write(CANDLES[timeframe.name])
+        return self._load_for_writing(CANDLE_SPECS[timeframe.name])
 
     def rejected(self) -> Table:
         """The rows that ingestion refused. The table reads as empty where there is none."""
-        return self._to_read(REJECTED)
+        return self._load_for_reading(REJECTED_SPEC)
 
-    def rejected_to_write(self) -> Table:
+    def writable_rejected(self) -> Table:
         """The table of rows that ingestion refused, created where there is none."""
-        return self._to_write(REJECTED)
+        return self._load_for_writing(REJECTED_SPEC)
 
-    def _to_read(self, contract: Contract) -> Table:
+    def _load_for_reading(self, contract: TableSpec) -> Table:
         try:
             table = self.catalog.load_table(contract.identifier)
         except (NoSuchTableError, NoSuchNamespaceError):
             return MissingTable(contract, self.catalog)
-        verify(table, contract)
+        verify_table(table, contract)
         return table
 
-    def _to_write(self, contract: Contract) -> Table:
-        table = self._to_read(contract)
+    def _load_for_writing(self, contract: TableSpec) -> Table:
+        table = self._load_for_reading(contract)
         if isinstance(table, MissingTable):
-            table = self._create(contract)
-            verify(table, contract)
+            table = self._create_table(contract)
+            verify_table(table, contract)
         return table
 
-    def _foreign(self, source: Source) -> Table:
+    def _load_external_trades(self, source: ExternalTradesConfig) -> Table:
         try:
             table = self.catalog.load_table(source.identifier)
         except (NoSuchTableError, NoSuchNamespaceError):
-            raise ContractError(
+            raise TableSpecError(
                 f"there is no table {source.name} in the catalog {CATALOG}: set K2_TRADES_TABLE to the "
                 "namespace and name of the trades table, or unset it to use our own"
             ) from None
-        return verified(table, source)
+        return verify_external_trades(table, source)
 
-    def _create(self, contract: Contract) -> Table:
+    def _create_table(self, contract: TableSpec) -> Table:
         try:
             self.catalog.create_namespace_if_not_exists(NAMESPACE)
         except Exception:
@@ -140,23 +144,26 @@ class Lake:
             return self.catalog.create_table(
                 contract.identifier,
                 contract.schema,
-                location=free_location(self.catalog, contract),
-                partition_spec=contract.spec,
-                sort_order=contract.order,
+                location=choose_free_location(self.catalog, contract),
+                partition_spec=contract.partition_spec,
+                sort_order=contract.sort_order,
                 properties=contract.properties,
             )
         except TableAlreadyExistsError:
             return self.catalog.load_table(contract.identifier)  # another process made it
 
 
-def verify(table: Table, contract: Contract) -> None:
+def verify_table(table: Table, contract: TableSpec) -> None:
     """Hold a table to its contract.
 
     Raises:
         ContractError: columns, types, order or partitions differ; the message names every difference.
     """
     differences = _column_differences(table.schema(), contract.schema)
-    stored, wanted = _partitions(table.spec(), table.schema()), _partitions(contract.spec, contract.schema)
+    stored, wanted = (
+        _partition_fields(table.spec(), table.schema()),
+        _partition_fields(contract.partition_spec, contract.schema),
+    )
     if stored != wanted:
         differences.append(f"it is partitioned by {stored or 'nothing'}, not by {wanted}")
     for name in ("commit.retry.num-retries",):
@@ -165,7 +172,7 @@ def verify(table: Table, contract: Contract) -> None:
                 f"property {name} is {table.properties.get(name)}, not {contract.properties[name]}"
             )
     if differences:
-        raise ContractError(
+        raise TableSpecError(
             f"table {'.'.join(table.name())} is not what this project writes: {'; '.join(differences)}. "
             "Move it away or restore it; it is not altered."
         )
@@ -186,5 +193,5 @@ def _column_differences(stored: Schema, wanted: Schema) -> list[str]:
     return differences
 
 
-def _partitions(spec: PartitionSpec, schema: Schema) -> str:
+def _partition_fields(spec: PartitionSpec, schema: Schema) -> str:
     return ", ".join(f"{f.transform}({schema.find_column_name(f.source_id)})" for f in spec.fields)

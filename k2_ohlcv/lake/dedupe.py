@@ -16,11 +16,11 @@ from pyiceberg.expressions import AlwaysTrue, And, BooleanExpression
 from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.table import FileScanTask, Table
 
-from k2_ohlcv.domain.window import MICROSECOND, Interval, to_micros
-from k2_ohlcv.lake.appends import between, isin
-from k2_ohlcv.lake.candidates import Candidates
-from k2_ohlcv.lake.files import live_span, within
-from k2_ohlcv.lake.lines import FROZEN, line_of
+from k2_ohlcv.domain.intervals import MICROSECOND, Interval, to_micros
+from k2_ohlcv.lake.append import is_between, is_one_of
+from k2_ohlcv.lake.candidate_files import CandidateFiles
+from k2_ohlcv.lake.history_bounds import FROZEN_BEFORE, read_bound
+from k2_ohlcv.lake.metadata.files import file_time_span, is_within
 
 Mask = npt.NDArray[np.bool_]
 Int64s = npt.NDArray[np.int64]
@@ -28,28 +28,28 @@ Int64s = npt.NDArray[np.int64]
 # As much of a stored file as is read at once: compaction makes files larger than ours.
 _PIECE_ROWS = 2_500_000
 # Files of no more are read whole.
-_SMALL_ROWS = 50_000
+_MAX_ROWS_PER_READ = 50_000
 _DAY_MICROS = 86_400_000_000
 _COLUMNS = ("exchange", "symbol", "trade_id", "timestamp", "price", "quantity")
 
 
 @dataclass(frozen=True)
-class Incoming:
+class TradeBatch:
     """Rows that may be new trades, sorted by time.
 
     Attributes:
         rows: `market` (an index into `markets`), `trade_id`, `timestamp`, `price`, `quantity`.
         markets: exchange and symbol of each market.
-        made: rows whose id was made, for want of one in the file.
-        first: for each row, the row among these that has the same id and came first.
-        daily: rows whose id is unique in its day only; None where there are none.
+        generated_id: rows whose id was made, for want of one in the file.
+        first_duplicate: for each row, the row among these that has the same id and came first.
+        has_daily_ids: rows whose id is unique in its day only; None where there are none.
     """
 
     rows: pa.Table
     markets: Sequence[tuple[str, str]]
-    made: Mask
-    first: Int64s
-    daily: Mask | None = None
+    generated_id: Mask
+    first_duplicate: Int64s
+    has_daily_ids: Mask | None = None
 
     @property
     def moments(self) -> Int64s:
@@ -59,23 +59,23 @@ class Incoming:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class DedupeResult:
     """What became of incoming rows; a row that is in none of the masks is known already.
 
     Attributes:
         new: added.
         conflict: not added: another row with this id is stored, or came first, with other values.
-        late: not added: their time lies where trades have expired, and candles are frozen.
-        met: rows with made ids whose market and time are stored already.
+        too_late: not added: their time lies where trades have expired, and candles are frozen.
+        shared_timestamps: rows with made ids whose market and time are stored already.
     """
 
     new: Mask
     conflict: Mask
-    late: Mask
-    met: Mask
+    too_late: Mask
+    shared_timestamps: Mask
 
 
-def look_up(table: Table, incoming: Incoming) -> Verdict:
+def find_duplicates(table: Table, incoming: TradeBatch) -> DedupeResult:
     """Compare incoming rows with the table's current snapshot.
 
     Raises:
@@ -83,18 +83,18 @@ def look_up(table: Table, incoming: Incoming) -> Verdict:
     """
     size = incoming.rows.num_rows
     same, other = np.zeros(size, bool), np.zeros(size, bool)
-    met = _Moments(incoming)
-    for stored, rows, at in stored_alike(table, incoming, met.note):
-        equal = equal_values(incoming.rows, rows, stored, at)
+    met = _StoredTimes(incoming)
+    for stored, rows, at in read_candidate_rows(table, incoming, met.add_rows):
+        equal = has_equal_values(incoming.rows, rows, stored, at)
         same[rows[equal]] = True
         other[rows[~equal]] = True
-    line = line_of(table, FROZEN)
+    line = read_bound(table, FROZEN_BEFORE)
     frozen = incoming.moments < to_micros(line) if line else np.zeros(size, bool)
-    return _judged(incoming, same, other & ~same, met.mask(), frozen)
+    return _classify(incoming, same, other & ~same, met.mask(), frozen)
 
 
-def stored_alike(
-    table: Table, incoming: Incoming, note: Callable[[pa.Table], None] = lambda _: None
+def read_candidate_rows(
+    table: Table, incoming: TradeBatch, note: Callable[[pa.Table], None] = lambda _: None
 ) -> Iterator[tuple[pa.Table, Int64s, Int64s]]:
     """Stored rows that have the id of an incoming row, piece by piece.
 
@@ -108,33 +108,38 @@ def stored_alike(
     """
     size = incoming.rows.num_rows
     ids = incoming.rows.select(["market", "trade_id"]).append_column("row", pa.array(np.arange(size)))
-    tasks = Candidates(incoming.rows, incoming.markets, incoming.made).tasks(table)
-    for piece in _pieces(table, tasks, _nearby(incoming)):
+    tasks = CandidateFiles(incoming.rows, incoming.markets, incoming.generated_id).scan_tasks(table)
+    for piece in _pieces(table, tasks, _candidate_filter(incoming)):
         # Where most rows may match, looking for them first would only be more work.
-        alike = piece.filter(_alike(piece, incoming)) if piece.num_rows > 2 * size else piece
+        alike = piece.filter(_candidate_rows(piece, incoming)) if piece.num_rows > 2 * size else piece
         stored = _with_markets(alike, incoming.markets)
         note(stored)
         matches = ids.join(
             stored.select(["market", "trade_id", "at"]), ["market", "trade_id"], join_type="inner"
         )
-        yield (stored, *_in_scope(incoming, stored, matches["row"].to_numpy(), matches["at"].to_numpy()))
+        yield (
+            stored,
+            *_filter_daily_ids(incoming, stored, matches["row"].to_numpy(), matches["at"].to_numpy()),
+        )
 
 
-def _in_scope(incoming: Incoming, stored: pa.Table, rows: Int64s, at: Int64s) -> tuple[Int64s, Int64s]:
+def _filter_daily_ids(
+    incoming: TradeBatch, stored: pa.Table, rows: Int64s, at: Int64s
+) -> tuple[Int64s, Int64s]:
     """Matches without those of a daily id with a trade of another day."""
-    if incoming.daily is None:
+    if incoming.has_daily_ids is None:
         return rows, at
     days = incoming.moments[rows] // _DAY_MICROS
     stored_days = stored["timestamp"].cast(pa.int64()).to_numpy()[at] // _DAY_MICROS
-    inside = ~incoming.daily[rows] | (days == stored_days)
+    inside = ~incoming.has_daily_ids[rows] | (days == stored_days)
     return rows[inside], at[inside]
 
 
-def _alike(stored: pa.Table, incoming: Incoming) -> pa.ChunkedArray:
+def _candidate_rows(stored: pa.Table, incoming: TradeBatch) -> pa.ChunkedArray:
     """Which stored rows have an incoming row's id or, where ids were made, the time of such a row."""
     alike = pc.is_in(stored["trade_id"], pc.unique(incoming.rows["trade_id"]))
-    if incoming.made.any():
-        times = incoming.rows["timestamp"].filter(pa.array(incoming.made))
+    if incoming.generated_id.any():
+        times = incoming.rows["timestamp"].filter(pa.array(incoming.generated_id))
         alike = pc.or_(alike, pc.is_in(stored["timestamp"], pc.unique(times)))
     return alike
 
@@ -148,16 +153,16 @@ def _pieces(table: Table, tasks: Sequence[FileScanTask], near: BooleanExpression
     small: list[FileScanTask] = []
     for task in tasks:
         rows = task.file.record_count
-        if rows <= min(_SMALL_ROWS, _PIECE_ROWS):
+        if rows <= min(_MAX_ROWS_PER_READ, _PIECE_ROWS):
             small.append(task)
             continue
         count = -(-rows // _PIECE_ROWS)
-        span = live_span(table, task.file)
+        span = file_time_span(table, task.file)
         step = (span.end - span.start) / count + MICROSECOND
         for i in range(count):
             slice_ = Interval(span.start + i * step, span.start + (i + 1) * step)
-            yield _read(table, near if count == 1 else And(near, within("timestamp", [slice_])), [task])
-    lot = max(1, _PIECE_ROWS // _SMALL_ROWS)
+            yield _read(table, near if count == 1 else And(near, is_within("timestamp", [slice_])), [task])
+    lot = max(1, _PIECE_ROWS // _MAX_ROWS_PER_READ)
     for first in range(0, len(small), lot):
         yield _read(table, AlwaysTrue(), small[first : first + lot])
 
@@ -166,19 +171,19 @@ def _read(table: Table, near: BooleanExpression, tasks: Sequence[FileScanTask]) 
     return ArrowScan(table.metadata, table.io, table.schema().select(*_COLUMNS), near).to_table(tasks)
 
 
-def _judged(incoming: Incoming, same: Mask, other: Mask, met: Mask, frozen: Mask) -> Verdict:
+def _classify(incoming: TradeBatch, same: Mask, other: Mask, met: Mask, frozen: Mask) -> DedupeResult:
     late = ~same & ~other & frozen
     new = ~same & ~other & ~frozen
-    first = _first_that_counts(incoming.first, new)
+    first = _first_kept_row(incoming.first_duplicate, new)
     repeats = np.flatnonzero(new & (first != np.arange(len(new))))
     if len(repeats):
-        equal = equal_values(incoming.rows, repeats, incoming.rows, first[repeats])
+        equal = has_equal_values(incoming.rows, repeats, incoming.rows, first[repeats])
         new[repeats] = False
         other[repeats[~equal]] = True
-    return Verdict(new, other, late, met)
+    return DedupeResult(new, other, late, met)
 
 
-def equal_values(left: pa.Table, left_rows: Int64s, right: pa.Table, right_rows: Int64s) -> Mask:
+def has_equal_values(left: pa.Table, left_rows: Int64s, right: pa.Table, right_rows: Int64s) -> Mask:
     """Whether rows and their partners have the same time, price and quantity."""
     equal = np.ones(len(left_rows), bool)
     for name in ("timestamp", "price", "quantity"):
@@ -187,7 +192,7 @@ def equal_values(left: pa.Table, left_rows: Int64s, right: pa.Table, right_rows:
     return equal
 
 
-def _first_that_counts(first: Int64s, new: Mask) -> Int64s:
+def _first_kept_row(first: Int64s, new: Mask) -> Int64s:
     """For each row the first one of its id; where that is not new, as it comes too late, one that is."""
     strayed = np.flatnonzero(new & ~new[first])
     if not len(strayed):
@@ -198,13 +203,15 @@ def _first_that_counts(first: Int64s, new: Mask) -> Int64s:
     return first
 
 
-def _nearby(incoming: Incoming) -> BooleanExpression:
+def _candidate_filter(incoming: TradeBatch) -> BooleanExpression:
     """A filter for large files: these markets and, where no id was made, the ids' least and greatest text."""
     exchanges, symbols = zip(*incoming.markets, strict=True)
-    near: BooleanExpression = And(isin("exchange", exchanges), isin("symbol", symbols))
-    if not incoming.made.any():  # else every stored row of their times has to be seen, whatever its id
+    near: BooleanExpression = And(is_one_of("exchange", exchanges), is_one_of("symbol", symbols))
+    if (
+        not incoming.generated_id.any()
+    ):  # else every stored row of their times has to be seen, whatever its id
         least, greatest = (v.as_py() for v in pc.min_max(incoming.rows["trade_id"]).values())
-        near = And(near, between("trade_id", least, greatest))
+        near = And(near, is_between("trade_id", least, greatest))
     return near
 
 
@@ -224,19 +231,19 @@ def _with_markets(stored: pa.Table, markets: Sequence[tuple[str, str]]) -> pa.Ta
     return stored.append_column("at", pa.array(np.arange(stored.num_rows)))
 
 
-class _Moments:
+class _StoredTimes:
     """Which moments of incoming rows with made ids are stored already."""
 
-    def __init__(self, incoming: Incoming) -> None:
+    def __init__(self, incoming: TradeBatch) -> None:
         self._size = incoming.rows.num_rows
-        self._rows = np.flatnonzero(incoming.made)
+        self._rows = np.flatnonzero(incoming.generated_id)
         markets = incoming.rows["market"].to_numpy()[self._rows]
         moments = incoming.moments[self._rows]
         self._of = {m: np.flatnonzero(markets == m) for m in np.unique(markets).tolist()}
         self._times = {m: np.unique(moments[at], return_inverse=True) for m, at in self._of.items()}
         self._hit = {m: np.zeros(len(times), bool) for m, (times, _) in self._times.items()}
 
-    def note(self, stored: pa.Table) -> None:
+    def add_rows(self, stored: pa.Table) -> None:
         if not self._of:
             return
         markets, moments = stored["market"].to_numpy(), stored["timestamp"].cast(pa.int64()).to_numpy()

@@ -9,30 +9,38 @@ from collections.abc import Iterable, Sequence
 from pyiceberg.manifest import DataFile, ManifestContent, ManifestFile
 from pyiceberg.table import FileScanTask, Table
 
-from k2_ohlcv.domain.errors import ContractError
+from k2_ohlcv.domain.errors import TableSpecError
+from k2_ohlcv.domain.intervals import Interval, coalesce, is_covered
 from k2_ohlcv.domain.timeframe import Timeframe
-from k2_ohlcv.domain.window import Interval, coalesce, covers
-from k2_ohlcv.lake.files import LiveFile, numbered_deletes, numbered_files, numbered_in, partition_of
-from k2_ohlcv.lake.row_deletes import RowDeletes, is_equality
+from k2_ohlcv.lake.metadata.files import (
+    LiveFile,
+    deletes_with_sequence,
+    file_partition,
+    files_with_sequence,
+    manifest_files_with_sequence,
+)
+from k2_ohlcv.lake.metadata.row_deletes import RowDeletes, is_equality_delete
 
 #: Ranges and files, as many as an error names.
-_SHOWN = 5
+_MAX_SAMPLE_FILES = 5
 
 
-def refuse_equality_deletes(table: Table) -> None:
+def reject_equality_deletes(table: Table) -> None:
     """Look for equality deletes before a table is read or written beside them.
 
     Raises:
         ContractError: there are some; the message names files, and what to do.
     """
     snapshot = table.metadata.current_snapshot_id
-    found = [f for f, _ in numbered_deletes(table, snapshot) if is_equality(f)] if snapshot else []
+    found = (
+        [f for f, _ in deletes_with_sequence(table, snapshot) if is_equality_delete(f)] if snapshot else []
+    )
     if not found:
         return
     name = ".".join(table.name())
-    paths = ", ".join(file.file_path for file in found[:_SHOWN])
-    more = ", ..." if len(found) > _SHOWN else ""
-    raise ContractError(
+    paths = ", ".join(file.file_path for file in found[:_MAX_SAMPLE_FILES])
+    more = ", ..." if len(found) > _MAX_SAMPLE_FILES else ""
+    raise TableSpecError(
         f"table {name} has {len(found):,} equality delete files of another engine ({paths}{more}), which "
         f"cannot be read here. Nothing was written. {_cure(name)}, then run this again"
     )
@@ -46,13 +54,13 @@ def _cure(name: str) -> str:
     )
 
 
-def is_unreadable(deletes: Iterable[DataFile]) -> bool:
+def has_unreadable_deletes(deletes: Iterable[DataFile]) -> bool:
     """Whether among the deletes that bear on a data file there are some that cannot be read."""
-    return any(is_equality(delete) for delete in deletes)
+    return any(is_equality_delete(delete) for delete in deletes)
 
 
-def plan(
-    table: Table, timeframe: Timeframe, files: Sequence[LiveFile], rebuilt: Sequence[Interval] = ()
+def plan_scan_tasks(
+    table: Table, timeframe: Timeframe, files: Sequence[LiveFile], is_rebuild: Sequence[Interval] = ()
 ) -> tuple[list[FileScanTask], set[int]]:
     """The scan tasks of some files of a candle table, with the deletes that bear on each.
 
@@ -63,7 +71,7 @@ def plan(
         table: the table.
         timeframe: what it has candles of.
         files: live data files.
-        rebuilt: the intervals that are made equal to the trades.
+        is_rebuild: the intervals that are made equal to the trades.
 
     Returns:
         The tasks, and the indexes of those that have to be written anew.
@@ -72,33 +80,33 @@ def plan(
         ContractError: other files have equality deletes; the message names what to rebuild.
     """
     snapshot = table.metadata.current_snapshot_id
-    deletes = RowDeletes.of(table, snapshot) if snapshot is not None else RowDeletes()
+    deletes = RowDeletes.from_snapshot(table, snapshot) if snapshot is not None else RowDeletes()
     tasks: list[FileScanTask] = []
     anew: set[int] = set()
     refused: list[Interval] = []
     for index, live in enumerate(files):
-        bearing = deletes.bearing(live.file, live.sequence)
-        if is_unreadable(bearing):
-            partition = partition_of(live.file, timeframe.grain)
+        bearing = deletes.deletes_for(live.file, live.sequence)
+        if has_unreadable_deletes(bearing):
+            partition = file_partition(live.file, timeframe.grain)
             anew.add(index)
-            if not covers(rebuilt, [partition]):
+            if not is_covered(is_rebuild, [partition]):
                 refused.append(partition)
             bearing = []
         tasks.append(FileScanTask(live.file, set(bearing)))
     if refused:
-        raise _unreadable(table, timeframe, refused)
+        raise _unreadable_error(table, timeframe, refused)
     return tasks, anew
 
 
-def _unreadable(table: Table, timeframe: Timeframe, partitions: Sequence[Interval]) -> ContractError:
+def _unreadable_error(table: Table, timeframe: Timeframe, partitions: Sequence[Interval]) -> TableSpecError:
     ranges = coalesce(partitions)
     commands = "; ".join(
         f"k2-ohlcv rebuild --timeframe {timeframe.name} --from {r.start:%Y-%m-%d} --to {r.end:%Y-%m-%d}"
-        for r in ranges[:_SHOWN]
+        for r in ranges[:_MAX_SAMPLE_FILES]
     )
-    more = f" and {len(ranges) - _SHOWN} more ranges" if len(ranges) > _SHOWN else ""
+    more = f" and {len(ranges) - _MAX_SAMPLE_FILES} more ranges" if len(ranges) > _MAX_SAMPLE_FILES else ""
     name = ".".join(table.name())
-    return ContractError(
+    return TableSpecError(
         f"table {name} has equality deletes of another engine, which cannot be read here. "
         f"They bear on {len(set(partitions)):,} partitions. Rebuild these whole, which writes them anew and "
         f"drops the deletes: {commands}{more}. What lies past retention there cannot be rebuilt: "
@@ -106,7 +114,7 @@ def _unreadable(table: Table, timeframe: Timeframe, partitions: Sequence[Interva
     )
 
 
-def still_bearing(
+def applicable_delete_manifests(
     table: Table, manifests: Sequence[ManifestFile], removed: Iterable[DataFile]
 ) -> list[ManifestFile]:
     """Those delete manifests that bear on any data file after a commit that removes some; all others go.
@@ -118,9 +126,13 @@ def still_bearing(
     if not listed or snapshot is None:
         return listed
     gone = {file.file_path for file in removed}
-    left = [n for n in numbered_files(table, snapshot) if n[0].file_path not in gone]
-    return [m for m in listed if _bears(RowDeletes.among(table, numbered_in(table, m)), left)]
+    left = [n for n in files_with_sequence(table, snapshot) if n[0].file_path not in gone]
+    return [
+        m
+        for m in listed
+        if _is_applicable(RowDeletes.from_files(table, manifest_files_with_sequence(table, m)), left)
+    ]
 
 
-def _bears(deletes: RowDeletes, files: Iterable[tuple[DataFile, int]]) -> bool:
-    return any(deletes.bearing(file, sequence) for file, sequence in files)
+def _is_applicable(deletes: RowDeletes, files: Iterable[tuple[DataFile, int]]) -> bool:
+    return any(deletes.deletes_for(file, sequence) for file, sequence in files)

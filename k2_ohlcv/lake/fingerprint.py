@@ -9,17 +9,17 @@ from typing import Any
 
 from pyiceberg.table import Table
 
-from k2_ohlcv.domain.candle import VALUES
-from k2_ohlcv.lake.trade_columns import field_ids_read, time_unit
+from k2_ohlcv.domain.candle import VALUE_COLUMNS
+from k2_ohlcv.lake.trade_columns import read_field_ids, trades_time_unit
 
 
-def fingerprint(trades: Table) -> str:
+def trades_fingerprint(trades: Table) -> str:
     """The fingerprint of a trades table as it is read now, as JSON with sorted keys."""
     read = {
         "table": str(trades.metadata.table_uuid),
-        "fields": field_ids_read(trades),
-        "unit": time_unit(trades),
-        "candles": list(VALUES),
+        "fields": read_field_ids(trades),
+        "unit": trades_time_unit(trades),
+        "candles": list(VALUE_COLUMNS),
     }
     return json.dumps(read, sort_keys=True, separators=(",", ":"))
 

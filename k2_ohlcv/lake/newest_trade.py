@@ -15,9 +15,10 @@ from pyiceberg.expressions.literals import literal
 from pyiceberg.table import Table
 from pyiceberg.types import LongType, TimestamptzType
 
-from k2_ohlcv.domain.window import MICROSECOND, Interval, from_micros, to_micros
-from k2_ohlcv.lake.files import TIME, LiveFile, live_files
-from k2_ohlcv.lake.foreign import ForeignTrades, TimeColumn, time_column
+from k2_ohlcv.domain.intervals import MICROSECOND, Interval, from_micros, to_micros
+from k2_ohlcv.lake.external_trades import ExternalTrades, find_time_column
+from k2_ohlcv.lake.metadata.files import TRADE_TIME_COLUMN, LiveFile, live_files
+from k2_ohlcv.lake.time_column import TimeColumn
 
 _MARKET = ("exchange", "symbol", "trade_id")
 
@@ -34,7 +35,7 @@ class NewestTrade:
     trade_id: str | None = None
 
     @property
-    def text(self) -> str:
+    def as_text(self) -> str:
         """The trade in words."""
         if self.exchange is None or self.symbol is None:
             return f"a trade of {self.timestamp:%Y-%m-%d %H:%M:%S} UTC, whose row cannot be read"
@@ -59,27 +60,29 @@ def find_newest_trade(trades: Table) -> NewestTrade | None:
         return None
     latest, newest = max(dated, key=lambda pair: pair[0])
     try:
-        row = max(_rows(trades, newest, latest), key=lambda r: r[TIME], default=None)
+        row = max(_newest_rows(trades, newest, latest), key=lambda r: r[TRADE_TIME_COLUMN], default=None)
     except (ValueError, NotImplementedError) as error:
         # Such as delete files that PyIceberg does not read: what set the clock is still worth saying.
         _log.warning("the newest trade cannot be read", path=newest.path, error=str(error))
         row = None
-    return NewestTrade(latest) if row is None else NewestTrade(row[TIME], *_texts(row))
+    return NewestTrade(latest) if row is None else NewestTrade(row[TRADE_TIME_COLUMN], *_as_texts(row))
 
 
-def _texts(row: Mapping[str, Any]) -> list[str | None]:
+def _as_texts(row: Mapping[str, Any]) -> list[str | None]:
     return [None if row.get(name) is None else str(row[name]) for name in _MARKET]
 
 
-def _rows(trades: Table, newest: LiveFile, latest: datetime) -> Iterator[dict[str, Any]]:
+def _newest_rows(trades: Table, newest: LiveFile, latest: datetime) -> Iterator[dict[str, Any]]:
     """The newest row of each batch of what may be the newest rows, under our names.
 
     A bound is a moment that a row has. A file may hold impossible moments beside it: these set no clock.
     """
-    time = time_column(trades, TIME)
-    theirs = {name: theirs for name in (TIME, *_MARKET) if (theirs := _name(trades, name))}
-    span = Interval(latest, latest + MICROSECOND) if time.bounds(newest.file) else newest.span
-    first, last = (_literal(time, _value(time, moment)) for moment in (span.start, span.last))
+    time = find_time_column(trades, TRADE_TIME_COLUMN)
+    theirs = {
+        name: theirs for name in (TRADE_TIME_COLUMN, *_MARKET) if (theirs := _column_name(trades, name))
+    }
+    span = Interval(latest, latest + MICROSECOND) if time.file_bounds(newest.file) else newest.span
+    first, last = (_time_literal(time, _column_value(time, moment)) for moment in (span.start, span.last))
     column = Reference(time.field.name)
     # Without a snapshot's id the scan takes the names of the current schema, as ours do.
     scan = trades.scan(
@@ -95,21 +98,21 @@ def _rows(trades: Table, newest: LiveFile, latest: datetime) -> Iterator[dict[st
             moments = time.micros(rows[time.field.name])
             row = rows.row(moments.arg_max() or 0, named=True)
             moment = from_micros(int(moments.max() or 0))  # type: ignore[arg-type] # micros are ints
-            yield {**{name: row[column] for name, column in theirs.items()}, TIME: moment}
+            yield {**{name: row[column] for name, column in theirs.items()}, TRADE_TIME_COLUMN: moment}
 
 
-def _name(trades: Table, column: str) -> str | None:
-    if isinstance(trades, ForeignTrades):
+def _column_name(trades: Table, column: str) -> str | None:
+    if isinstance(trades, ExternalTrades):
         field = trades.field(column)
         return field.name if field else None
     return column
 
 
-def _value(time: TimeColumn, moment: datetime) -> int:
-    return to_micros(moment) // time.clock.micros(1)
+def _column_value(time: TimeColumn, moment: datetime) -> int:
+    return to_micros(moment) // time.time_unit.micros(1)
 
 
-def _literal(time: TimeColumn, value: int) -> int | str:
+def _time_literal(time: TimeColumn, value: int) -> int | str:
     if isinstance(time.field.field_type, LongType):
         return value
     moment = from_micros(value)

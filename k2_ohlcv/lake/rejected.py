@@ -8,14 +8,14 @@ from pyiceberg.expressions import And
 from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.table import Table
 
-from k2_ohlcv.lake.appends import append_new, between, isin
+from k2_ohlcv.lake.append import append_new, is_between, is_one_of
 from k2_ohlcv.lake.catalog import Lake
 
 #: What makes a refused row the same one. The markets may be told otherwise the next time.
-KEY = ("source", "line", "reason", "raw")
+REJECTED_KEY = ("source", "line", "reason", "raw")
 
 
-def append(lake: Lake, rows: pa.Table, rejected_at: datetime) -> int:
+def append_rejected(lake: Lake, rows: pa.Table, rejected_at: datetime) -> int:
     """Keep refused rows that are not kept yet.
 
     Args:
@@ -27,8 +27,10 @@ def append(lake: Lake, rows: pa.Table, rejected_at: datetime) -> int:
         How many were added.
     """
     added = 0
-    rows = rows.group_by(list(KEY), use_threads=False).aggregate([("exchange", "first"), ("symbol", "first")])
-    rows = rows.rename_columns([*KEY, "exchange", "symbol"]).sort_by(
+    rows = rows.group_by(list(REJECTED_KEY), use_threads=False).aggregate(
+        [("exchange", "first"), ("symbol", "first")]
+    )
+    rows = rows.rename_columns([*REJECTED_KEY, "exchange", "symbol"]).sort_by(
         [("source", "ascending"), ("line", "ascending")]
     )
 
@@ -40,21 +42,23 @@ def append(lake: Lake, rows: pa.Table, rejected_at: datetime) -> int:
         return new.append_column("rejected_at", pa.repeat(clock, new.num_rows))
 
     if rows.num_rows:
-        append_new(lake.rejected_to_write, find_new)
+        append_new(lake.writable_rejected, find_new)
     return added
 
 
 def _without_stored(table: Table, rows: pa.Table) -> pa.Table:
     lines = pc.min_max(rows["line"])
     near = And(
-        isin("source", pc.unique(rows["source"]).to_pylist()),
-        between("line", lines["min"].as_py(), lines["max"].as_py()),
+        is_one_of("source", pc.unique(rows["source"]).to_pylist()),
+        is_between("line", lines["min"].as_py(), lines["max"].as_py()),
     )
-    scan = table.scan(row_filter=near, selected_fields=KEY)
+    scan = table.scan(row_filter=near, selected_fields=REJECTED_KEY)
     reader = ArrowScan(table.metadata, table.io, scan.projection(), scan.row_filter)
     for task in scan.plan_files():
-        stored = reader.to_table([task]).select(list(KEY)).cast(rows.select(list(KEY)).schema)
-        rows = rows.join(stored, list(KEY), join_type="left anti").sort_by(
+        stored = (
+            reader.to_table([task]).select(list(REJECTED_KEY)).cast(rows.select(list(REJECTED_KEY)).schema)
+        )
+        rows = rows.join(stored, list(REJECTED_KEY), join_type="left anti").sort_by(
             [("source", "ascending"), ("line", "ascending")]
         )
-    return rows.select([*KEY, "exchange", "symbol"])
+    return rows.select([*REJECTED_KEY, "exchange", "symbol"])

@@ -22,12 +22,12 @@ from tenacity import (
 from k2_ohlcv.domain.errors import CommitConflictError
 
 #: What a lost race raises: the table moved since it was loaded.
-CONFLICTS = (CommitFailedException, ValidationException)
+CONFLICT_ERRORS = (CommitFailedException, ValidationException)
 
 #: Attempts of one commit. Another writer holds the table for well under a second.
-ATTEMPTS = 8
+MAX_ATTEMPTS = 8
 #: Pauses are random, so that writers spread out. Their upper bound doubles from the first to the longest.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
+_MIN_PAUSE, _MAX_PAUSE = 0.2, 5.0
 
 _T = TypeVar("_T")
 
@@ -47,7 +47,7 @@ def retry_conflicts(
     Args:
         load: loads the table, as the catalog has it now.
         commit: decides and commits against the table that it is given, and against no other.
-        attempts: how many in all; `ATTEMPTS` where nothing is said.
+        attempts: how many in all; `MAX_ATTEMPTS` where nothing is said.
         purpose: what the attempts are for, as the error says it.
         advice: what to do when every attempt was lost, as the error says it.
 
@@ -57,7 +57,7 @@ def retry_conflicts(
     Raises:
         CommitConflictError: other writers won every attempt.
     """
-    most = ATTEMPTS if attempts is None else attempts
+    most = MAX_ATTEMPTS if attempts is None else attempts
     name = ""
 
     def attempt() -> _T:
@@ -71,9 +71,9 @@ def retry_conflicts(
         _log.warning("conflict", table=name, attempt=state.attempt_number, error=str(error))
 
     retrying = Retrying(
-        retry=retry_if_exception_type(CONFLICTS),
+        retry=retry_if_exception_type(CONFLICT_ERRORS),
         stop=stop_after_attempt(most),
-        wait=wait_random_exponential(multiplier=_FIRST_PAUSE, max=_LONGEST_PAUSE),
+        wait=wait_random_exponential(multiplier=_MIN_PAUSE, max=_MAX_PAUSE),
         after=log_conflict,
     )
     try:

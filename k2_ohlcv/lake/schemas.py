@@ -27,7 +27,7 @@ TRADES_TABLE = "gold_crypto_trades"
 REJECTED_TABLE = "rejected_trades"
 
 #: Snapshots that a commit leaves: one took 1.6 s at 1,000 of them and 12 s at 3,000.
-SNAPSHOTS_KEPT = 100
+MIN_SNAPSHOTS_KEPT = 100
 
 PRICE = DecimalType(*types.PRICE)
 QUANTITY = DecimalType(*types.QUANTITY)
@@ -44,7 +44,7 @@ _PROPERTIES = {
 
 
 @dataclass(frozen=True)
-class Contract:
+class TableSpec:
     """What a table must be: its name in the namespace, and how it is created.
 
     Attributes:
@@ -53,8 +53,8 @@ class Contract:
 
     name: str
     schema: Schema
-    spec: PartitionSpec
-    order: SortOrder
+    partition_spec: PartitionSpec
+    sort_order: SortOrder
     time_column: str
     grain: Grain
     properties: dict[str, str]
@@ -65,7 +65,7 @@ class Contract:
         return (NAMESPACE, self.name)
 
 
-def _schema(
+def _build_schema(
     *columns: tuple[str, IcebergType], optional: tuple[str, ...] = (), key: tuple[str, ...] = ()
 ) -> Schema:
     fields = [
@@ -75,20 +75,20 @@ def _schema(
     return Schema(*fields, identifier_field_ids=[f.field_id for f in fields if f.name in key])
 
 
-def _spec(schema: Schema, column: str, grain: Grain) -> PartitionSpec:
+def _build_partition_spec(schema: Schema, column: str, grain: Grain) -> PartitionSpec:
     transform: Transform[object, int] = DayTransform() if grain is Grain.DAY else MonthTransform()
     source = schema.find_field(column).field_id
     return PartitionSpec(PartitionField(source, 1000, transform, f"{column}_{grain.value}"))
 
 
-def _order(schema: Schema, *columns: str) -> SortOrder:
+def _build_sort_order(schema: Schema, *columns: str) -> SortOrder:
     return SortOrder(
         *(SortField(schema.find_field(c).field_id, transform=IdentityTransform()) for c in columns)
     )
 
 
-def _trades() -> Contract:
-    schema = _schema(
+def _trades_spec() -> TableSpec:
+    schema = _build_schema(
         ("exchange", StringType()),
         ("symbol", StringType()),
         ("trade_id", StringType()),
@@ -97,19 +97,19 @@ def _trades() -> Contract:
         ("quantity", QUANTITY),
         ("ingested_at", TimestamptzType()),
     )
-    return Contract(
+    return TableSpec(
         TRADES_TABLE,
         schema,
-        _spec(schema, "timestamp", Grain.DAY),
-        _order(schema, "timestamp"),
+        _build_partition_spec(schema, "timestamp", Grain.DAY),
+        _build_sort_order(schema, "timestamp"),
         "timestamp",
         Grain.DAY,
         _PROPERTIES,
     )
 
 
-def _rejected() -> Contract:
-    schema = _schema(
+def _rejected_spec() -> TableSpec:
+    schema = _build_schema(
         ("source", StringType()),
         ("line", LongType()),
         ("reason", StringType()),
@@ -119,19 +119,19 @@ def _rejected() -> Contract:
         ("rejected_at", TimestamptzType()),
         optional=("exchange", "symbol"),
     )
-    return Contract(
+    return TableSpec(
         REJECTED_TABLE,
         schema,
-        _spec(schema, "rejected_at", Grain.DAY),
-        _order(schema, "source", "line"),
+        _build_partition_spec(schema, "rejected_at", Grain.DAY),
+        _build_sort_order(schema, "source", "line"),
         "rejected_at",
         Grain.DAY,
         _PROPERTIES,
     )
 
 
-def _candles(timeframe: Timeframe) -> Contract:
-    schema = _schema(
+def _candles_spec(timeframe: Timeframe) -> TableSpec:
+    schema = _build_schema(
         ("symbol", StringType()),
         ("exchange", StringType()),
         ("window_start", TimestamptzType()),
@@ -148,19 +148,19 @@ def _candles(timeframe: Timeframe) -> Contract:
         ("updated_at", TimestamptzType()),
         key=("exchange", "symbol", "window_start"),
     )
-    return Contract(
+    return TableSpec(
         timeframe.table,
         schema,
-        _spec(schema, "window_start", timeframe.grain),
-        _order(schema, "exchange", "symbol", "window_start"),
+        _build_partition_spec(schema, "window_start", timeframe.grain),
+        _build_sort_order(schema, "exchange", "symbol", "window_start"),
         "window_start",
         timeframe.grain,
         _PROPERTIES,
     )
 
 
-TRADES = _trades()
-REJECTED = _rejected()
-CANDLES = {timeframe.name: _candles(timeframe) for timeframe in TIMEFRAMES}
+TRADES_SPEC = _trades_spec()
+REJECTED_SPEC = _rejected_spec()
+CANDLE_SPECS = {timeframe.name: _candles_spec(timeframe) for timeframe in TIMEFRAMES}
 #: Every contract, by the name of its table.
-CONTRACTS = {contract.name: contract for contract in (TRADES, REJECTED, *CANDLES.values())}
+TABLE_SPECS = {contract.name: contract for contract in (TRADES_SPEC, REJECTED_SPEC, *CANDLE_SPECS.values())}

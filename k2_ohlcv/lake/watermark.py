@@ -13,21 +13,21 @@ from datetime import datetime
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation, Snapshot
 
-from k2_ohlcv.domain.window import Interval, bound, intersect_all, subtract
-from k2_ohlcv.lake.files import difference, partition_of, table_grain
+from k2_ohlcv.domain.intervals import Interval, intersect_all, merge_to_at_most, subtract
+from k2_ohlcv.lake.metadata.files import diff_files, file_partition, table_grain
 
 #: Properties of a candle table: the trades snapshot that all of it is equal to, the newest trade in that
 #: snapshot, and what was read (`fingerprint`).
-SNAPSHOT = "k2.trades-snapshot-id"
-HEAD = "k2.trades-head"
-FINGERPRINT = "k2.trades-fingerprint"
+SNAPSHOT_PROPERTY = "k2.trades-snapshot-id"
+HEAD_PROPERTY = "k2.trades-head"
+FINGERPRINT_PROPERTY = "k2.trades-fingerprint"
 #: In the summary of a snapshot of ours: the whole watermark as JSON.
-STATE = "k2.watermark"
+STATE_KEY = "k2.watermark"
 
 #: Intervals that a summary lists. More are joined across the narrowest gaps: a summary is read at each look.
-_MOST_OPEN = 128
+_MAX_OPEN = 128
 #: Refused windows that a summary names. All of them are open, named or not.
-_MOST_REFUSED = 50
+_MAX_REFUSED = 50
 
 
 @dataclass(frozen=True)
@@ -55,130 +55,149 @@ class Watermark:
     """What a candle table is equal to.
 
     Attributes:
-        snapshot_id: outside `open` the table is equal to the trades of this snapshot.
-        head: the newest trade of that snapshot; None where it has none.
+        snapshot_id: outside `open_intervals` the table is equal to the trades of this snapshot.
+        latest_trade_at: the newest trade of that snapshot; None where it has none.
         fingerprint: of which trades table, and how it was read.
-        open: aligned intervals in which the table may differ from that snapshot.
-        refused: windows in `open` that break an invariant, the first ones only.
+        open_intervals: aligned intervals in which the table may differ from that snapshot.
+        refused: windows in `open_intervals` that break an invariant, the first ones only.
         complete: the last snapshot to which the whole table was equal; None where there was none.
-        complete_head: the newest trade of that snapshot.
-        touched: intervals in `open` that other writers touched, and no commit of ours has reconciled since.
+        complete_latest_trade_at: the newest trade of that snapshot.
+        touched: intervals in `open_intervals` that other writers touched, and no commit of ours has
+            reconciled since.
         until: trades from this moment on were left out, as they had an impossible time then; None if unknown.
-        frozen: trades before this were left out, as they lay behind the frozen line then; None without one.
+        frozen_before: trades before this were left out, as they lay behind the frozen line then; None without
+            one.
     """
 
     snapshot_id: int
-    head: datetime | None
+    latest_trade_at: datetime | None
     fingerprint: str = ""
-    open: tuple[Interval, ...] = ()
+    open_intervals: tuple[Interval, ...] = ()
     refused: tuple[RefusedWindow, ...] = ()
     complete: int | None = None
-    complete_head: datetime | None = None
+    complete_latest_trade_at: datetime | None = None
     touched: tuple[Interval, ...] = ()
     until: datetime | None = field(default=None, compare=False)
-    frozen: datetime | None = field(default=None, compare=False)
+    frozen_before: datetime | None = field(default=None, compare=False)
 
     @classmethod
-    def of(cls, table: Table) -> "Watermark | None":
+    def from_table(cls, table: Table) -> "Watermark | None":
         """The watermark of a candle table as its history tells it; None where that cannot be known.
 
         The nearest snapshot of ours decides. Partitions that other writers touched after it are open.
         """
-        mark = _nearest(table)
-        return None if mark is None or _was_removed(table, mark) else mark
+        mark = _nearest_watermark(table)
+        return None if mark is None or _is_property_removed(table, mark) else mark
 
     @property
     def is_complete(self) -> bool:
         """Whether the whole table is equal to the trades of the snapshot."""
-        return not self.open
+        return not self.open_intervals
 
-    def after(self, done: Sequence[Interval], refused: Iterable[RefusedWindow]) -> "Watermark":
+    def with_reconciled(self, done: Sequence[Interval], refused: Iterable[RefusedWindow]) -> "Watermark":
         """The watermark once some intervals are reconciled, some windows of them excepted."""
         still = [r for r in self.refused if not intersect_all([r.window], done)]
         now = [*still, *refused]
-        left = _bounded([*subtract(self.open, done), *(r.window for r in now)])
+        left = _limit_open([*subtract(self.open_intervals, done), *(r.window for r in now)])
         touched = tuple(intersect_all(subtract(self.touched, done), left))
-        mark = replace(self, open=left, refused=tuple(now[:_MOST_REFUSED]), touched=touched)
-        return mark if left else replace(mark, complete=self.snapshot_id, complete_head=self.head)
+        mark = replace(self, open_intervals=left, refused=tuple(now[:_MAX_REFUSED]), touched=touched)
+        return (
+            mark
+            if left
+            else replace(mark, complete=self.snapshot_id, complete_latest_trade_at=self.latest_trade_at)
+        )
 
-    def opening(self, intervals: Iterable[Interval]) -> "Watermark":
+    def with_open(self, intervals: Iterable[Interval]) -> "Watermark":
         """The watermark with further aligned intervals open."""
-        return replace(self, open=_bounded([*self.open, *intervals]))
+        return replace(self, open_intervals=_limit_open([*self.open_intervals, *intervals]))
 
     def properties(self) -> dict[str, str]:
         """The table properties that repeat this; none before the table was complete once."""
         if self.complete is None:
             return {}
-        head = self.complete_head.isoformat() if self.complete_head else ""
-        return {SNAPSHOT: str(self.complete), HEAD: head, FINGERPRINT: self.fingerprint}
+        head = self.complete_latest_trade_at.isoformat() if self.complete_latest_trade_at else ""
+        return {
+            SNAPSHOT_PROPERTY: str(self.complete),
+            HEAD_PROPERTY: head,
+            FINGERPRINT_PROPERTY: self.fingerprint,
+        }
 
     def summary(self) -> dict[str, str]:
         """The entries of a snapshot's summary that say this: all of it, and what the properties say."""
         state = {
             "snapshot": self.snapshot_id,
-            "head": _text(self.head),
+            "head": _format_moment(self.latest_trade_at),
             "fingerprint": self.fingerprint,
-            "open": [f"{_text(i.start)}/{_text(i.end)}" for i in self.open],
-            "touched": [f"{_text(i.start)}/{_text(i.end)}" for i in self.touched],
+            "open": [f"{_format_moment(i.start)}/{_format_moment(i.end)}" for i in self.open_intervals],
+            "touched": [f"{_format_moment(i.start)}/{_format_moment(i.end)}" for i in self.touched],
             "refused": [
-                [r.check, r.exchange, r.symbol, f"{_text(r.window.start)}/{_text(r.window.end)}"]
+                [
+                    r.check,
+                    r.exchange,
+                    r.symbol,
+                    f"{_format_moment(r.window.start)}/{_format_moment(r.window.end)}",
+                ]
                 for r in self.refused
             ],
             "complete": self.complete,
-            "complete_head": _text(self.complete_head),
-            "until": _text(self.until),
-            "frozen": _text(self.frozen),
+            "complete_head": _format_moment(self.complete_latest_trade_at),
+            "until": _format_moment(self.until),
+            "frozen": _format_moment(self.frozen_before),
         }
-        repeated = {key: text for key, text in self.properties().items() if key != FINGERPRINT}
-        return {**repeated, STATE: json.dumps(state, separators=(",", ":"))}
+        repeated = {key: text for key, text in self.properties().items() if key != FINGERPRINT_PROPERTY}
+        return {**repeated, STATE_KEY: json.dumps(state, separators=(",", ":"))}
 
     def is_mirrored(self, table: Table) -> bool:
         """Whether the properties of the table repeat this."""
         return all(table.properties.get(key) == value for key, value in self.properties().items())
 
 
-def carried(table: Table) -> dict[str, str]:
+def carry_over_summary(table: Table) -> dict[str, str]:
     """The summary entries of a commit of ours that reconciles nothing: the watermark stays what it was.
 
     None for a table that has no candles.
     """
     is_candles = "window_start" in table.schema().column_names
-    mark = Watermark.of(table) if is_candles else None
+    mark = Watermark.from_table(table) if is_candles else None
     return mark.summary() if mark else {}
 
 
-def why_unknown(table: Table) -> str:
+def explain_missing_watermark(table: Table) -> str:
     """Why a candle table has no watermark, in words."""
-    repeated = table.properties.get(SNAPSHOT)
+    repeated = table.properties.get(SNAPSHOT_PROPERTY)
     if repeated is not None:
         return (
             f"the watermark, trades snapshot {repeated}, is not in the table's history: an older version "
             "wrote it, its summary cannot be read, or the history was replaced or has expired"
         )
-    return "the watermark was removed" if _nearest(table) else "the table has no watermark yet"
+    return "the watermark was removed" if _nearest_watermark(table) else "the table has no watermark yet"
 
 
-def _was_removed(table: Table, mark: Watermark) -> bool:
+def _is_property_removed(table: Table, mark: Watermark) -> bool:
     """Whether somebody took the property away, to have everything reconciled."""
-    return mark.complete is not None and table.properties.get(SNAPSHOT) is None
+    return mark.complete is not None and table.properties.get(SNAPSHOT_PROPERTY) is None
 
 
-def _nearest(table: Table) -> Watermark | None:
+def _nearest_watermark(table: Table) -> Watermark | None:
     """The watermark in the nearest snapshot of ours, with what other writers touched since as open."""
     touched: list[Interval] = []
     snapshot = table.current_snapshot()
     while snapshot is not None:
-        if text := _state(snapshot):
-            mark = _parsed(text)
+        if text := _state_of_snapshot(snapshot):
+            mark = _parse_state(text)
             if mark is None:
                 return None
-            every = _bounded([*mark.touched, *touched])
-            return replace(mark, open=_bounded([*mark.open, *touched]), touched=every) if touched else mark
+            every = _limit_open([*mark.touched, *touched])
+            return (
+                replace(mark, open_intervals=_limit_open([*mark.open_intervals, *touched]), touched=every)
+                if touched
+                else mark
+            )
         parent = table.metadata.snapshot_by_id(snapshot.parent_snapshot_id or 0)
         if parent is None:
             return None  # before our first commit, or the history in between has expired
         if not _is_replace(snapshot):
-            spans = _touched(table, parent, snapshot)
+            spans = _touched_partitions(table, parent, snapshot)
             if spans is None:
                 return None
             touched += spans
@@ -186,56 +205,58 @@ def _nearest(table: Table) -> Watermark | None:
     return None
 
 
-def _state(snapshot: Snapshot) -> str | None:
-    return snapshot.summary.additional_properties.get(STATE) if snapshot.summary else None
+def _state_of_snapshot(snapshot: Snapshot) -> str | None:
+    return snapshot.summary.additional_properties.get(STATE_KEY) if snapshot.summary else None
 
 
 def _is_replace(snapshot: Snapshot) -> bool:
     return snapshot.summary is not None and snapshot.summary.operation == Operation.REPLACE
 
 
-def _touched(table: Table, parent: Snapshot, child: Snapshot) -> list[Interval] | None:
+def _touched_partitions(table: Table, parent: Snapshot, child: Snapshot) -> list[Interval] | None:
     """The partitions of the files in which two snapshots differ; None where a file does not say its own."""
     grain = table_grain(table)
-    gone, come = difference(table, parent.snapshot_id, child.snapshot_id)
+    gone, come = diff_files(table, parent.snapshot_id, child.snapshot_id)
     files = [*gone, *come]
     if any(f.file.spec_id != table.spec().spec_id for f in files):
         return None
-    return grain.partitions([*(partition_of(f.file, grain) for f in files), *(f.span for f in files)])
+    return grain.partitions([*(file_partition(f.file, grain) for f in files), *(f.span for f in files)])
 
 
-def _parsed(text: str) -> Watermark | None:
+def _parse_state(text: str) -> Watermark | None:
     """The watermark that a summary says; None where it was cut, or is of a form that is not known here."""
     try:
         state = json.loads(text)
         return Watermark(
             snapshot_id=state["snapshot"],
-            head=_moment(state["head"]),
+            latest_trade_at=_parse_moment(state["head"]),
             fingerprint=state["fingerprint"],
-            open=tuple(_interval(one) for one in state["open"]),
-            refused=tuple(RefusedWindow(c, e, s, _interval(window)) for c, e, s, window in state["refused"]),
+            open_intervals=tuple(_parse_interval(one) for one in state["open"]),
+            refused=tuple(
+                RefusedWindow(c, e, s, _parse_interval(window)) for c, e, s, window in state["refused"]
+            ),
             complete=state["complete"],
-            complete_head=_moment(state["complete_head"]),
-            touched=tuple(_interval(one) for one in state.get("touched", ())),
-            until=_moment(state["until"]),
-            frozen=_moment(state.get("frozen")),
+            complete_latest_trade_at=_parse_moment(state["complete_head"]),
+            touched=tuple(_parse_interval(one) for one in state.get("touched", ())),
+            until=_parse_moment(state["until"]),
+            frozen_before=_parse_moment(state.get("frozen")),
         )
     except (ValueError, KeyError, TypeError):
         return None
 
 
-def _bounded(intervals: Iterable[Interval]) -> tuple[Interval, ...]:
-    return tuple(bound(intervals, _MOST_OPEN))
+def _limit_open(intervals: Iterable[Interval]) -> tuple[Interval, ...]:
+    return tuple(merge_to_at_most(intervals, _MAX_OPEN))
 
 
-def _interval(text: str) -> Interval:
+def _parse_interval(text: str) -> Interval:
     start, _, end = text.partition("/")
     return Interval(datetime.fromisoformat(start), datetime.fromisoformat(end))
 
 
-def _moment(text: str | None) -> datetime | None:
+def _parse_moment(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
 
 
-def _text(moment: datetime | None) -> str | None:
+def _format_moment(moment: datetime | None) -> str | None:
     return moment.isoformat() if moment else None

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from k2_ohlcv.domain.errors import UsageError
-from k2_ohlcv.domain.printable import printable, printable_path
-from k2_ohlcv.sources.names import name_fault
+from k2_ohlcv.domain.printable import make_printable, make_printable_path
+from k2_ohlcv.sources.name_columns import name_error
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Market:
     symbol: str | None
 
 
-def from_path(path: Path, landing: Path | None) -> Market:
+def market_from_path(path: Path, landing: Path | None) -> Market:
     """What the path `landing/<EXCHANGE>/<SYMBOL>/…` says, or nothing where the file lies elsewhere.
 
     Args:
@@ -38,7 +38,7 @@ def from_path(path: Path, landing: Path | None) -> Market:
     return Market(inside[0], inside[1]) if len(inside) > 2 else Market(None, None)
 
 
-def resolve(
+def resolve_market(
     path: Path, options: Market, columns: Collection[str], landing: Path | None, known: Market
 ) -> Market:
     """The market of a file.
@@ -53,7 +53,7 @@ def resolve(
     Raises:
         UsageError: nothing says the exchange or the symbol, or it is said with a name that cannot be one.
     """
-    found = from_path(path, landing)
+    found = market_from_path(path, landing)
     names: dict[str, str | None] = {}
     for role in ("exchange", "symbol"):
         given = (getattr(options, role) or "").strip()
@@ -65,9 +65,11 @@ def resolve(
             names[role] = (getattr(found, role) or getattr(known, role) or "").strip()
             if not names[role]:
                 raise UsageError(
-                    f"{printable_path(path)}: nothing says the {role}: give --{role}, a column {role}, "
+                    f"{make_printable_path(path)}: nothing says the {role}: give --{role}, a column {role}, "
                     "or put the file at landing/<EXCHANGE>/<SYMBOL>/"
                 )
-        if (name := names[role]) and (fault := name_fault(role, name)):
-            raise UsageError(f"{printable_path(path)}: the {fault} ('{printable(name)}'): give another")
+        if (name := names[role]) and (fault := name_error(role, name)):
+            raise UsageError(
+                f"{make_printable_path(path)}: the {fault} ('{make_printable(name)}'): give another"
+            )
     return Market(names["exchange"], names["symbol"])

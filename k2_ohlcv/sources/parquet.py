@@ -9,18 +9,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from k2_ohlcv.domain.errors import BadFileError
-from k2_ohlcv.domain.printable import printable, printable_path
-from k2_ohlcv.sources import table
-from k2_ohlcv.sources.batch import Rows
-from k2_ohlcv.sources.layout import Layout
-from k2_ohlcv.sources.values import LONGEST_NUMBER
+from k2_ohlcv.domain.printable import make_printable, make_printable_path
+from k2_ohlcv.sources.decimals import MAX_NUMBER_LENGTH
+from k2_ohlcv.sources.formats import generic
+from k2_ohlcv.sources.formats.layout import Layout
+from k2_ohlcv.sources.rows import RawRows
 
 _BATCH_ROWS = 250_000
 #: Bytes of a batch, as far as the file's own metadata tells.
 _BATCH_BYTES = 64 << 20
 
 
-def layout_of(path: Path) -> Layout:
+def parquet_layout(path: Path) -> Layout:
     """The layout of a Parquet file.
 
     Raises:
@@ -31,25 +31,27 @@ def layout_of(path: Path) -> Layout:
             names, rows, schema = file.schema_arrow.names, file.metadata.num_rows, file.schema_arrow
     except (pa.ArrowException, OSError) as error:
         raise BadFileError(
-            f"{printable_path(path)}: the Parquet file cannot be read ({printable(error)}): fetch it again"
+            f"{make_printable_path(path)}: the Parquet file cannot be read "
+            f"({make_printable(error)}): fetch it again"
         ) from error
     try:
-        layout = table.layout(names)
+        layout = generic.layout_from_header(names)
     except BadFileError as error:
-        raise BadFileError(f"{printable_path(path)}: {error}") from None
+        raise BadFileError(f"{make_printable_path(path)}: {error}") from None
     if layout is None:
         raise BadFileError(
-            f"{printable_path(path)}: has the columns {printable(', '.join(names))}: needed are timestamp, "
+            f"{make_printable_path(path)}: has the columns {make_printable(', '.join(names))}: "
+            "needed are timestamp, "
             "price and quantity (or amount, qty, size)"
         )
     if not rows:
-        raise BadFileError(f"{printable_path(path)}: the file holds no rows: fetch it again")
+        raise BadFileError(f"{make_printable_path(path)}: the file holds no rows: fetch it again")
     for role, at in layout.roles.items():
-        _check_type(path, role, names[at], schema.field(at).type)
+        _check_column_type(path, role, names[at], schema.field(at).type)
     return layout
 
 
-def _check_type(path: Path, role: str, name: str, kind: pa.DataType) -> None:
+def _check_column_type(path: Path, role: str, name: str, kind: pa.DataType) -> None:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     text, whole = pa.types.is_string(kind) or pa.types.is_large_string(kind), pa.types.is_integer(kind)
@@ -58,12 +60,13 @@ def _check_type(path: Path, role: str, name: str, kind: pa.DataType) -> None:
     fits = {"timestamp": text or number or time, "price": text or number, "quantity": text or number}
     if not fits.get(role, text or whole):
         raise BadFileError(
-            f"{printable_path(path)}: the column {printable(name)} is of type {printable(kind)}, which is no "
+            f"{make_printable_path(path)}: the column {make_printable(name)} is of type "
+            f"{make_printable(kind)}, which is no "
             f"{role}: convert it first"
         )
 
 
-def read(path: Path, layout: Layout) -> Iterator[Rows]:
+def read_parquet(path: Path, layout: Layout) -> Iterator[RawRows]:
     """The rows of a Parquet file; a row's line is its 1-based number.
 
     Raises:
@@ -75,13 +78,14 @@ def read(path: Path, layout: Layout) -> Iterator[Rows]:
             names = file.schema_arrow.names
             wanted = {role: names[at] for role, at in layout.roles.items()}
             rows = _batch_rows(file.metadata)
-        with pq.ParquetFile(path, read_dictionary=_texts(path, wanted.values())) as file:
+        with pq.ParquetFile(path, read_dictionary=_text_columns(path, wanted.values())) as file:
             for batch in file.iter_batches(rows, columns=list(wanted.values())):
-                yield _rows(batch, wanted, first)
+                yield _raw_rows(batch, wanted, first)
                 first += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         raise BadFileError(
-            f"{printable_path(path)}: the Parquet file cannot be read to its end ({printable(error)}): "
+            f"{make_printable_path(path)}: the Parquet file cannot be read to its end "
+            f"({make_printable(error)}): "
             "fetch it again"
         ) from error
 
@@ -92,23 +96,23 @@ def _batch_rows(metadata: pq.FileMetaData) -> int:
     return max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(widest, 1)))
 
 
-def _texts(path: Path, names: Iterable[str]) -> list[str]:
+def _text_columns(path: Path, names: Iterable[str]) -> list[str]:
     """Columns of text. They are read as dictionaries: a long text that is in every row is there once."""
     schema = pq.read_schema(path)
     kinds = ((name, schema.field(name).type) for name in names)
     return [name for name, kind in kinds if pa.types.is_string(kind) or pa.types.is_large_string(kind)]
 
 
-def _rows(batch: pa.RecordBatch, wanted: dict[str, str], first: int) -> Rows:
-    columns = {role: _plain(batch.column(name)) for role, name in wanted.items()}
+def _raw_rows(batch: pa.RecordBatch, wanted: dict[str, str], first: int) -> RawRows:
+    columns = {role: _decode_dictionary(batch.column(name)) for role, name in wanted.items()}
 
     def raw(row: int) -> str:
-        return ",".join(_cell(column, row) for column in columns.values())
+        return ",".join(_cell_text(column, row) for column in columns.values())
 
-    return Rows(columns, np.arange(first, first + batch.num_rows, dtype=np.int64), raw)
+    return RawRows(columns, np.arange(first, first + batch.num_rows, dtype=np.int64), raw)
 
 
-def _cell(column: pa.Array, row: int) -> str:
+def _cell_text(column: pa.Array, row: int) -> str:
     try:
         value = column[row].as_py()
     except (ValueError, OverflowError):  # a time that Python has no name for: its number
@@ -116,28 +120,28 @@ def _cell(column: pa.Array, row: int) -> str:
     return "" if value is None else str(value)
 
 
-def _plain(column: pa.Array) -> pa.Array:
+def _decode_dictionary(column: pa.Array) -> pa.Array:
     """A column without dictionary; texts that are too long for any use are cut, and rejected later."""
     if pa.types.is_dictionary(column.type):
-        values = _text(column.dictionary)
+        values = _as_text(column.dictionary)
         return values.take(column.indices) if pa.types.is_string(values.type) else column.dictionary_decode()
-    return _text(column)
+    return _as_text(column)
 
 
-def _text(column: pa.Array) -> pa.Array:
+def _as_text(column: pa.Array) -> pa.Array:
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         return column
     try:
         column.validate(full=True)
     except pa.ArrowInvalid:  # bytes that are not UTF-8 cost only their row
-        column = pa.array([_decoded(value) for value in pc.cast(column, pa.large_binary())], pa.string())
-    if (pc.max(pc.binary_length(column)).as_py() or 0) > LONGEST_NUMBER:
+        column = pa.array([_decode_value(value) for value in pc.cast(column, pa.large_binary())], pa.string())
+    if (pc.max(pc.binary_length(column)).as_py() or 0) > MAX_NUMBER_LENGTH:
         column = pc.utf8_slice_codeunits(
-            column, 0, LONGEST_NUMBER + 1
+            column, 0, MAX_NUMBER_LENGTH + 1
         )  # still too long, and rejected as such
     return pc.cast(column, pa.string())
 
 
-def _decoded(value: pa.Scalar) -> str | None:
+def _decode_value(value: pa.Scalar) -> str | None:
     data: bytes | None = value.as_py()
     return None if data is None else data.decode("utf-8", "replace")

@@ -14,24 +14,31 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from k2_ohlcv.domain import trading_times
-from k2_ohlcv.domain.window import DAY, to_micros
-from k2_ohlcv.sources.values import LONGEST_NUMBER, NUMBER, Column, Int64s, is_plain, text_bytes, text_offsets
+from k2_ohlcv.domain.intervals import DAY, to_micros
+from k2_ohlcv.sources.columns import Int64s, ParsedColumn
+from k2_ohlcv.sources.decimals import (
+    MAX_NUMBER_LENGTH,
+    NUMBER_PATTERN,
+    is_plain_text,
+    read_text_bytes,
+    read_text_offsets,
+)
 
 #: Bitcoin's first block is of January 2009: what claims to be older is not a trade of it.
-OLDEST = to_micros(trading_times.OLDEST)
+OLDEST_MICROS = to_micros(trading_times.OLDEST_TRADE)
 
 # Ahead of every clock, and far from the end of 64 bits: what lies beyond is taken for this.
-_AHEAD = 2**62
+_FUTURE_REASON = 2**62
 _ISO_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ].*)?", re.ASCII)
 _FRACTION = re.compile(r"(\.[0-9]{6})[0-9]+")
 #: Microseconds in a unit, or units in a microsecond.
 _MULTIPLIERS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 _NANOSECONDS = 1_000
 # Digits finer than a microsecond are cut, so all of a number has to be there until then.
-_EXACT = Context(prec=2 * LONGEST_NUMBER, rounding=ROUND_DOWN)
+_EXACT_TYPES = Context(prec=2 * MAX_NUMBER_LENGTH, rounding=ROUND_DOWN)
 
 
-def times(column: pa.Array, now: datetime) -> Column:
+def parse_times(column: pa.Array, now: datetime) -> ParsedColumn:
     """A column of times to timestamp[us, UTC]; faults where one is no time, or none that a trade has.
 
     Args:
@@ -39,32 +46,32 @@ def times(column: pa.Array, now: datetime) -> Column:
         now: the moment of reading; more than a day ahead of it is a fault.
     """
     faults: dict[int, str] = {}
-    micros = _micros(column, faults)
-    for row in np.flatnonzero(micros < OLDEST).tolist():
+    micros = _parse_micros(column, faults)
+    for row in np.flatnonzero(micros < OLDEST_MICROS).tolist():
         faults.setdefault(row, "timestamp is before 2009-01-01")
     for row in np.flatnonzero(micros > to_micros(now + DAY)).tolist():
         faults.setdefault(row, "timestamp is more than a day ahead")
-    return Column(pa.array(micros).view(pa.timestamp("us", "UTC")), faults)
+    return ParsedColumn(pa.array(micros).view(pa.timestamp("us", "UTC")), faults)
 
 
-def _micros(column: pa.Array, faults: dict[int, str]) -> Int64s:
+def _parse_micros(column: pa.Array, faults: dict[int, str]) -> Int64s:
     kind = column.type
     if pa.types.is_timestamp(kind):
-        return _to_micros(_filled(column.view(pa.int64()), faults), kind.unit)
+        return _to_micros(_fill_nulls(column.view(pa.int64()), faults), kind.unit)
     if pa.types.is_date64(kind):
-        return _to_micros(_filled(column.view(pa.int64()), faults), "ms")
+        return _to_micros(_fill_nulls(column.view(pa.int64()), faults), "ms")
     if pa.types.is_date32(kind):
-        days = _filled(pc.cast(column.view(pa.int32()), pa.int64()), faults)
+        days = _fill_nulls(pc.cast(column.view(pa.int32()), pa.int64()), faults)
         return _to_micros(days * 86_400, "s")  # of 32 bits, so that seconds fit
     if pa.types.is_integer(kind):
-        return _scaled(_filled(_int64s(column), faults))
+        return _scale_numbers(_fill_nulls(_parse_int64s(column), faults))
     texts = pc.cast(column, pa.string())
-    for convert in (_whole_numbers, _fractions, _iso_texts):
+    for convert in (_parse_whole_numbers, _parse_fractions, _parse_iso_texts):
         micros = convert(texts)
         if micros is not None:
             return micros
     texts = pc.fill_null(texts, "").to_pylist()
-    return np.array([_or_fault(row, text, faults) for row, text in enumerate(texts)], np.int64)
+    return np.array([_parse_or_error(row, text, faults) for row, text in enumerate(texts)], np.int64)
 
 
 def _to_micros(values: Int64s, unit: str) -> Int64s:
@@ -75,23 +82,23 @@ def _to_micros(values: Int64s, unit: str) -> Int64s:
     if unit == "ns":
         return values // _NANOSECONDS
     multiplier = _MULTIPLIERS[unit]
-    return np.clip(values, 0, _AHEAD // multiplier) * multiplier
+    return np.clip(values, 0, _FUTURE_REASON // multiplier) * multiplier
 
 
-def _int64s(column: pa.Array) -> pa.Array:
+def _parse_int64s(column: pa.Array) -> pa.Array:
     if pa.types.is_uint64(column.type):
-        column = pc.min_element_wise(column, pa.scalar(_AHEAD, pa.uint64()), skip_nulls=False)
+        column = pc.min_element_wise(column, pa.scalar(_FUTURE_REASON, pa.uint64()), skip_nulls=False)
     return pc.cast(column, pa.int64())
 
 
-def _filled(values: pa.Array, faults: dict[int, str]) -> Int64s:
+def _fill_nulls(values: pa.Array, faults: dict[int, str]) -> Int64s:
     for row in np.flatnonzero(pc.is_null(values).to_numpy(zero_copy_only=False)).tolist():
         faults[row] = "timestamp is not a time"
-    filled: Int64s = pc.fill_null(values, OLDEST).to_numpy(zero_copy_only=False)
+    filled: Int64s = pc.fill_null(values, OLDEST_MICROS).to_numpy(zero_copy_only=False)
     return filled
 
 
-def _scaled(numbers: Int64s) -> Int64s:
+def _scale_numbers(numbers: Int64s) -> Int64s:
     """Seconds, milliseconds, microseconds or nanoseconds, told apart by magnitude, to microseconds."""
     factors: tuple[tuple[int, Callable[[Int64s], Int64s]], ...] = (
         (10**11, lambda n: n * 1_000_000),
@@ -109,26 +116,26 @@ def _scaled(numbers: Int64s) -> Int64s:
     return scaled
 
 
-def _whole_numbers(texts: pa.Array) -> Int64s | None:
-    if not is_plain(texts, point=False) and not _nanoseconds(texts):
+def _parse_whole_numbers(texts: pa.Array) -> Int64s | None:
+    if not is_plain_text(texts, point=False) and not _is_nanoseconds(texts):
         return None
-    return _scaled(pc.cast(texts, pa.int64()).to_numpy())
+    return _scale_numbers(pc.cast(texts, pa.int64()).to_numpy())
 
 
-def _nanoseconds(texts: pa.Array) -> bool:
+def _is_nanoseconds(texts: pa.Array) -> bool:
     """Whether all are of 19 digits and within 64 bits: nanoseconds until the year 2262."""
     if texts.null_count or not len(texts):
         return False
-    characters, lengths = text_bytes(texts), np.diff(text_offsets(texts))
+    characters, lengths = read_text_bytes(texts), np.diff(read_text_offsets(texts))
     if lengths.min() != 19 or lengths.max() != 19:
         return False
     first = characters[:: lengths[0]]
     return bool(((characters - np.uint8(ord("0"))) < 10).all() and (first <= ord("8")).all())
 
 
-def _fractions(texts: pa.Array) -> Int64s | None:
+def _parse_fractions(texts: pa.Array) -> Int64s | None:
     """Fractional seconds, all of them at most nine digits after the point."""
-    if not is_plain(texts, point=True):
+    if not is_plain_text(texts, point=True):
         return None
     try:
         values = pc.cast(texts, pa.decimal128(38, 9))
@@ -141,8 +148,8 @@ def _fractions(texts: pa.Array) -> Int64s | None:
     return words[:, 0] // 1_000 if not words[:, 1].any() and (words[:, 0] >= 0).all() else None
 
 
-def _iso_texts(texts: pa.Array) -> Int64s | None:
-    if texts.null_count or not len(texts) or text_bytes(texts)[4:5].tobytes() != b"-":
+def _parse_iso_texts(texts: pa.Array) -> Int64s | None:
+    if texts.null_count or not len(texts) or read_text_bytes(texts)[4:5].tobytes() != b"-":
         return None
     for kind in (pa.timestamp("us", "UTC"), pa.timestamp("us")):  # with a zone, or without: UTC
         try:
@@ -153,25 +160,25 @@ def _iso_texts(texts: pa.Array) -> Int64s | None:
     return None
 
 
-def _or_fault(row: int, text: str, faults: dict[int, str]) -> int:
-    micros = micros_of(text)
+def _parse_or_error(row: int, text: str, faults: dict[int, str]) -> int:
+    micros = parse_micros(text)
     if micros is None:
         faults[row] = "timestamp is not a time"
-        return OLDEST
+        return OLDEST_MICROS
     return micros
 
 
-def micros_of(text: str) -> int | None:
+def parse_micros(text: str) -> int | None:
     """The microseconds since the epoch that a text says, finer digits cut, or None where it is no time."""
     text = text.strip()
-    if len(text) > LONGEST_NUMBER:
+    if len(text) > MAX_NUMBER_LENGTH:
         return None
-    if NUMBER.fullmatch(text):
+    if NUMBER_PATTERN.fullmatch(text):
         number = Decimal(text)
         if number <= 0 or number.adjusted() > 18:
-            return 0 if number <= 0 else _AHEAD
+            return 0 if number <= 0 else _FUTURE_REASON
         shift = next((s for limit, s in ((11, 6), (14, 3), (17, 0)) if number.adjusted() < limit), -3)
-        return int(number.scaleb(shift, _EXACT))
+        return int(number.scaleb(shift, _EXACT_TYPES))
     if not _ISO_DATE.fullmatch(text):
         return None
     try:

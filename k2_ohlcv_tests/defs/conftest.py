@@ -6,7 +6,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from k2_ohlcv.commands.instance import opened
+from k2_ohlcv.cli.dagster_instance import open_instance
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.settings import Settings
 
@@ -23,5 +23,5 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def instance(lake: Lake) -> Iterator[dg.DagsterInstance]:
     """Dagster's storage beside the lake."""
-    with opened(Settings.read()) as made:
+    with open_instance(Settings.from_environ()) as made:
         yield made

@@ -8,19 +8,19 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from k2_ohlcv import reconcile
-from k2_ohlcv.definitions import build
+from k2_ohlcv.definitions import build_definitions
 from k2_ohlcv.defs import jobs
-from k2_ohlcv.defs.retention_checks import RETENTION_LIMIT
-from k2_ohlcv.domain.checks import CHECKS
-from k2_ohlcv.domain.timeframe import Grain, Timeframe, timeframe
+from k2_ohlcv.defs.retention_checks import RETENTION_LIMIT_CHECK
+from k2_ohlcv.domain.timeframe import Grain, Timeframe, find_timeframe
+from k2_ohlcv.frames.checks import CHECKS
 from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.operations import reconcile
 from k2_ohlcv.settings import Settings
-from k2_ohlcv_tests import histories, lakes
+from k2_ohlcv_tests.support import lakes, table_history
 from k2_ohlcv_tests.support.trades import make_trade
 
-HOUR = timeframe("1h")
-DAILY = jobs.REBUILD[Grain.DAY]
+HOUR = find_timeframe("1h")
+DAILY = jobs.REBUILD_JOB[Grain.DAY]
 DAYS = ("2024-02-27", "2024-02-28", "2024-02-29")
 
 
@@ -33,10 +33,10 @@ def lake(home: Path) -> Lake:
 
 
 def run(instance: dg.DagsterInstance, first: str, last: str | None = None) -> dg.ExecuteInProcessResult:
-    tags = {"k2/attended": "true"}
+    tags = {"k2/interactive": "true"}
     if last:
         tags |= {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
-    job = build(Settings.read()).resolve_job_def(DAILY)
+    job = build_definitions(Settings.from_environ()).resolve_job_def(DAILY)
     return job.execute_in_process(
         instance=instance,
         partition_key=None if last else first,
@@ -49,14 +49,14 @@ def run(instance: dg.DagsterInstance, first: str, last: str | None = None) -> dg
 def evaluations(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
     """Of the checks of candles: one of retention runs beside them where assets are chosen."""
     found = result.get_asset_check_evaluations()
-    return {e.check_name: e for e in found if e.check_name != RETENTION_LIMIT}
+    return {e.check_name: e for e in found if e.check_name != RETENTION_LIMIT_CHECK}
 
 
 def break_first_day(lake: Lake) -> None:
     table = lake.candles(HOUR)
     first = min(table.scan().plan_files(), key=lambda t: t.file.file_path)
     wrong = pl.col("vwap") + 5
-    histories.rewrite(
+    table_history.rewrite_files(
         table, [first], lambda rows: rows.with_columns(wrong.cast(pl.Decimal(18, 8)).alias("vwap"))
     )
 
@@ -92,7 +92,7 @@ def test_a_failure_elsewhere_stays_red_until_it_passes(lake: Lake, instance: dg.
 
 def _evaluate(lake: Lake, instance: dg.DagsterInstance, key: str) -> None:
     """The checks alone, over one partition, as the checks page runs them."""
-    definitions = build(Settings.read())
+    definitions = build_definitions(Settings.from_environ())
     keys = [dg.AssetCheckKey(dg.AssetKey(HOUR.table), check.name) for check in CHECKS]
     job = dg.define_asset_job("only_checks", dg.AssetSelection.checks(*keys))
     resolved = dg.Definitions.merge(definitions, dg.Definitions(jobs=[job])).resolve_job_def("only_checks")
@@ -106,7 +106,7 @@ def test_a_check_runs_by_itself(lake: Lake, instance: dg.DagsterInstance) -> Non
     """As the Execute button of the UI runs it, which is there only for checks that need no other."""
     assert run(instance, DAYS[0], DAYS[2]).success
     key = dg.AssetCheckKey(dg.AssetKey(HOUR.table), "vwap_bounds")
-    definitions = build(Settings.read())
+    definitions = build_definitions(Settings.from_environ())
     graph = definitions.get_repository_def().asset_graph
     assert graph.get_execution_set_asset_and_check_keys(key) == {key}
     job = definitions.resolve_implicit_global_asset_job_def()
@@ -117,13 +117,13 @@ def test_a_check_runs_by_itself(lake: Lake, instance: dg.DagsterInstance) -> Non
 def test_what_the_gate_refuses_is_a_failed_check_that_names_it(
     lake: Lake, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = reconcile.finish
+    real = reconcile.candles_from_windows
 
     def broken(windows: pa.Table, each: Timeframe) -> tuple[pl.DataFrame, pl.DataFrame]:
         computed, refused = real(windows, each)
         return computed.with_columns(vwap=pl.col("high_price") + 1), refused
 
-    monkeypatch.setattr(reconcile, "finish", broken)
+    monkeypatch.setattr(reconcile, "candles_from_windows", broken)
     result = run(instance, DAYS[0])
     assert not result.success
     (made,) = result.get_asset_materialization_events()
@@ -149,14 +149,14 @@ def test_a_refusal_does_not_hide_what_failed_before(
     assert run(instance, DAYS[0], DAYS[2]).success
     break_first_day(lake)
     _evaluate(lake, instance, DAYS[0])
-    real = reconcile.finish
+    real = reconcile.candles_from_windows
 
     def broken(windows: pa.Table, each: Timeframe) -> tuple[pl.DataFrame, pl.DataFrame]:
         computed, refused = real(windows, each)
         return computed.with_columns(vwap=pl.col("high_price") + 1), refused
 
     with monkeypatch.context() as patched:
-        patched.setattr(reconcile, "finish", broken)
+        patched.setattr(reconcile, "candles_from_windows", broken)
         assert not run(instance, DAYS[1]).success
     again = run(instance, DAYS[2])
     assert not again.success

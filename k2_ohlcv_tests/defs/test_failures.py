@@ -7,8 +7,8 @@ import pytest
 import sqlalchemy.exc
 from pyiceberg.exceptions import CommitFailedException, NoSuchTableError
 
-from k2_ohlcv.defs.failures import ATTENDED_TAG, explained, may_pass
-from k2_ohlcv.domain.errors import CommitConflictError, ContractError, EngineUnavailableError, GateError
+from k2_ohlcv.defs.failures import INTERACTIVE_TAG, convert_errors, is_transient
+from k2_ohlcv.domain.errors import CommitConflictError, EngineUnavailableError, InvariantError, TableSpecError
 
 # Dagster 1.13 reads a pydantic attribute that pydantic 2.14 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
@@ -23,8 +23,8 @@ PASSING = [
     sqlalchemy.exc.OperationalError("", {}, sqlite3.OperationalError("database is locked")),
 ]
 LASTING = [
-    ContractError("other columns"),
-    GateError("wrong"),
+    TableSpecError("other columns"),
+    InvariantError("wrong"),
     OverflowError("date value out of range"),
     ValueError("equality deletes"),
     ZeroDivisionError("divide by zero"),
@@ -42,7 +42,7 @@ def runs(error: Exception, **tags: str) -> int:
     def step(context: dg.OpExecutionContext) -> None:
         nonlocal tried
         tried += 1
-        with explained(context):
+        with convert_errors(context):
             raise error
 
     @dg.job
@@ -55,16 +55,16 @@ def runs(error: Exception, **tags: str) -> int:
 
 @pytest.mark.parametrize("error", PASSING, ids=lambda e: type(e).__name__)
 def test_what_may_pass_is_tried_again(error: Exception) -> None:
-    assert may_pass(error)
+    assert is_transient(error)
 
 
 @pytest.mark.parametrize("error", LASTING, ids=lambda e: type(e).__name__)
 def test_what_does_not_pass_is_not(error: Exception) -> None:
-    assert not may_pass(error)
+    assert not is_transient(error)
 
 
 def test_steps_are_tried_so_often() -> None:
     """Three times where waiting may help and nobody waits for the run; else once."""
     assert runs(CommitConflictError("others won")) == 3
     assert runs(OverflowError("date value out of range")) == 1
-    assert runs(CommitConflictError("others won"), **{ATTENDED_TAG: "true"}) == 1
+    assert runs(CommitConflictError("others won"), **{INTERACTIVE_TAG: "true"}) == 1

@@ -6,26 +6,26 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from k2_ohlcv.definitions import build
+from k2_ohlcv.definitions import build_definitions
 from k2_ohlcv.defs import jobs
-from k2_ohlcv.defs import table as common
-from k2_ohlcv.defs.partitions import first_day, partitions
-from k2_ohlcv.defs.retention_checks import RETENTION_LIMIT
-from k2_ohlcv.domain.checks import CHECKS
+from k2_ohlcv.defs.assets import common
+from k2_ohlcv.defs.partitions import first_day, partitions_definition
+from k2_ohlcv.defs.retention_checks import RETENTION_LIMIT_CHECK
 from k2_ohlcv.domain.errors import UsageError
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
-from k2_ohlcv.lake.schemas import CANDLES, NAMESPACE, TRADES, TRADES_TABLE
+from k2_ohlcv.frames.checks import CHECKS
+from k2_ohlcv.lake.schemas import CANDLE_SPECS, NAMESPACE, TRADES_SPEC, TRADES_TABLE
 from k2_ohlcv.settings import DEFAULT_START_DATE, Settings
 
 # Dagster 1.13 reads a pydantic attribute that pydantic 2.14 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
 
-CONTRACTS = {TRADES_TABLE: TRADES} | {t.table: CANDLES[t.name] for t in TIMEFRAMES}
+CONTRACTS = {TRADES_TABLE: TRADES_SPEC} | {t.table: CANDLE_SPECS[t.name] for t in TIMEFRAMES}
 
 
 @pytest.fixture(scope="module")
 def graph() -> dg.Definitions:
-    return build(Settings.read({}))
+    return build_definitions(Settings.from_environ({}))
 
 
 def asset(graph: dg.Definitions, name: str) -> dg.AssetsDefinition:
@@ -43,7 +43,7 @@ def test_what_every_table_has(graph: dg.Definitions, name: str) -> None:
     """Group, owners, kinds, names, columns, policies and one writer."""
     table = asset(graph, name)
     spec = table.get_asset_spec()
-    assert spec.group_name == common.GROUP
+    assert spec.group_name == common.GROUP_NAME
     assert tuple(spec.owners) == common.OWNERS
     assert "iceberg" in spec.kinds
     assert spec.metadata["dagster/table_name"] == f"{NAMESPACE}.{name}"
@@ -78,13 +78,13 @@ def test_candles_follow_trades(graph: dg.Definitions, timeframe: Timeframe) -> N
 def test_the_start_of_partitions() -> None:
     """A date begins them all; the word retention begins each table where it is kept from."""
     now = datetime(2026, 11, 22, 5, tzinfo=UTC)
-    dated, kept = Settings.read({}), Settings.read({"K2_START_DATE": "retention"})
+    dated, kept = Settings.from_environ({}), Settings.from_environ({"K2_START_DATE": "retention"})
     for timeframe in TIMEFRAMES:
         assert first_day(timeframe, dated) == DEFAULT_START_DATE
         first = first_day(timeframe, kept, now)
-        assert timeframe.grain.floor(now - timeframe.kept).date() == first
+        assert timeframe.grain.floor(now - timeframe.default_retention).date() == first
         assert first_day(None, kept, now) <= first
-    seventeenth = Settings.read({"K2_START_DATE": "2013-01-17"})
+    seventeenth = Settings.from_environ({"K2_START_DATE": "2013-01-17"})
     assert first_day(TIMEFRAMES[-1], seventeenth) == date(2013, 1, 1), "a month begins on its first"
     assert first_day(None, seventeenth) == date(2013, 1, 17)
 
@@ -107,7 +107,7 @@ def test_partitions_begin_where_the_settings_keep_from(
 ) -> None:
     """Each table's own retention, however it is set; what is kept for ever begins at the default date."""
     now = datetime(2026, 11, 22, 5, tzinfo=UTC)
-    settings = Settings.read({"K2_START_DATE": "retention", **environ})
+    settings = Settings.from_environ({"K2_START_DATE": "retention", **environ})
     tables = (TIMEFRAMES[0], TIMEFRAMES[-1], None)
     assert [first_day(t, settings, now).isoformat() for t in tables] == [minute, daily, trades]
 
@@ -115,7 +115,7 @@ def test_partitions_begin_where_the_settings_keep_from(
 @pytest.mark.parametrize("grain", Grain)
 def test_partition_keys_are_the_domains(grain: Grain) -> None:
     """Dagster and the domain call a partition by the same name and mean the same time."""
-    ours = partitions(grain, DEFAULT_START_DATE)
+    ours = partitions_definition(grain, DEFAULT_START_DATE)
     for key in (ours.get_first_partition_key(), ours.get_last_partition_key()):
         window = ours.time_window_for_partition_key(key)
         partition = grain.partition(window.start.astimezone(UTC))
@@ -126,13 +126,13 @@ def test_partition_keys_are_the_domains(grain: Grain) -> None:
 @pytest.mark.parametrize("start", ["", "2020-02-17", "retention"])
 def test_the_graph_loads_wherever_partitions_begin(start: str) -> None:
     """All of it, as the webserver loads it; and every table is rebuilt by one job, with its partitions."""
-    settings = Settings.read({"K2_START_DATE": start})
-    graph = build(settings)
+    settings = Settings.from_environ({"K2_START_DATE": start})
+    graph = build_definitions(settings)
     dg.Definitions.validate_loadable(graph)
-    rebuilt = jobs.rebuilds(settings)
+    rebuilt = jobs.rebuild_jobs(settings)
     assert [t for some in rebuilt.values() for t in some] == list(TIMEFRAMES)
     for name, some in rebuilt.items():
-        assert jobs.tables_of(name) == {t.table for t in some}
+        assert jobs.tables_of_job(name) == {t.table for t in some}
         for timeframe in some:
             partitions_def = asset(graph, timeframe.table).partitions_def
             assert graph.resolve_job_def(name).partitions_def == partitions_def
@@ -141,29 +141,31 @@ def test_the_graph_loads_wherever_partitions_begin(start: str) -> None:
 def test_the_jobs(graph: dg.Definitions) -> None:
     """Each job has tables of one grain, and their checks."""
     found = {}
-    for name in (jobs.INGEST, *jobs.REBUILD.values()):
+    for name in (jobs.INGEST_JOB, *jobs.REBUILD_JOB.values()):
         job = graph.resolve_job_def(name)
         found[name] = {key.to_user_string() for key in job.asset_layer.selected_asset_keys}
         assert job.executor_def.name == "in_process"
-    assert found[jobs.INGEST] == {TRADES_TABLE}
-    for grain, name in jobs.REBUILD.items():
+    assert found[jobs.INGEST_JOB] == {TRADES_TABLE}
+    for grain, name in jobs.REBUILD_JOB.items():
         assert found[name] == {t.table for t in TIMEFRAMES if t.grain is grain}
     for timeframe in TIMEFRAMES:
-        job = graph.resolve_job_def(jobs.refresh_of(timeframe))
+        job = graph.resolve_job_def(jobs.refresh_job_name(timeframe))
         assert {key.to_user_string() for key in job.asset_layer.selected_asset_keys} == {timeframe.table}
         assert job.get_run_config_for_partition_key("2024-02-01") == jobs.refresh_config(timeframe), (
             "what the launchpad shows"
         )
-        assert jobs.tables_of(job.name) == {timeframe.table}
-        assert timeframe.table in jobs.tables_of(jobs.REBUILD[timeframe.grain])
+        assert jobs.tables_of_job(job.name) == {timeframe.table}
+        assert timeframe.table in jobs.tables_of_job(jobs.REBUILD_JOB[timeframe.grain])
 
 
 @pytest.mark.parametrize("timeframe", TIMEFRAMES, ids=lambda t: t.name)
 def test_the_freshness_policies(graph: dg.Definitions, timeframe: Timeframe) -> None:
     """The timeframe's own windows, or the one that a setting gives all tables."""
     policy = asset(graph, timeframe.table).get_asset_spec().freshness_policy
-    assert policy == dg.FreshnessPolicy.time_window(fail_window=timeframe.fail, warn_window=timeframe.warn)
-    hasty = asset(build(Settings.read({"K2_REFRESH_SECONDS": "60"})), timeframe.table)
+    assert policy == dg.FreshnessPolicy.time_window(
+        fail_window=timeframe.fail_after, warn_window=timeframe.warn_after
+    )
+    hasty = asset(build_definitions(Settings.from_environ({"K2_REFRESH_SECONDS": "60"})), timeframe.table)
     window = hasty.get_asset_spec().freshness_policy
     assert window == dg.FreshnessPolicy.time_window(
         fail_window=timedelta(minutes=2), warn_window=timedelta(minutes=1)
@@ -176,8 +178,11 @@ def test_the_checks(graph: dg.Definitions) -> None:
     for timeframe in TIMEFRAMES:
         keys = asset_graph.get_check_keys_for_assets({dg.AssetKey(timeframe.table)})
         blocking = {key.name: asset_graph.get_check_spec(key).blocking for key in keys}
-        assert blocking == {**{check.name: check.blocking for check in CHECKS}, RETENTION_LIMIT: False}
-    assert graph.resolve_job_def(jobs.INGEST).asset_layer.asset_graph.asset_check_keys == set()
+        assert blocking == {
+            **{check.name: check.is_blocking for check in CHECKS},
+            RETENTION_LIMIT_CHECK: False,
+        }
+    assert graph.resolve_job_def(jobs.INGEST_JOB).asset_layer.asset_graph.asset_check_keys == set()
 
 
 def test_importing_reads_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,4 +209,4 @@ def test_the_instance_file() -> None:
     assert config["freshness"]["enabled"]
     # Long enough for the longest wait that a policy allows, short enough to free a stuck table in a day.
     longest = timedelta(seconds=config["run_monitoring"]["max_runtime_seconds"])
-    assert max(t.fail for t in TIMEFRAMES) / 24 < longest < timedelta(days=1)
+    assert max(t.fail_after for t in TIMEFRAMES) / 24 < longest < timedelta(days=1)

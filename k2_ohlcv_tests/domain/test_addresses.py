@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from k2_ohlcv.domain.addresses import hide_secrets, shown_address
+from k2_ohlcv.domain.addresses import redact_address, redact_secrets
 
 ADDRESSES = [
     "sc://host:15002/;token=SECRET",
@@ -30,13 +30,13 @@ ADDRESSES = [
 
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_no_secret_of_an_address_is_shown(address: str) -> None:
-    assert "SECRET" not in shown_address(address)
-    assert "***" in shown_address(address)
+    assert "SECRET" not in redact_address(address)
+    assert "***" in redact_address(address)
 
 
 @pytest.mark.parametrize("address", [a for a in ADDRESSES if " " not in a and "://" in a])
 def test_nor_in_a_text(address: str) -> None:
-    said = hide_secrets(f"cannot connect to '{address}' (refused): correct {address}, or unset it")
+    said = redact_secrets(f"cannot connect to '{address}' (refused): correct {address}, or unset it")
     assert "SECRET" not in said
     assert said.startswith("cannot connect to '")
     assert said.endswith("or unset it")
@@ -56,7 +56,7 @@ def test_nor_in_a_text(address: str) -> None:
     ],
 )
 def test_nor_where_it_holds_what_ends_an_address_or_is_named_otherwise(text: str) -> None:
-    said = hide_secrets(text)
+    said = redact_secrets(text)
     assert "SECRET" not in said
     assert "***" in said
 
@@ -73,10 +73,10 @@ def test_nor_where_it_holds_what_ends_an_address_or_is_named_otherwise(text: str
     ],
 )
 def test_what_has_no_secret_stays(text: str) -> None:
-    assert hide_secrets(text) == text
+    assert redact_secrets(text) == text
 
 
 @given(st.text(alphabet="abc:/@;?#=.[] '\"", max_size=20), st.text(alphabet="ab@;?#/:", max_size=5))
 def test_a_token_at_the_end_never_shows(start: str, end: str) -> None:
     """Whatever stands before the parameters, and whatever marks the token itself has."""
-    assert "SECRET" not in shown_address(f"sc://{start};token={end}SECRET")
+    assert "SECRET" not in redact_address(f"sc://{start};token={end}SECRET")

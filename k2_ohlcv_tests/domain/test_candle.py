@@ -8,8 +8,8 @@ import polars as pl
 from hypothesis import given
 
 from k2_ohlcv.domain.candle import Candle, Trade, aggregate
-from k2_ohlcv.domain.timeframe import TIMEFRAMES, timeframe
-from k2_ohlcv_tests.strategies import trades
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, find_timeframe
+from k2_ohlcv_tests.support.strategies import trades
 from k2_ohlcv_tests.support.trades import make_trade
 
 AT = datetime(2024, 2, 29, 23, 59, tzinfo=UTC)
@@ -27,7 +27,7 @@ def test_a_candle_by_hand() -> None:
         trade("11", 59.999999, "5", "0.5"),
         trade("8", 60, "7", "1"),
     ]
-    first, second = aggregate(some, timeframe("1m"))
+    first, second = aggregate(some, find_timeframe("1m"))
     assert first == Candle(
         symbol="Y",
         exchange="X",
@@ -48,9 +48,15 @@ def test_a_candle_by_hand() -> None:
 
 def test_vwap_is_rounded_half_even() -> None:
     """A quotient exactly between two values of 8 places goes to the even one."""
-    (down,) = aggregate([trade("1", 0, "0.00000001", "1"), trade("2", 0, "0.00000002", "1")], timeframe("1m"))
-    (up,) = aggregate([trade("1", 0, "0.00000002", "1"), trade("2", 0, "0.00000001", "1")], timeframe("1m"))
-    (odd,) = aggregate([trade("1", 0, "0.00000003", "1"), trade("2", 0, "0.00000002", "1")], timeframe("1m"))
+    (down,) = aggregate(
+        [trade("1", 0, "0.00000001", "1"), trade("2", 0, "0.00000002", "1")], find_timeframe("1m")
+    )
+    (up,) = aggregate(
+        [trade("1", 0, "0.00000002", "1"), trade("2", 0, "0.00000001", "1")], find_timeframe("1m")
+    )
+    (odd,) = aggregate(
+        [trade("1", 0, "0.00000003", "1"), trade("2", 0, "0.00000002", "1")], find_timeframe("1m")
+    )
     assert (down.vwap, up.vwap, odd.vwap) == (Decimal("2e-8"), Decimal("2e-8"), Decimal("2e-8"))
 
 

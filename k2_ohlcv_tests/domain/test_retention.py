@@ -6,21 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from k2_ohlcv.domain.intervals import DAY, MICROSECOND, Interval, day_start
 from k2_ohlcv.domain.retention import (
-    MANY_FILES,
-    SMALL_FILE,
-    Coverage,
-    Version,
-    crowded,
+    MIN_SMALL_FILES,
+    SMALL_FILE_BYTES,
+    CandleCoverage,
+    SnapshotInfo,
     cutoff,
-    expired,
-    frozen_line,
-    reference,
-    snapshots_since,
+    limit_frozen_before,
+    partitions_to_compact,
+    partitions_to_drop,
+    retention_anchor,
+    snapshots_since_oldest_needed,
     snapshots_to_expire,
 )
 from k2_ohlcv.domain.timeframe import Grain
-from k2_ohlcv.domain.window import DAY, MICROSECOND, Interval, midnight
 
 moments = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
 durations = st.timedeltas(timedelta(minutes=1), timedelta(days=4000))
@@ -33,7 +33,7 @@ def test_exactly_the_partitions_that_have_ended_go(
 ) -> None:
     """A partition goes if its end, and so its youngest row, is past its time: no earlier and no later."""
     partitions = [grain.partition(one) for one in some]
-    gone = expired(partitions, cutoff(moment, kept, grain))
+    gone = partitions_to_drop(partitions, cutoff(moment, kept, grain))
     assert set(gone) == {p for p in partitions if p.end <= moment - kept}
     assert gone == sorted(gone)
     assert all(moment - p.last > kept for p in gone)
@@ -67,10 +67,10 @@ def test_a_month_goes_when_its_last_day_is_out(as_of: str) -> None:
     january = Grain.MONTH.partition(datetime(2024, 1, 10, tzinfo=UTC))
     february = Grain.MONTH.partition(datetime(2024, 2, 10, tzinfo=UTC))
     moment = datetime.fromisoformat(as_of).replace(tzinfo=UTC)
-    assert expired([january, february], cutoff(moment, 30 * DAY, Grain.MONTH)) == [january]
+    assert partitions_to_drop([january, february], cutoff(moment, 30 * DAY, Grain.MONTH)) == [january]
     out = datetime(2024, 3, 2, tzinfo=UTC)
-    assert expired([january], cutoff(out, 30 * DAY, Grain.MONTH)) == [january]
-    assert expired([january], cutoff(out - MICROSECOND, 30 * DAY, Grain.MONTH)) == []
+    assert partitions_to_drop([january], cutoff(out, 30 * DAY, Grain.MONTH)) == [january]
+    assert partitions_to_drop([january], cutoff(out - MICROSECOND, 30 * DAY, Grain.MONTH)) == []
 
 
 def test_nothing_goes_without_an_age_or_a_limit() -> None:
@@ -78,15 +78,15 @@ def test_nothing_goes_without_an_age_or_a_limit() -> None:
     assert cutoff(None, DAY, Grain.DAY) is None
     assert cutoff(some, None, Grain.DAY) is None
     assert cutoff(datetime(1, 1, 2, tzinfo=UTC), 10 * DAY, Grain.DAY) is None
-    assert expired([Grain.DAY.partition(some)], None) == []
+    assert partitions_to_drop([Grain.DAY.partition(some)], None) == []
 
 
 @given(moments, moments, st.none() | moments)
 def test_the_older_of_the_newest_trade_and_now_unless_asked(
     newest: datetime, now: datetime, as_of: datetime | None
 ) -> None:
-    assert reference(as_of, newest, now) == (as_of or min(newest, now))
-    assert reference(as_of, None, now) == as_of
+    assert retention_anchor(as_of, newest, now) == (as_of or min(newest, now))
+    assert retention_anchor(as_of, None, now) == as_of
 
 
 @given(moments, st.lists(st.none() | moments, max_size=5))
@@ -95,14 +95,14 @@ def test_trades_go_no_further_than_every_table_has_them(
 ) -> None:
     """And only the tables that hold them back are named."""
     line = Grain.DAY.floor(line)
-    coverages = [Coverage(str(i), until, str(i)) for i, until in enumerate(reached)]
-    frozen, behind = frozen_line(line, coverages)
+    coverages = [CandleCoverage(str(i), until, str(i)) for i, until in enumerate(reached)]
+    frozen, behind = limit_frozen_before(line, coverages)
     assert frozen is not None
     assert frozen == Grain.DAY.floor(frozen) <= line
     assert all(until is None or frozen <= until for until in reached)
     assert set(behind) == {c for c in coverages if c.until is not None and c.until < line}
     assert frozen == line or frozen in {Grain.DAY.floor(c.until) for c in behind if c.until}
-    assert frozen_line(None, coverages) == (None, ())
+    assert limit_frozen_before(None, coverages) == (None, ())
 
 
 ids = st.integers(0, 30)
@@ -116,11 +116,11 @@ def test_only_old_snapshots_that_nothing_protects_expire(
     made: list[tuple[int, datetime]], newest: int, before: datetime | None, protected: set[int]
 ) -> None:
     """Never one of the newest, a young one or a protected one; every other goes, oldest first."""
-    versions = [Version(i, i, at) for i, at in made]
+    versions = [SnapshotInfo(i, i, at) for i, at in made]
     gone = snapshots_to_expire(versions, keep_newest=newest, older_than=before, protected=protected)
     for version in versions:
-        newer = sum(v.order > version.order for v in versions)
-        is_young = before is not None and version.made >= before
+        newer = sum(v.sequence > version.sequence for v in versions)
+        is_young = before is not None and version.created_at >= before
         stays = newer < newest or is_young or version.snapshot_id in protected
         assert (version.snapshot_id in gone) != stays
     assert gone == sorted(gone)
@@ -131,40 +131,40 @@ def test_all_from_the_oldest_watermark_on_are_needed(
     made: list[tuple[int, datetime]], needed: set[int]
 ) -> None:
     """Of snapshots that watermarks name and the table has: the oldest, and whatever came after it."""
-    versions = [Version(i, i, at) for i, at in made]
-    first = min((v.order for v in versions if v.snapshot_id in needed), default=None)
-    since = {v.snapshot_id for v in versions if first is not None and v.order >= first}
-    assert snapshots_since(versions, needed) == since
+    versions = [SnapshotInfo(i, i, at) for i, at in made]
+    first = min((v.sequence for v in versions if v.snapshot_id in needed), default=None)
+    since = {v.snapshot_id for v in versions if first is not None and v.sequence >= first}
+    assert snapshots_since_oldest_needed(versions, needed) == since
 
 
 def test_a_snapshot_made_at_the_very_moment_stays() -> None:
     """Older than a moment means before it."""
     moment = datetime(2024, 1, 1, tzinfo=UTC)
-    versions = [Version(1, 1, moment - MICROSECOND), Version(2, 2, moment)]
+    versions = [SnapshotInfo(1, 1, moment - MICROSECOND), SnapshotInfo(2, 2, moment)]
     assert snapshots_to_expire(versions, older_than=moment, protected=()) == [1]
 
 
 def test_snapshots_of_one_number_are_ordered_by_time() -> None:
     """Tables of Iceberg's first format have no sequence numbers."""
     start = datetime(2024, 1, 1, tzinfo=UTC)
-    versions = [Version(i, 0, start + at * DAY) for i, at in ((7, 2), (3, 0), (5, 1))]
+    versions = [SnapshotInfo(i, 0, start + at * DAY) for i, at in ((7, 2), (3, 0), (5, 1))]
     assert snapshots_to_expire(versions, keep_newest=1, protected=()) == [3, 5]
-    assert snapshots_since(versions, {5}) == {5, 7}
+    assert snapshots_since_oldest_needed(versions, {5}) == {5, 7}
 
 
 def test_partitions_of_many_small_files_are_compacted_but_not_one_being_written() -> None:
     days = [Grain.DAY.partition(datetime(2024, 1, i, tzinfo=UTC)) for i in range(1, 6)]
     sizes = {
-        days[0]: [1] * MANY_FILES,
-        days[1]: [1] * (MANY_FILES - 1) + [SMALL_FILE],
-        days[2]: [SMALL_FILE] * 100,
-        days[3]: [1] * MANY_FILES + [SMALL_FILE],
+        days[0]: [1] * MIN_SMALL_FILES,
+        days[1]: [1] * (MIN_SMALL_FILES - 1) + [SMALL_FILE_BYTES],
+        days[2]: [SMALL_FILE_BYTES] * 100,
+        days[3]: [1] * MIN_SMALL_FILES + [SMALL_FILE_BYTES],
         days[4]: [1] * 100,
     }
-    assert crowded(sizes, {days[4]}) == [days[0], days[3]]
+    assert partitions_to_compact(sizes, {days[4]}) == [days[0], days[3]]
 
 
 def test_intervals_are_whole() -> None:
     """What goes is a partition as the table has it, and no part of one."""
-    line = midnight(datetime(2024, 1, 2, tzinfo=UTC).date())
-    assert expired([Interval(line - DAY, line + MICROSECOND)], line) == []
+    line = day_start(datetime(2024, 1, 2, tzinfo=UTC).date())
+    assert partitions_to_drop([Interval(line - DAY, line + MICROSECOND)], line) == []

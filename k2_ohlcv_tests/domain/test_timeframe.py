@@ -10,8 +10,8 @@ from pyiceberg.transforms import DayTransform, MonthTransform
 from pyiceberg.types import TimestamptzType
 
 from k2_ohlcv.domain.errors import UsageError
-from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe, parse_day, timeframe
-from k2_ohlcv.domain.window import DAY, MICROSECOND, Interval, covers, to_micros
+from k2_ohlcv.domain.intervals import DAY, MICROSECOND, Interval, is_covered, to_micros
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe, find_timeframe, parse_day
 
 anywhen = st.datetimes(datetime(2009, 1, 1), datetime(2040, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
 any_timeframe = st.sampled_from(TIMEFRAMES)
@@ -22,7 +22,7 @@ def test_a_moment_is_in_its_window_and_the_window_in_its_partition(some: Timefra
     window = some.window(moment)
     assert moment in window
     assert to_micros(window.start) % some.micros == 0
-    assert covers([some.grain.partition(moment)], [window])
+    assert is_covered([some.grain.partition(moment)], [window])
 
 
 @given(any_timeframe, anywhen, st.integers(1, 10**11))
@@ -31,7 +31,7 @@ def test_aligning_covers_with_whole_windows_and_no_more(
 ) -> None:
     interval = Interval(start, start + micros * MICROSECOND)
     (aligned,) = some.align([interval])
-    assert covers([aligned], [interval])
+    assert is_covered([aligned], [interval])
     assert aligned == some.align([aligned])[0]
     assert aligned.start > interval.start - some.length
     assert aligned.end < interval.end + some.length
@@ -73,14 +73,14 @@ def test_partitions_of_intervals_come_once_in_order() -> None:
 def test_a_timeframe_is_sound(some: Timeframe) -> None:
     """Windows divide a day, each timeframe divides the next, and nothing expires before it must be fresh."""
     assert DAY % some.length == timedelta(0)
-    assert some.warn < some.fail < some.kept
-    assert timeframe(some.name) is some
+    assert some.warn_after < some.fail_after < some.default_retention
+    assert find_timeframe(some.name) is some
     longer = [t for t in TIMEFRAMES if t.length > some.length]
     assert all(t.length % some.length == timedelta(0) for t in longer)
 
 
 def test_what_is_wrong_is_named_with_what_is_right() -> None:
     with pytest.raises(UsageError, match="no timeframe '2m': there are 1m, 5m, 30m, 1h, 1d"):
-        timeframe("2m")
+        find_timeframe("2m")
     with pytest.raises(UsageError, match="YYYY-MM-DD"):
         parse_day("25.11.2013")

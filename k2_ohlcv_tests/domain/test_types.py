@@ -4,11 +4,11 @@ import polars as pl
 import pyarrow as pa
 from pyiceberg.types import DecimalType
 
-from k2_ohlcv.domain.frame import CANDLE_TYPES
 from k2_ohlcv.domain.types import NOTIONAL, PRICE, QUANTITY, VOLUME, ExactDecimal
-from k2_ohlcv.engine.rollup import WINDOWS
-from k2_ohlcv.lake.schemas import CANDLES, TRADES
-from k2_ohlcv.sources import values
+from k2_ohlcv.engine.rollup import WINDOW_SCHEMA
+from k2_ohlcv.frames.candles import CANDLE_TYPES
+from k2_ohlcv.lake.schemas import CANDLE_SPECS, TRADES_SPEC
+from k2_ohlcv.sources import decimals
 
 
 def test_price_times_quantity_is_a_notional() -> None:
@@ -32,8 +32,8 @@ def test_every_room_has_the_same_types() -> None:
     kinds = {"close_price": PRICE, "volume": VOLUME}
     for name, kind in kinds.items():
         assert CANDLE_TYPES[name] == pl.Decimal(*kind)
-        assert WINDOWS.field(name).type == pa.decimal128(*kind)
-        assert all(c.schema.find_field(name).field_type == DecimalType(*kind) for c in CANDLES.values())
-    for name, kind, landed in (("price", PRICE, values.PRICE), ("quantity", QUANTITY, values.QUANTITY)):
-        assert TRADES.schema.find_field(name).field_type == DecimalType(*kind)
+        assert WINDOW_SCHEMA.field(name).type == pa.decimal128(*kind)
+        assert all(c.schema.find_field(name).field_type == DecimalType(*kind) for c in CANDLE_SPECS.values())
+    for name, kind, landed in (("price", PRICE, decimals.PRICE), ("quantity", QUANTITY, decimals.QUANTITY)):
+        assert TRADES_SPEC.schema.find_field(name).field_type == DecimalType(*kind)
         assert landed.type == pa.decimal128(*kind)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from k2_ohlcv_tests.servers import free_port
+from k2_ohlcv_tests.support.servers import free_port
 
 #: In the background, as the server needs Python's lock to answer.
 _CODE = (

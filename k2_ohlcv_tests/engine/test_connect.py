@@ -12,8 +12,8 @@ from k2_ohlcv.domain.errors import EngineUnavailableError
 from k2_ohlcv.engine import connect
 from k2_ohlcv.engine.connect import Patience
 from k2_ohlcv.engine.session import Engine, open_engine
-from k2_ohlcv_tests import lakes
 from k2_ohlcv_tests.engine.servers import Server, server
+from k2_ohlcv_tests.support import lakes
 
 #: Takes longer than any test; its result is one row.
 LONG = "select sum(a.id * b.id % 7) as s from range(400000) a cross join range(4000000) b"
@@ -41,7 +41,7 @@ def ask(engine: Engine, query: str) -> object:
 
 def test_a_server_that_dies_in_the_middle_fails_in_words(tmp_path: Path, sail_server: Server) -> None:
     """The session's end does not wait again."""
-    with open_engine(lakes.settings(tmp_path, SPARK_REMOTE=sail_server.remote)) as engine:
+    with open_engine(lakes.lake_settings(tmp_path, SPARK_REMOTE=sail_server.remote)) as engine:
         after(1, sail_server.kill)
         with pytest.raises(EngineUnavailableError) as raised:
             ask(engine, LONG)
@@ -57,7 +57,7 @@ def test_a_server_that_dies_in_the_middle_fails_in_words(tmp_path: Path, sail_se
 
 
 def test_a_server_that_hangs_in_the_middle_is_found_out(tmp_path: Path, sail_server: Server) -> None:
-    with open_engine(lakes.settings(tmp_path, SPARK_REMOTE=sail_server.remote)) as engine:
+    with open_engine(lakes.lake_settings(tmp_path, SPARK_REMOTE=sail_server.remote)) as engine:
         after(1, sail_server.suspend)
         with pytest.raises(EngineUnavailableError, match=r"has answered nothing for 12 seconds: it hangs"):
             ask(engine, LONG)
@@ -70,14 +70,14 @@ def test_a_server_that_hangs_from_the_start_is_found_out(tmp_path: Path, sail_se
     sail_server.suspend()
     with (
         pytest.raises(EngineUnavailableError, match=r"it hangs|does not answer any more"),
-        open_engine(lakes.settings(tmp_path, SPARK_REMOTE=sail_server.remote)),
+        open_engine(lakes.lake_settings(tmp_path, SPARK_REMOTE=sail_server.remote)),
     ):
         pass
 
 
 def test_the_end_of_a_session_waits_for_no_server_that_hangs(tmp_path: Path, sail_server: Server) -> None:
     """As when a run is told to stop before the probe has found out."""
-    with open_engine(lakes.settings(tmp_path, SPARK_REMOTE=sail_server.remote)) as engine:
+    with open_engine(lakes.lake_settings(tmp_path, SPARK_REMOTE=sail_server.remote)) as engine:
         ask(engine, "select 1")
         sail_server.suspend()
         began = time.monotonic()
@@ -89,7 +89,7 @@ def test_a_long_query_is_no_server_that_hangs(
 ) -> None:
     """For longer than a silent server is waited for. The probe is answered meanwhile."""
     monkeypatch.setattr(connect, "PATIENCE", Patience(retry=1, probe_every=0.5, probe=3, probes=2, close=1))
-    with open_engine(lakes.settings(tmp_path, SPARK_REMOTE=sail_server.remote)) as engine:
+    with open_engine(lakes.lake_settings(tmp_path, SPARK_REMOTE=sail_server.remote)) as engine:
         for power in range(16):
             began = time.monotonic()
             ask(engine, LONG.replace("400000)", f"{20 * 2**power})"))
@@ -100,7 +100,7 @@ def test_a_long_query_is_no_server_that_hangs(
 
 def test_a_server_that_was_restarted_has_lost_the_session(tmp_path: Path, sail_server: Server) -> None:
     """What it computed is gone, and another session works."""
-    settings = lakes.settings(tmp_path, SPARK_REMOTE=sail_server.remote)
+    settings = lakes.lake_settings(tmp_path, SPARK_REMOTE=sail_server.remote)
     with open_engine(settings) as engine:
         after(1, sail_server.kill)
         with pytest.raises(EngineUnavailableError):

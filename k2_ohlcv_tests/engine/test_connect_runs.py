@@ -6,16 +6,16 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
-from k2_ohlcv import cli
-from k2_ohlcv.commands.instance import opened
-from k2_ohlcv.domain.timeframe import timeframe
+from k2_ohlcv.cli import main
+from k2_ohlcv.cli.dagster_instance import open_instance
+from k2_ohlcv.domain.timeframe import find_timeframe
 from k2_ohlcv.engine import connect, session
 from k2_ohlcv.engine.connect import Patience, ServerConnection
 from k2_ohlcv.engine.sail_storage import SailStorage
 from k2_ohlcv.engine.session import Engine
-from k2_ohlcv.engine.ticks import Reading
-from k2_ohlcv_tests import lakes
+from k2_ohlcv.engine.trades_reader import TradesFrame
 from k2_ohlcv_tests.engine.servers import server
+from k2_ohlcv_tests.support import lakes
 from k2_ohlcv_tests.support.trades import make_trade
 
 
@@ -36,27 +36,27 @@ def test_a_run_whose_server_dies(
     monkeypatch.setattr(session, "Engine", _embedded)
     lake = lakes.open_lake(tmp_path)
     lakes.add_trades(lake, [make_trade(1)])
-    collect = Reading.collect
+    collect = TradesFrame.collect
     with server() as one:
         monkeypatch.setenv("SPARK_REMOTE", one.remote)
 
-        def dies(self: Reading, frame: object) -> pa.Table:
+        def dies(self: TradesFrame, frame: object) -> pa.Table:
             one.kill()
             return collect(self, frame)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(Reading, "collect", dies)
+        monkeypatch.setattr(TradesFrame, "collect", dies)
         with pytest.raises(SystemExit) as ended:
-            cli.main(["rebuild", "--timeframe", "1h"])
+            main.main(["rebuild", "--timeframe", "1h"])
         assert ended.value.code == 1
         said = " ".join(capsys.readouterr().err.split())
         assert f"the Spark Connect server at 127.0.0.1:{one.port} does not answer" in said
         assert "Traceback" not in said
-        with opened(lakes.settings(tmp_path)) as instance:
-            pool = instance.event_log_storage.get_concurrency_info(timeframe("1h").table)
+        with open_instance(lakes.lake_settings(tmp_path)) as instance:
+            pool = instance.event_log_storage.get_concurrency_info(find_timeframe("1h").table)
             assert pool.active_slot_count == 0
-        monkeypatch.setattr(Reading, "collect", collect)
+        monkeypatch.setattr(TradesFrame, "collect", collect)
         one.start()
         with pytest.raises(SystemExit) as ended:
-            cli.main(["rebuild", "--timeframe", "1h"])
+            main.main(["rebuild", "--timeframe", "1h"])
         assert ended.value.code == 0
-    assert lakes.stored(lake, timeframe("1h"))
+    assert lakes.read_candles(lake, find_timeframe("1h"))

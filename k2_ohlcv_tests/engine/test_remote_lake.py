@@ -11,21 +11,21 @@ from pyiceberg.table import Table
 from structlog.testing import capture_logs
 
 from k2_ohlcv.domain.retention import ORPHAN_AGE
-from k2_ohlcv.domain.timeframe import timeframe
+from k2_ohlcv.domain.timeframe import find_timeframe
 from k2_ohlcv.engine import private_metadata
 from k2_ohlcv.engine.private_metadata import FOLDER
 from k2_ohlcv.engine.session import Engine, open_engine
-from k2_ohlcv.engine.ticks import rows_of
+from k2_ohlcv.engine.trades_reader import read_rows
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.reconcile import refresh
+from k2_ohlcv.operations.reconcile import refresh
 from k2_ohlcv.settings import Settings
-from k2_ohlcv_tests import lakes
-from k2_ohlcv_tests.servers import S3, configure, variable
+from k2_ohlcv_tests.support import lakes
+from k2_ohlcv_tests.support.servers import S3, configure, variable
 from k2_ohlcv_tests.support.trades import make_trade
 
 pytestmark = pytest.mark.xdist_group("s3")
 
-MINUTE = timeframe("1m")
+MINUTE = find_timeframe("1m")
 AT = datetime(2024, 2, 28, 12, tzinfo=UTC)
 SOME = [make_trade(i, AT + timedelta(minutes=i), 1 + i, 1, market=("X", "Y")) for i in range(3)]
 
@@ -39,7 +39,7 @@ def settings(tmp_path: Path, s3: S3, bucket: str, monkeypatch: pytest.MonkeyPatc
     configure(
         monkeypatch, {"type": "sql", "uri": uri, "warehouse": f"s3://{bucket}/warehouse", **s3.properties()}
     )
-    return lakes.settings(tmp_path)
+    return lakes.lake_settings(tmp_path)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def engine(settings: Settings) -> Iterator[Engine]:
 def read(engine: Engine, table: Table) -> int:
     snapshot = table.current_snapshot()
     assert snapshot
-    return int(rows_of(engine, table, snapshot.snapshot_id).count())
+    return int(read_rows(engine, table, snapshot.snapshot_id).count())
 
 
 def copies(lake: Lake) -> list[str]:

@@ -17,8 +17,8 @@ from k2_ohlcv.engine.connect import ServerConnection
 from k2_ohlcv.engine.local_spark import local_config
 from k2_ohlcv.engine.session import open_engine
 from k2_ohlcv.engine.spark_catalog import ICEBERG_RUNTIME
-from k2_ohlcv_tests import lakes
-from k2_ohlcv_tests.servers import free_port
+from k2_ohlcv_tests.support import lakes
+from k2_ohlcv_tests.support.servers import free_port
 
 
 def test_an_address_where_nothing_listens_fails_in_seconds(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_an_address_where_nothing_listens_fails_in_seconds(tmp_path: Path) -> No
         pytest.raises(
             EngineUnavailableError, match=rf"no Spark Connect server answers at 127\.0\.0\.1:{port}"
         ),
-        open_engine(lakes.settings(tmp_path, SPARK_REMOTE=f"sc://127.0.0.1:{port}")),
+        open_engine(lakes.lake_settings(tmp_path, SPARK_REMOTE=f"sc://127.0.0.1:{port}")),
     ):
         pass
     assert time.monotonic() - started < 10
@@ -38,7 +38,7 @@ def test_an_address_where_nothing_listens_fails_in_seconds(tmp_path: Path) -> No
 def test_another_kind_of_address_names_the_right_ones(tmp_path: Path, remote: str) -> None:
     with (
         pytest.raises(UsageError, match=r"SPARK_REMOTE="),
-        open_engine(lakes.settings(tmp_path, SPARK_REMOTE=remote)),
+        open_engine(lakes.lake_settings(tmp_path, SPARK_REMOTE=remote)),
     ):
         pass
 
@@ -49,7 +49,7 @@ def test_another_kind_of_address_names_the_right_ones(tmp_path: Path, remote: st
 def test_a_malformed_address_does_not_show_its_token(tmp_path: Path, remote: str) -> None:
     with (
         pytest.raises(UsageError, match=r"SPARK_REMOTE=(?!.*SECRET)") as raised,
-        open_engine(lakes.settings(tmp_path, SPARK_REMOTE=remote)),
+        open_engine(lakes.lake_settings(tmp_path, SPARK_REMOTE=remote)),
     ):
         pass
     assert raised.value.__cause__ is None
@@ -62,7 +62,7 @@ def test_an_address_that_only_the_client_finds_malformed_does_not_either(tmp_pat
         remote = f"sc://127.0.0.1:{server.getsockname()[1]}/{end}"
         with (
             pytest.raises(UsageError, match="is not an address") as raised,
-            open_engine(lakes.settings(tmp_path, SPARK_REMOTE=remote)),
+            open_engine(lakes.lake_settings(tmp_path, SPARK_REMOTE=remote)),
         ):
             pass
     assert "CRET" not in str(raised.value)
@@ -89,7 +89,7 @@ def test_local_spark_without_java_says_what_to_do(tmp_path: Path, monkeypatch: p
     monkeypatch.delenv("JAVA_HOME", raising=False)
     with (
         pytest.raises(EngineUnavailableError, match="needs Java 17 or 21"),
-        open_engine(lakes.settings(tmp_path, SPARK_REMOTE="local[2]")),
+        open_engine(lakes.lake_settings(tmp_path, SPARK_REMOTE="local[2]")),
     ):
         pass
 
@@ -97,8 +97,10 @@ def test_local_spark_without_java_says_what_to_do(tmp_path: Path, monkeypatch: p
 def test_local_spark_gets_the_same_catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The embedded one, or what PyIceberg is configured with; the jars as files."""
     monkeypatch.setenv("JAVA_HOME", "/somewhere")
-    monkeypatch.setattr(local_spark, "spark_jars", lambda packages: [Path("/jars") / p for p in packages])
-    settings = lakes.settings(tmp_path, SPARK_REMOTE="local[2]")
+    monkeypatch.setattr(
+        local_spark, "fetch_spark_jars", lambda packages: [Path("/jars") / p for p in packages]
+    )
+    settings = lakes.lake_settings(tmp_path, SPARK_REMOTE="local[2]")
     config = local_config(settings)
     assert config["spark.sql.catalog.k2.uri"] == f"jdbc:sqlite:{tmp_path / 'catalog.db'}"
     assert config["spark.jars"].startswith(f"/jars/{ICEBERG_RUNTIME},/jars/org.xerial:sqlite-jdbc:")
@@ -117,8 +119,8 @@ def test_spark_on_this_machine_listens_on_loopback_and_tells_no_secret(
     """Two at once work, each at a port of its own. Whoever has no token is refused."""
     if shutil.which("java") is None:
         pytest.skip("real Spark needs Java, and none is found")
-    settings = lakes.settings(tmp_path, SPARK_REMOTE="local[1]")
-    lakes.empty(lakes.open_lake(tmp_path))
+    settings = lakes.lake_settings(tmp_path, SPARK_REMOTE="local[1]")
+    lakes.drop_tables(lakes.open_lake(tmp_path))
     config = {"spark.sql.catalog.k2.jdbc.password": "SECRET"}
     with open_engine(settings, config) as one, open_engine(settings) as other:
         for engine in (one, other):
@@ -138,7 +140,7 @@ def test_spark_on_this_machine_listens_on_loopback_and_tells_no_secret(
 
 
 def test_a_session_ends_with_its_block_and_leaves_nothing(tmp_path: Path) -> None:
-    with open_engine(lakes.settings(tmp_path)) as engine:
+    with open_engine(lakes.lake_settings(tmp_path)) as engine:
         assert engine.spark.sql("select 1 as one").toArrow().to_pydict() == {"one": [1]}
         workspace, remote = engine.workspace, engine.spark.client._builder.endpoint
         assert workspace.is_dir()

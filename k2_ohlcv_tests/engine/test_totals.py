@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
+from k2_ohlcv.domain.intervals import DAY, Interval
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
-from k2_ohlcv.domain.window import DAY, Interval
 from k2_ohlcv.engine import totals
-from k2_ohlcv.engine.rollup import MOST_INTERVALS
-from k2_ohlcv.reconcile import refresh
-from k2_ohlcv.validate import validate
-from k2_ohlcv_tests import histories, lakes
-from k2_ohlcv_tests.support.bench import Bench
-from k2_ohlcv_tests.support.candles import MINUTE, day
-from k2_ohlcv_tests.support.trades import AT, make_trade, week
+from k2_ohlcv.engine.rollup import MAX_INTERVALS
+from k2_ohlcv.operations.reconcile import refresh
+from k2_ohlcv.operations.validate import validate
+from k2_ohlcv_tests.support import lakes, table_history
+from k2_ohlcv_tests.support.candles import MINUTE, day_interval
+from k2_ohlcv_tests.support.engine_lake import EngineLake
+from k2_ohlcv_tests.support.trades import AT, make_trade, week_of_trades
 
 Scans = list[Sequence[Interval]]
 
@@ -25,52 +25,63 @@ Scans = list[Sequence[Interval]]
 def scans(monkeypatch: pytest.MonkeyPatch) -> Scans:
     """The intervals of each scan of the trades."""
     seen: Scans = []
-    real = totals._scan
+    real = totals._scan_trades
 
     def scan(*arguments: Any) -> Any:
         seen.append(arguments[-1])
         return real(*arguments)
 
-    monkeypatch.setattr(totals, "_scan", scan)
+    monkeypatch.setattr(totals, "_scan_trades", scan)
     return seen
 
 
-def validate_all(bench: Bench, spans: Sequence[Interval]) -> None:
+def validate_all(each_engine: EngineLake, spans: Sequence[Interval]) -> None:
     for each in TIMEFRAMES:
-        found = validate(bench.lake, bench.engine, each, spans, cache=bench.run.totals)
-        assert all(f.ok for f in found if f.check != "freshness")
+        found = validate(each_engine.lake, each_engine.engine, each, spans, cache=each_engine.run.totals)
+        assert all(f.is_ok for f in found if f.check != "freshness")
 
 
-def test_trades_are_scanned_once_for_all_tables(sail: Bench, scans: Scans) -> None:
+def test_trades_are_scanned_once_for_all_tables(sail: EngineLake, scans: Scans) -> None:
     """Also where the days lie so far apart that they are looked at one after the other."""
     later = AT + 60 * DAY
-    lakes.add_trades(sail.lake, [*week(), make_trade(1000, later)])
+    lakes.add_trades(sail.lake, [*week_of_trades(), make_trade(1000, later)])
     for each in TIMEFRAMES:
         refresh(sail.lake, sail.engine, each)
-    spans = [Interval(day(AT).start, day(AT + 3 * DAY).end), day(later)]
+    spans = [Interval(day_interval(AT).start, day_interval(AT + 3 * DAY).end), day_interval(later)]
     validate_all(sail, spans)
     assert sorted(i.start.date() for scan in scans for i in scan) == [AT.date(), later.date()]
 
 
-def test_too_many_windows_are_not_kept(sail: Bench, scans: Scans, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_windows_are_not_kept(
+    sail: EngineLake, scans: Scans, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Memory is bounded: what was asked for last stays, and the rest is scanned again."""
-    lakes.add_trades(sail.lake, week())
-    monkeypatch.setattr(totals, "_MOST_WINDOWS", 30)
+    lakes.add_trades(sail.lake, week_of_trades())
+    monkeypatch.setattr(totals, "_MAX_CACHED_WINDOWS", 30)
     cache, trades = totals.TotalsCache([MINUTE]), sail.lake.trades()
     for at in (AT, AT + DAY, AT + DAY, AT):
-        found = totals.totals(sail.engine, trades, histories.current(trades), MINUTE, [day(at)], cache=cache)
+        found = totals.compute_totals(
+            sail.engine,
+            trades,
+            table_history.current_snapshot_id(trades),
+            MINUTE,
+            [day_interval(at)],
+            cache=cache,
+        )
         assert found.height == (24 if at == AT else 48)
     assert len(scans) == 3
 
 
-def test_more_intervals_than_a_scan_takes_are_counted_once(sail: Bench, scans: Scans) -> None:
+def test_more_intervals_than_a_scan_takes_are_counted_once(sail: EngineLake, scans: Scans) -> None:
     """Scattered windows are read with what lies between, which comes again when it is asked for itself."""
-    some = [make_trade(i, AT + timedelta(minutes=i)) for i in range(4 * MOST_INTERVALS)]
+    some = [make_trade(i, AT + timedelta(minutes=i)) for i in range(4 * MAX_INTERVALS)]
     lakes.add_trades(sail.lake, some)
     cache, trades = totals.TotalsCache([MINUTE]), sail.lake.trades()
     every_other = [MINUTE.window(each.timestamp) for each in some[::2]]
     for intervals in (every_other, [Interval(AT, AT + DAY)]):
-        found = totals.totals(sail.engine, trades, histories.current(trades), MINUTE, intervals, cache=cache)
+        found = totals.compute_totals(
+            sail.engine, trades, table_history.current_snapshot_id(trades), MINUTE, intervals, cache=cache
+        )
         assert Counter(found["trade_count"].to_list()) == {
             1: len(intervals) if len(intervals) > 1 else len(some)
         }

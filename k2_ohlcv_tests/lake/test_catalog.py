@@ -7,24 +7,26 @@ import pytest
 from pyiceberg.schema import Schema
 from pyiceberg.types import DoubleType, NestedField, StringType
 
-from k2_ohlcv.domain.candle import CLOCKS, KEY, VALUES
-from k2_ohlcv.domain.errors import ContractError
-from k2_ohlcv.domain.frame import CANDLE_TYPES
-from k2_ohlcv.domain.timeframe import TIMEFRAMES, timeframe
+from k2_ohlcv.domain.candle import AUDIT_COLUMNS, KEY_COLUMNS, VALUE_COLUMNS
+from k2_ohlcv.domain.errors import TableSpecError
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, find_timeframe
+from k2_ohlcv.frames.candles import CANDLE_TYPES
 from k2_ohlcv.lake.catalog import Lake, catalog_properties
-from k2_ohlcv.lake.schemas import CANDLES, NAMESPACE, TRADES
-from k2_ohlcv_tests import lakes
+from k2_ohlcv.lake.schemas import CANDLE_SPECS, NAMESPACE, TRADES_SPEC
+from k2_ohlcv_tests.support import lakes
 
 
 def test_tables_are_created_on_first_write_and_found_again(lake: Lake, tmp_path: Path) -> None:
-    uuid = lake.trades_to_write().metadata.table_uuid
+    uuid = lake.writable_trades().metadata.table_uuid
     again = lakes.open_lake(tmp_path)
     assert again.trades().metadata.table_uuid == uuid
     assert lake.trades().location().startswith((tmp_path / "warehouse").as_uri())
     for each in TIMEFRAMES:
         table = lake.candles(each)
         assert [f.name for f in table.schema().fields] == list(CANDLE_TYPES)
-        assert {table.schema().find_column_name(i) for i in table.schema().identifier_field_ids} == set(KEY)
+        assert {table.schema().find_column_name(i) for i in table.schema().identifier_field_ids} == set(
+            KEY_COLUMNS
+        )
         assert table.spec().fields[0].name == f"window_start_{each.grain.value}"
     assert {f.name for f in lake.rejected().schema().fields} >= {"source", "line", "reason", "raw"}
 
@@ -40,17 +42,17 @@ def test_a_namespace_that_another_process_makes_meanwhile_is_no_error(
         raise RuntimeError("UNIQUE constraint failed")
 
     monkeypatch.setattr(lake.catalog, "create_namespace_if_not_exists", raced)
-    assert lake.trades_to_write().current_snapshot() is None
-    lake.catalog.drop_table(TRADES.identifier)
+    assert lake.writable_trades().current_snapshot() is None
+    lake.catalog.drop_table(TRADES_SPEC.identifier)
     lake.catalog.drop_namespace(NAMESPACE)
     monkeypatch.setattr(lake.catalog, "create_namespace_if_not_exists", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        lake.trades_to_write()
+        lake.writable_trades()
 
 
 def test_the_contract_is_that_of_the_design() -> None:
     """Fixed for other people's tools: columns in order, types, and what is required."""
-    assert [(f.name, str(f.field_type), f.required) for f in TRADES.schema.fields] == [
+    assert [(f.name, str(f.field_type), f.required) for f in TRADES_SPEC.schema.fields] == [
         ("exchange", "string", True),
         ("symbol", "string", True),
         ("trade_id", "string", True),
@@ -59,7 +61,7 @@ def test_the_contract_is_that_of_the_design() -> None:
         ("quantity", "decimal(19, 8)", True),
         ("ingested_at", "timestamptz", True),
     ]
-    assert [(f.name, str(f.field_type), f.required) for f in CANDLES["1m"].schema.fields] == [
+    assert [(f.name, str(f.field_type), f.required) for f in CANDLE_SPECS["1m"].schema.fields] == [
         ("symbol", "string", True),
         ("exchange", "string", True),
         ("window_start", "timestamptz", True),
@@ -75,24 +77,24 @@ def test_the_contract_is_that_of_the_design() -> None:
         ("created_at", "timestamptz", True),
         ("updated_at", "timestamptz", True),
     ]
-    assert {*KEY, *VALUES, *CLOCKS} == set(CANDLE_TYPES)
+    assert {*KEY_COLUMNS, *VALUE_COLUMNS, *AUDIT_COLUMNS} == set(CANDLE_TYPES)
 
 
 def test_a_table_with_other_columns_is_an_error_that_names_the_difference(lake: Lake) -> None:
-    minute = timeframe("1m")
-    contract = CANDLES["1m"]
+    minute = find_timeframe("1m")
+    contract = CANDLE_SPECS["1m"]
     fields = [
         replace_type(f, DoubleType()) if f.name == "vwap" else f
         for f in contract.schema.fields
         if f.name != "volume"
     ]
-    lake.trades_to_write()  # makes the namespace
+    lake.writable_trades()  # makes the namespace
     lake.catalog.create_table(
         contract.identifier,
         Schema(*fields, NestedField(99, "colour", StringType())),
         properties=contract.properties,
     )
-    with pytest.raises(ContractError) as refused:
+    with pytest.raises(TableSpecError) as refused:
         lake.candles(minute)
     for difference in (
         "column volume is missing",
@@ -109,19 +111,19 @@ def replace_type(field: NestedField, kind: DoubleType) -> NestedField:
 
 def test_a_table_on_which_pyiceberg_would_retry_by_itself_is_refused(lake: Lake) -> None:
     """Its retry would put an old pin over a newer result."""
-    with lake.trades_to_write().transaction() as change:
+    with lake.writable_trades().transaction() as change:
         change.set_properties({"commit.retry.num-retries": "4"})
-    with pytest.raises(ContractError, match=r"commit\.retry\.num-retries is 4, not 0"):
+    with pytest.raises(TableSpecError, match=r"commit\.retry\.num-retries is 4, not 0"):
         lake.trades()
 
 
 def test_pyicebergs_own_configuration_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = lakes.settings(tmp_path)
+    settings = lakes.lake_settings(tmp_path)
     assert catalog_properties(settings)["uri"].startswith(f"sqlite:///{tmp_path / 'catalog.db'}?timeout=")
     uri = f"sqlite:///{tmp_path / 'elsewhere.db'}"
     monkeypatch.setenv("PYICEBERG_CATALOG__K2__TYPE", "sql")
     monkeypatch.setenv("PYICEBERG_CATALOG__K2__URI", uri)
     monkeypatch.setenv("PYICEBERG_CATALOG__K2__WAREHOUSE", (tmp_path / "other").as_uri())
     assert catalog_properties(replace(settings, home=tmp_path / "home"))["uri"] == uri
-    assert Lake.open(settings).trades_to_write().location().startswith((tmp_path / "other").as_uri())
+    assert Lake.open(settings).writable_trades().location().startswith((tmp_path / "other").as_uri())
     assert not (tmp_path / "catalog.db").exists()

@@ -10,18 +10,18 @@ from pyiceberg.manifest import ManifestFile
 from pyiceberg.table import Table
 
 from k2_ohlcv.domain.candle import Trade, aggregate
-from k2_ohlcv.domain.timeframe import timeframe
+from k2_ohlcv.domain.timeframe import find_timeframe
 from k2_ohlcv.lake import commit as commits
-from k2_ohlcv.lake.candles import MOST_FILES
+from k2_ohlcv.lake.candles import MAX_FILES
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.commit import Change, commit
-from k2_ohlcv.lake.files import live_files
-from k2_ohlcv.lake.retry import CONFLICTS
-from k2_ohlcv.lake.schemas import SNAPSHOTS_KEPT
-from k2_ohlcv_tests import lakes
+from k2_ohlcv.lake.commit import TableCommit, commit_change
+from k2_ohlcv.lake.metadata.files import live_files
+from k2_ohlcv.lake.retry import CONFLICT_ERRORS
+from k2_ohlcv.lake.schemas import MIN_SNAPSHOTS_KEPT
+from k2_ohlcv_tests.support import lakes
 from k2_ohlcv_tests.support.trades import make_trade
 
-MINUTE = timeframe("1m")
+MINUTE = find_timeframe("1m")
 AT = datetime(2024, 2, 28, 12, tzinfo=UTC)
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
 
@@ -39,26 +39,26 @@ def put(table: Table, some: Sequence[Trade], properties: dict[str, str] | None =
 
 @pytest.mark.each_store
 def test_rows_and_properties_come_in_one_snapshot(lake: Lake) -> None:
-    table = put(lake.candles_to_write(MINUTE), trades(0, 3), {"k2.x": "1"})
+    table = put(lake.writable_candles(MINUTE), trades(0, 3), {"k2.x": "1"})
     table = put(table, trades(2, 3), {"k2.x": "2"})
     assert len(table.snapshots()) == 2
     assert lake.candles(MINUTE).properties["k2.x"] == "2"
     assert table.current_snapshot().summary["k2.note"] == "test"  # type: ignore[index] # every snapshot of ours has one
-    assert lakes.stored(lake, MINUTE) == aggregate(trades(0, 5), MINUTE)
+    assert lakes.read_candles(lake, MINUTE) == aggregate(trades(0, 5), MINUTE)
 
 
 @pytest.mark.each_store
 def test_of_two_commits_from_one_base_the_second_fails_and_leaves_no_file(lake: Lake) -> None:
     """Even where they touch other partitions, and even where one is of properties alone."""
-    put(lake.candles_to_write(MINUTE), trades(0, 1))
+    put(lake.writable_candles(MINUTE), trades(0, 1))
     stale = [lake.candles(MINUTE) for _ in range(2)]
-    current = put(lake.candles_to_write(MINUTE), trades(1, 1))
-    files = set(lakes.data_files(current))
-    with pytest.raises(CONFLICTS):
+    current = put(lake.writable_candles(MINUTE), trades(1, 1))
+    files = set(lakes.list_data_files(current))
+    with pytest.raises(CONFLICT_ERRORS):
         put(stale[0], trades(5000, 3))
-    with pytest.raises(CONFLICTS):
-        commit(stale[1], Change(properties={"k2.x": "1"}))
-    assert set(lakes.data_files(lake.candles(MINUTE))) == files
+    with pytest.raises(CONFLICT_ERRORS):
+        commit_change(stale[1], TableCommit(properties={"k2.x": "1"}))
+    assert set(lakes.list_data_files(lake.candles(MINUTE))) == files
     on_disk = {path for path in lakes.files_of(current) if path.endswith(".parquet")}
     assert on_disk >= files
     assert not any("2024-03" in path for path in on_disk)
@@ -73,46 +73,46 @@ def location(table: Table):  # type: ignore[no-untyped-def]
 @pytest.mark.each_store
 def test_a_commit_of_properties_alone_is_a_snapshot_that_conflicts(lake: Lake) -> None:
     """Without the snapshot it would never conflict with anything."""
-    base, other = lake.candles_to_write(MINUTE), lake.candles(MINUTE)
-    commit(base, Change(properties={"k2.x": "1"}))
-    with pytest.raises(CONFLICTS):
-        commit(other, Change(properties={"k2.x": "2"}))
+    base, other = lake.writable_candles(MINUTE), lake.candles(MINUTE)
+    commit_change(base, TableCommit(properties={"k2.x": "1"}))
+    with pytest.raises(CONFLICT_ERRORS):
+        commit_change(other, TableCommit(properties={"k2.x": "2"}))
     assert lake.candles(MINUTE).properties["k2.x"] == "1"
 
 
 def test_a_partition_never_has_more_than_so_many_files(lake: Lake) -> None:
     """The commit that would add one too many rewrites the partition as one."""
     most = 0
-    for i in range(MOST_FILES + 4):
-        table = put(lake.candles_to_write(MINUTE), trades(i, 1))
-        most = max(most, len(lakes.data_files(table)))
-    assert most == MOST_FILES
-    assert len(lakes.data_files(table)) <= 5
-    assert lakes.stored(lake, MINUTE) == aggregate(trades(0, MOST_FILES + 4), MINUTE)
+    for i in range(MAX_FILES + 4):
+        table = put(lake.writable_candles(MINUTE), trades(i, 1))
+        most = max(most, len(lakes.list_data_files(table)))
+    assert most == MAX_FILES
+    assert len(lakes.list_data_files(table)) <= 5
+    assert lakes.read_candles(lake, MINUTE) == aggregate(trades(0, MAX_FILES + 4), MINUTE)
 
 
 def test_windows_beside_the_changed_ones_survive_the_rewrite_of_their_file(lake: Lake) -> None:
-    put(lake.candles_to_write(MINUTE), trades(0, 10))
+    put(lake.writable_candles(MINUTE), trades(0, 10))
     changed = [*trades(4, 1), make_trade("900", AT + timedelta(minutes=4), 3, 1, market=("X", "Y"))]
-    table = put(lake.candles_to_write(MINUTE), changed)
-    assert lakes.stored(lake, MINUTE) == aggregate([*trades(0, 10), changed[1]], MINUTE)
-    assert len(lakes.data_files(table)) == 1
+    table = put(lake.writable_candles(MINUTE), changed)
+    assert lakes.read_candles(lake, MINUTE) == aggregate([*trades(0, 10), changed[1]], MINUTE)
+    assert len(lakes.list_data_files(table)) == 1
 
 
 def test_history_and_manifests_stay_bounded(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Snapshots expire with the commits, tagged ones excepted; dead manifests go, others merge."""
-    monkeypatch.setattr(commits, "SNAPSHOTS_KEPT", 10)
-    assert SNAPSHOTS_KEPT > 10
-    table = put(lake.candles_to_write(MINUTE), trades(0, 1))
+    monkeypatch.setattr(commits, "MIN_SNAPSHOTS_KEPT", 10)
+    assert MIN_SNAPSHOTS_KEPT > 10
+    table = put(lake.writable_candles(MINUTE), trades(0, 1))
     first = table.current_snapshot().snapshot_id
     table.manage_snapshots().create_tag(first, "kept").commit()
     manifests = 0
     for i in range(40):
-        table = put(lake.candles_to_write(MINUTE), trades(1440 * (i % 20) + i, 1))
+        table = put(lake.writable_candles(MINUTE), trades(1440 * (i % 20) + i, 1))
         manifests = max(manifests, len(table.current_snapshot().manifests(table.io)))
     assert len(table.snapshots()) <= 12
     assert table.snapshot_by_id(first) is not None
-    assert manifests <= 2 * commits._MANIFESTS
+    assert manifests <= 2 * commits._MIN_MANIFESTS_TO_MERGE
     assert len(live_files(table, table.current_snapshot().snapshot_id)) > 20
     assert len(list(location(table).glob("metadata/*.metadata.json"))) <= 25
 
@@ -125,12 +125,12 @@ def test_manifests_are_judged_by_several_threads_at_once(lake: Lake, monkeypatch
         time.sleep(0.02)  # another thread's turn
         return bool(visit(self.partition_filter, self))
 
-    table = lake.candles_to_write(MINUTE)
+    table = lake.writable_candles(MINUTE)
     for day in range(4):
         table = put(table, trades(day * 1440, 2))
     monkeypatch.setattr(_ManifestEvalVisitor, "eval", slow)
     # The newest first: PyIceberg comes to its manifest first, and to the others while that one waits.
-    for left, path in reversed(list(enumerate(sorted(lakes.data_files(table))))):
+    for left, path in reversed(list(enumerate(sorted(lakes.list_data_files(table))))):
         (file,) = [t.file for t in table.scan().plan_files() if t.file.file_path == path]
-        table = commit(table, Change(removed=(file,)))
-        assert len(lakes.data_files(table)) == left
+        table = commit_change(table, TableCommit(removed_files=(file,)))
+        assert len(lakes.list_data_files(table)) == left

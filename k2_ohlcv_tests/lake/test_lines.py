@@ -4,13 +4,21 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from k2_ohlcv.domain.errors import ContractError, UsageError
-from k2_ohlcv.domain.timeframe import timeframe
-from k2_ohlcv.domain.window import DAY, Interval
+from k2_ohlcv.domain.errors import TableSpecError, UsageError
+from k2_ohlcv.domain.intervals import DAY, Interval
+from k2_ohlcv.domain.timeframe import find_timeframe
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.lines import EXPIRED, FROZEN, Lines, frozen_before, line_of, moved_to, remembered
+from k2_ohlcv.lake.history_bounds import (
+    EXPIRED_BEFORE,
+    FROZEN_BEFORE,
+    HistoryBounds,
+    bound_property_update,
+    frozen_before_update,
+    read_bound,
+    read_frozen_before,
+)
 
-HOUR = timeframe("1h")
+HOUR = find_timeframe("1h")
 DAY_1 = datetime(2024, 3, 1, tzinfo=UTC)
 NOON = DAY_1 + timedelta(hours=12)
 LENGTH = timedelta(hours=1)
@@ -21,37 +29,37 @@ def days(first: int, count: int = 1) -> Interval:
 
 
 def test_without_lines_all_is_ahead() -> None:
-    lines = Lines(HOUR, None, None)
+    lines = HistoryBounds(HOUR, None, None)
     assert lines.start is None
-    assert lines.ahead([days(1), days(0)]) == [days(0, 2)]
-    assert lines.behind([days(0)]) == []
-    assert lines.windows_behind([days(0)]) == 0
-    lines.refuse([days(-5000)])
+    assert lines.clip([days(1), days(0)]) == [days(0, 2)]
+    assert lines.outside([days(0)]) == []
+    assert lines.count_outside([days(0)]) == 0
+    lines.reject_outside([days(-5000)])
 
 
 @pytest.mark.parametrize(("frozen", "expired"), [(NOON, None), (None, NOON), (NOON, DAY_1), (DAY_1, NOON)])
 def test_the_later_line_counts(frozen: datetime | None, expired: datetime | None) -> None:
-    lines = Lines(HOUR, frozen, expired)
+    lines = HistoryBounds(HOUR, frozen, expired)
     assert lines.start == NOON
-    assert lines.ahead([days(0)]) == [Interval(NOON, DAY_1 + DAY)]
-    assert lines.behind([days(0)]) == [Interval(DAY_1, NOON)]
-    assert lines.windows_behind([days(0)]) == 12
+    assert lines.clip([days(0)]) == [Interval(NOON, DAY_1 + DAY)]
+    assert lines.outside([days(0)]) == [Interval(DAY_1, NOON)]
+    assert lines.count_outside([days(0)]) == 12
 
 
 def test_a_line_inside_a_window_leaves_that_window_behind() -> None:
     """A part of its trades is gone, so that it cannot be computed again."""
-    lines = Lines(HOUR, NOON + timedelta(microseconds=1), None)
+    lines = HistoryBounds(HOUR, NOON + timedelta(microseconds=1), None)
     assert lines.start == NOON + LENGTH
-    assert lines.windows_behind([Interval(NOON, NOON + timedelta(minutes=5))]) == 1
+    assert lines.count_outside([Interval(NOON, NOON + timedelta(minutes=5))]) == 1
 
 
 def test_partitions_behind_a_line_as_a_whole_are_refused_by_name() -> None:
     """Each is named once, with what cannot be undone first; one that a line cuts is rebuilt ahead of it."""
-    lines = Lines(HOUR, DAY_1 + 2 * DAY, DAY_1 + DAY, "SOME_SETTING")
-    lines.refuse([days(2), days(3)])
-    Lines(HOUR, NOON, NOON).refuse([days(0)])
+    lines = HistoryBounds(HOUR, DAY_1 + 2 * DAY, DAY_1 + DAY, "SOME_SETTING")
+    lines.reject_outside([days(2), days(3)])
+    HistoryBounds(HOUR, NOON, NOON).reject_outside([days(0)])
     with pytest.raises(UsageError) as refused:
-        lines.refuse([days(0), days(1), days(2)])
+        lines.reject_outside([days(0), days(1), days(2)])
     dropped, frozen = str(refused.value).split("; ")
     assert "partitions 2024-03-01 are past retention, which ended before 2024-03-02" in dropped
     assert "(K2_RETENTION_1H)" in dropped
@@ -62,49 +70,53 @@ def test_partitions_behind_a_line_as_a_whole_are_refused_by_name() -> None:
 
 @pytest.mark.parametrize(("count", "ending"), [(10, "2024-03-10 are"), (11, "2024-03-10 and 1 more are")])
 def test_of_many_refused_partitions_ten_are_named(count: int, ending: str) -> None:
-    lines = Lines(HOUR, DAY_1 + 100 * DAY, None)
+    lines = HistoryBounds(HOUR, DAY_1 + 100 * DAY, None)
     with pytest.raises(UsageError, match=ending):
-        lines.refuse([days(i) for i in range(count)])
+        lines.reject_outside([days(i) for i in range(count)])
 
 
 def test_lines_move_forward_only_and_are_read_as_utc(lake: Lake) -> None:
-    table = lake.trades_to_write()
-    assert line_of(table, FROZEN) is None
-    assert moved_to(table, FROZEN, NOON) == {FROZEN: NOON.isoformat()}
+    table = lake.writable_trades()
+    assert read_bound(table, FROZEN_BEFORE) is None
+    assert bound_property_update(table, FROZEN_BEFORE, NOON) == {FROZEN_BEFORE: NOON.isoformat()}
     with table.transaction() as transaction:
-        transaction.set_properties({FROZEN: "2024-03-01T12:00:00"})
-    assert line_of(table, FROZEN) == NOON
-    assert moved_to(table, FROZEN, NOON) == {}
-    assert moved_to(table, FROZEN, NOON - LENGTH) == {}
-    assert moved_to(table, FROZEN, NOON + LENGTH) == {FROZEN: (NOON + LENGTH).isoformat()}
-    assert remembered(lake.candles_to_write(HOUR), table) == {FROZEN: NOON.isoformat()}
+        transaction.set_properties({FROZEN_BEFORE: "2024-03-01T12:00:00"})
+    assert read_bound(table, FROZEN_BEFORE) == NOON
+    assert bound_property_update(table, FROZEN_BEFORE, NOON) == {}
+    assert bound_property_update(table, FROZEN_BEFORE, NOON - LENGTH) == {}
+    assert bound_property_update(table, FROZEN_BEFORE, NOON + LENGTH) == {
+        FROZEN_BEFORE: (NOON + LENGTH).isoformat()
+    }
+    assert frozen_before_update(lake.writable_candles(HOUR), table) == {FROZEN_BEFORE: NOON.isoformat()}
 
 
 def test_a_line_with_a_zone_of_its_own_keeps_it(lake: Lake) -> None:
-    table = lake.trades_to_write()
+    table = lake.writable_trades()
     with table.transaction() as transaction:
-        transaction.set_properties({FROZEN: "2024-03-01T14:00:00+02:00"})
-    assert line_of(table, FROZEN) == NOON
+        transaction.set_properties({FROZEN_BEFORE: "2024-03-01T14:00:00+02:00"})
+    assert read_bound(table, FROZEN_BEFORE) == NOON
 
 
 def test_a_line_that_is_no_moment_is_an_error_that_names_it(lake: Lake) -> None:
-    table = lake.trades_to_write()
+    table = lake.writable_trades()
     with table.transaction() as transaction:
-        transaction.set_properties({FROZEN: "soon"})
-    with pytest.raises(ContractError, match=r"k2\.frozen-before of .*gold_crypto_trades is 'soon'"):
-        line_of(table, FROZEN)
+        transaction.set_properties({FROZEN_BEFORE: "soon"})
+    with pytest.raises(TableSpecError, match=r"k2\.frozen-before of .*gold_crypto_trades is 'soon'"):
+        read_bound(table, FROZEN_BEFORE)
 
 
 @pytest.mark.parametrize(("trades", "candles"), [(NOON, None), (NOON, DAY_1), (DAY_1, NOON), (None, NOON)])
 def test_the_frozen_line_is_the_later_of_both_tables(
     lake: Lake, trades: datetime | None, candles: datetime | None
 ) -> None:
-    ours, hours = lake.trades_to_write(), lake.candles_to_write(HOUR)
+    ours, hours = lake.writable_trades(), lake.writable_candles(HOUR)
     for table, line in ((ours, trades), (hours, candles)):
         if line:
             with table.transaction() as transaction:
-                transaction.set_properties({FROZEN: line.isoformat()})
+                transaction.set_properties({FROZEN_BEFORE: line.isoformat()})
     with hours.transaction() as transaction:
-        transaction.set_properties({EXPIRED: DAY_1.isoformat()})
-    assert frozen_before(hours, ours, NOON + DAY) == NOON
-    assert Lines.of(hours, ours, HOUR) == Lines(HOUR, NOON, DAY_1, "K2_RETENTION_TRADES")
+        transaction.set_properties({EXPIRED_BEFORE: DAY_1.isoformat()})
+    assert read_frozen_before(hours, ours, NOON + DAY) == NOON
+    assert HistoryBounds.from_tables(hours, ours, HOUR) == HistoryBounds(
+        HOUR, NOON, DAY_1, "K2_RETENTION_TRADES"
+    )

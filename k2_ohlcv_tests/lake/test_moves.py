@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 from pyiceberg.manifest import DataFile, DataFileContent
 
-from k2_ohlcv.domain.window import DAY, Interval
-from k2_ohlcv.lake.files import LiveFile
-from k2_ohlcv.lake.moves import Moves
+from k2_ohlcv.domain.intervals import DAY, Interval
+from k2_ohlcv.lake.metadata.files import LiveFile
+from k2_ohlcv.lake.metadata.rewritten_files import RewrittenFiles
 
 SPAN = Interval(datetime(2024, 3, 1, tzinfo=UTC), datetime(2024, 3, 1, tzinfo=UTC) + DAY)
 
@@ -15,20 +15,20 @@ def file(path: str) -> LiveFile:
     return LiveFile(DataFile.from_args(content=DataFileContent.DATA, file_path=path), SPAN)
 
 
-def moves(before: str, after: str, *steps: tuple[str, str]) -> Moves:
+def moves(before: str, after: str, *steps: tuple[str, str]) -> RewrittenFiles:
     """Moves of one-letter files: each step says what a snapshot removed, and what it wrote of it."""
-    made = Moves(before=set(before), after=set(after))
+    made = RewrittenFiles(before=set(before), after=set(after))
     for removed, written in steps:
         made.sources |= {path: [file(p) for p in removed] for path in written}
         made.results |= {path: [file(p) for p in written] for path in removed}
     return made
 
 
-def settled(made: Moves) -> tuple[str, str]:
+def settled(made: RewrittenFiles) -> tuple[str, str]:
     """The files that went and came, as letters."""
     gone = [file(p) for p in sorted(made.before - made.after)]
     come = [file(p) for p in sorted(made.after - made.before)]
-    went, came = made.settle(gone, come)
+    went, came = made.exclude_rewrites(gone, come)
     return "".join(f.path for f in went), "".join(f.path for f in came)
 
 

@@ -11,12 +11,12 @@ from pyiceberg.transforms import DayTransform
 from pyiceberg.types import DecimalType, IcebergType, LongType, StringType, TimestampType, TimestamptzType
 from structlog.testing import capture_logs
 
-from k2_ohlcv.domain.window import to_micros
+from k2_ohlcv.domain.intervals import to_micros
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.foreign import Source
-from k2_ohlcv.lake.lines import newest_trade
+from k2_ohlcv.lake.external_trades import ExternalTradesConfig
+from k2_ohlcv.lake.history_bounds import newest_trade_time
 from k2_ohlcv.lake.newest_trade import NewestTrade, find_newest_trade
-from k2_ohlcv_tests import lakes, theirs
+from k2_ohlcv_tests.support import external_tables, lakes
 from k2_ohlcv_tests.support.trades import make_trade
 
 AT = datetime(2024, 3, 1, 12, 30, 0, 123000, tzinfo=UTC)
@@ -25,16 +25,16 @@ NEWEST = NewestTrade(AT, "E1", "S1", "1")
 
 
 def test_no_trades_have_no_newest(lake: Lake) -> None:
-    lake.trades_to_write()
+    lake.writable_trades()
     assert find_newest_trade(lake.trades()) is None
 
 
 def test_of_our_own(lake: Lake) -> None:
-    lake.trades_to_write()
+    lake.writable_trades()
     for i, at in enumerate(MOMENTS):
         lakes.add_trades(lake, [make_trade(i, at, 1, 1, market=(f"E{i}", f"S{i}"))])
     assert find_newest_trade(lake.trades()) == NEWEST
-    assert NEWEST.text == "trade 1 of E1 S1 at 2024-03-01 12:30:00 UTC"
+    assert NEWEST.as_text == "trade 1 of E1 S1 at 2024-03-01 12:30:00 UTC"
 
 
 DAILY = PartitionSpec(PartitionField(4, 1000, DayTransform(), "day"))
@@ -61,9 +61,9 @@ def foreign(
     ]
     if spec is None or isinstance(kind, LongType):
         spec = UNPARTITIONED_PARTITION_SPEC
-    made = theirs.create(lake, columns, rows, properties=properties, spec=spec)
+    made = external_tables.create_table(lake, columns, rows, properties=properties, spec=spec)
     named = (("exchange", "venue"), ("trade_id", "seq"), ("timestamp", "t"))
-    return Lake(lake.catalog, Source(made.name(), named)).trades()
+    return Lake(lake.catalog, ExternalTradesConfig(made.name(), named)).trades()
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_an_impossible_time_is_not_the_newest(lake: Lake) -> None:
     assert find_newest_trade(lake.trades()) == NewestTrade(AT, "E", "S", "2")
     theirs_too = foreign(lake, TimestamptzType(), [AT, far], spec=None)
     assert find_newest_trade(theirs_too) == NewestTrade(AT, "E0", "S0", "0")
-    assert newest_trade(theirs_too) == AT
+    assert newest_trade_time(theirs_too) == AT
 
 
 def test_only_impossible_times_have_no_newest(lake: Lake) -> None:
@@ -110,7 +110,9 @@ def test_of_a_table_whose_columns_were_renamed(lake: Lake) -> None:
     with table.update_schema() as update:
         update.rename_column("venue", "market").rename_column("t", "time").rename_column("symbol", "venue")
     named = (("exchange", "market"), ("symbol", "venue"), ("trade_id", "seq"), ("timestamp", "time"))
-    assert find_newest_trade(Lake(lake.catalog, Source(trades.name(), named)).trades()) == NEWEST
+    assert (
+        find_newest_trade(Lake(lake.catalog, ExternalTradesConfig(trades.name(), named)).trades()) == NEWEST
+    )
 
 
 def test_what_cannot_be_read_is_still_dated(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,5 +125,5 @@ def test_what_cannot_be_read_is_still_dated(lake: Lake, monkeypatch: pytest.Monk
     with capture_logs() as logs:
         found = find_newest_trade(trades)
     assert found == NewestTrade(AT)
-    assert found.text == "a trade of 2024-03-01 12:30:00 UTC, whose row cannot be read"
+    assert found.as_text == "a trade of 2024-03-01 12:30:00 UTC, whose row cannot be read"
     assert [entry["event"] for entry in logs] == ["the newest trade cannot be read"]

@@ -8,7 +8,7 @@ from k2_ohlcv.domain.errors import CommitConflictError
 from k2_ohlcv.lake import retry
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.retry import retry_conflicts
-from k2_ohlcv.lake.schemas import TRADES
+from k2_ohlcv.lake.schemas import TRADES_SPEC
 
 
 @pytest.fixture
@@ -53,8 +53,8 @@ def test_who_loses_every_race_is_told(lake: Lake, pauses: list[float]) -> None:
     def commit(_: Table) -> None:
         raise CommitFailedException("moved")
 
-    message = f"committed to {TRADES.name} during each of 12 attempts of a test; go home"
+    message = f"committed to {TRADES_SPEC.name} during each of 12 attempts of a test; go home"
     with pytest.raises(CommitConflictError, match=message):
         retry_conflicts(lake.trades, commit, attempts=12, purpose="of a test", advice="go home")
     assert len(pauses) == 11
-    assert max(pauses) <= retry._LONGEST_PAUSE
+    assert max(pauses) <= retry._MAX_PAUSE

@@ -7,7 +7,7 @@ import pytest
 from pyiceberg.manifest import DataFile, DataFileContent
 from pyiceberg.typedef import Record
 
-from k2_ohlcv.lake.row_deletes import RowDeletes
+from k2_ohlcv.lake.metadata.row_deletes import RowDeletes
 
 DATA, POSITIONS, EQUALITY = (
     DataFileContent.DATA,
@@ -58,12 +58,12 @@ def test_a_delete_bears_on_files_of_its_scope_up_to_a_sequence_number(
     delete: DataFile, data: DataFile, newest: int | None
 ) -> None:
     """The delete has sequence number 3; `newest` is the newest data file that it bears on."""
-    deletes = RowDeletes.among(TABLE, [(delete, 3)])
-    assert [n for n in range(1, 6) if deletes.bearing(data, n)] == list(range(1, (newest or 0) + 1))
+    deletes = RowDeletes.from_files(TABLE, [(delete, 3)])
+    assert [n for n in range(1, 6) if deletes.deletes_for(data, n)] == list(range(1, (newest or 0) + 1))
 
 
 def test_all_deletes_of_a_scope_are_told() -> None:
     every = [file(EQUALITY), file(POSITIONS, 5), file(POSITIONS, 5), file(POSITIONS, 5, named="a")]
     every += [file(EQUALITY), file(POSITIONS, 5, named="a")]
-    found = RowDeletes.among(TABLE, [(delete, 3) for delete in every]).bearing(file(DATA, 5), 1)
+    found = RowDeletes.from_files(TABLE, [(delete, 3) for delete in every]).deletes_for(file(DATA, 5), 1)
     assert sorted(map(id, found)) == sorted(map(id, every))

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from k2_ohlcv.domain.errors import BadFileError, UsageError
-from k2_ohlcv.sources import landing
-from k2_ohlcv.sources.landing import read
+from k2_ohlcv.sources import reader
+from k2_ohlcv.sources.reader import read_file
 
 Write = Callable[..., Path]
 T = 1723161255
@@ -28,7 +28,7 @@ CSV = "timestamp,price,quantity,trade_id\n" + "".join(f"{T + i},{i + 1}.5,1,{i}\
 
 
 def everything(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    batches = list(read(path, exchange="E", symbol="S"))
+    batches = list(read_file(path, exchange="E", symbol="S"))
     trades = [row for batch in batches for row in batch.trades.to_pylist()]
     return trades, [row for batch in batches for row in batch.rejected.to_pylist()]
 
@@ -193,11 +193,11 @@ def test_names_that_no_trade_has(land: Write) -> None:
         "trade_id is empty",
     ]
     with pytest.raises(UsageError, match=r"symbol holds control characters.*\\x1b"):
-        next(read(land("u.csv", CSV), exchange="E", symbol="\x1b[31m"))
+        next(read_file(land("u.csv", CSV), exchange="E", symbol="\x1b[31m"))
 
 
 def landing_rows(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    batches = list(read(path, exchange="E"))
+    batches = list(read_file(path, exchange="E"))
     return [r for b in batches for r in b.trades.to_pylist()], [
         r for b in batches for r in b.rejected.to_pylist()
     ]
@@ -212,14 +212,14 @@ def test_what_this_machine_lacks_is_no_failure_of_the_file(
     def fail(*_: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(landing, "sniff", fail)
+    monkeypatch.setattr(reader, "detect_kind", fail)
     with pytest.raises(OSError, match="Too many open files"):
         everything(path)
 
     def surprise(*_: object) -> None:
         raise struct.error("\x1b[31mwhat")
 
-    monkeypatch.setattr(landing, "sniff", surprise)
+    monkeypatch.setattr(reader, "detect_kind", surprise)
     with pytest.raises(BadFileError, match=r"t\.csv: cannot be read \(error: .x1b\[31mwhat\)"):
         everything(path)
 

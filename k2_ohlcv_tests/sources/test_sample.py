@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from k2_ohlcv.sources import sample
-from k2_ohlcv.sources.landing import read
+from k2_ohlcv.sources.reader import read_file
 
 
 def rows() -> list[dict[str, Any]]:
     exchange, symbol = sample.MARKET
-    batches = list(read(sample.trades_file(), exchange=exchange, symbol=symbol))
+    batches = list(read_file(sample.sample_trades_file(), exchange=exchange, symbol=symbol))
     assert sum(b.rejected.num_rows for b in batches) == 18
     return [row for b in batches for row in b.trades.to_pylist()]
 
 
 def test_it_is_small() -> None:
     """It travels in the package."""
-    assert sample.trades_file().stat().st_size < 750_000
+    assert sample.sample_trades_file().stat().st_size < 750_000
 
 
 def test_it_agrees_with_independent_daily_candles() -> None:
@@ -28,7 +28,7 @@ def test_it_agrees_with_independent_daily_candles() -> None:
     for row in rows():
         days[row["timestamp"].date()].append((row["price"], row["quantity"]))
     twelve = Context(prec=12).plus
-    for candle in sample.daily_candles():
+    for candle in sample.read_daily_candles():
         prices = [price for price, _ in days[candle.day]]
         volume = sum(quantity for _, quantity in days[candle.day])
         notional = sum(price * quantity for price, quantity in days[candle.day])
@@ -41,7 +41,7 @@ def test_it_agrees_with_independent_daily_candles() -> None:
         assert twelve(volume) == candle.volume
         assert twelve(notional) == candle.notional
         assert twelve(notional / volume) == candle.vwap
-    assert len(sample.daily_candles()) == 6
+    assert len(sample.read_daily_candles()) == 6
 
 
 def test_it_is_the_whole_of_its_source(real_data: Path) -> None:
@@ -51,4 +51,6 @@ def test_it_is_the_whole_of_its_source(real_data: Path) -> None:
         lines = gzip.decompress(path.read_bytes()).decode().splitlines()[1:]
         return [[Decimal(cell) for cell in line.split(",")] for line in lines]
 
-    assert numbers(sample.trades_file()) == numbers(real_data / "bitstamp-btcusd-2013" / "trades.csv.gz")
+    assert numbers(sample.sample_trades_file()) == numbers(
+        real_data / "bitstamp-btcusd-2013" / "trades.csv.gz"
+    )

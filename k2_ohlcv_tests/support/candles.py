@@ -6,71 +6,85 @@ from datetime import datetime
 import polars as pl
 
 from k2_ohlcv.domain.candle import Trade
-from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe, timeframe
-from k2_ohlcv.domain.window import DAY, Interval, midnight
-from k2_ohlcv.lake.commit import DROPS, Change, commit
-from k2_ohlcv.lake.files import live_files
-from k2_ohlcv.lake.lines import EXPIRED, FROZEN
-from k2_ohlcv.lake.watermark import carried
-from k2_ohlcv.reconcile import refresh
-from k2_ohlcv.report import Report
-from k2_ohlcv_tests import histories, lakes
-from k2_ohlcv_tests.support.bench import Bench
-from k2_ohlcv_tests.support.trades import AT, week
+from k2_ohlcv.domain.intervals import DAY, Interval, day_start
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe, find_timeframe
+from k2_ohlcv.lake.commit import RETENTION_SUMMARY_KEY, TableCommit, commit_change
+from k2_ohlcv.lake.history_bounds import EXPIRED_BEFORE, FROZEN_BEFORE
+from k2_ohlcv.lake.metadata.files import live_files
+from k2_ohlcv.lake.watermark import carry_over_summary
+from k2_ohlcv.operations.reconcile import refresh
+from k2_ohlcv.operations.reports import ReconcileReport
+from k2_ohlcv_tests.support import lakes, table_history
+from k2_ohlcv_tests.support.engine_lake import EngineLake
+from k2_ohlcv_tests.support.trades import AT, week_of_trades
 
-MINUTE, HOUR, DAILY = (timeframe(name) for name in ("1m", "1h", "1d"))
+MINUTE, HOUR, DAILY = (find_timeframe(name) for name in ("1m", "1h", "1d"))
 #: The first of the week's days is behind it.
-WEEK_LINE = midnight((AT + DAY).date())
+WEEK_LINE = day_start((AT + DAY).date())
 
 
-def day(moment: datetime) -> Interval:
+def day_interval(moment: datetime) -> Interval:
     return Grain.DAY.partition(moment)
 
 
-def refresh_all(bench: Bench) -> list[Report]:
-    return [refresh(bench.lake, bench.engine, each) for each in TIMEFRAMES]
+def refresh_all(each_engine: EngineLake) -> list[ReconcileReport]:
+    return [refresh(each_engine.lake, each_engine.engine, each) for each in TIMEFRAMES]
 
 
-def start_week(bench: Bench) -> list[Trade]:
+def start_week(each_engine: EngineLake) -> list[Trade]:
     """A lake with a week of trades, one append a day, all tables up to date."""
-    some = week()
+    some = week_of_trades()
     for first in range(0, len(some), 48):
-        lakes.add_trades(bench.lake, some[first : first + 48])
-    refresh_all(bench)
+        lakes.add_trades(each_engine.lake, some[first : first + 48])
+    refresh_all(each_engine)
     return some
 
 
-def drop_trades(bench: Bench) -> None:
+def drop_trades(each_engine: EngineLake) -> None:
     """Drop the first day of trades, as retention does."""
-    table = bench.lake.trades()
-    files = live_files(table, histories.current(table))
+    table = each_engine.lake.trades()
+    files = live_files(table, table_history.current_snapshot_id(table))
     gone = tuple(f.file for f in files if f.span.end <= WEEK_LINE)
     assert gone
     stamp = WEEK_LINE.isoformat()
-    commit(table, Change(removed=gone, properties={FROZEN: stamp}, summary={DROPS: stamp}))
+    commit_change(
+        table,
+        TableCommit(
+            removed_files=gone, properties={FROZEN_BEFORE: stamp}, summary={RETENTION_SUMMARY_KEY: stamp}
+        ),
+    )
 
 
-def drop_candles(bench: Bench, each: Timeframe) -> None:
-    table = bench.lake.candles(each)
-    files = live_files(table, histories.current(table))
+def drop_candles(each_engine: EngineLake, each: Timeframe) -> None:
+    table = each_engine.lake.candles(each)
+    files = live_files(table, table_history.current_snapshot_id(table))
     gone = tuple(f.file for f in files if f.span.end <= WEEK_LINE)
-    commit(table, Change(removed=gone, properties={EXPIRED: WEEK_LINE.isoformat()}, summary=carried(table)))
+    commit_change(
+        table,
+        TableCommit(
+            removed_files=gone,
+            properties={EXPIRED_BEFORE: WEEK_LINE.isoformat()},
+            summary=carry_over_summary(table),
+        ),
+    )
 
 
-def daily_trades(bench: Bench) -> list[Trade]:
+def daily_trades(each_engine: EngineLake) -> list[Trade]:
     """A week, appended so that each file lies in one day."""
-    some = start_week(bench)
-    table = bench.lake.trades()
-    table.overwrite(lakes.trades_table(table, some))
-    refresh_all(bench)
+    some = start_week(each_engine)
+    table = each_engine.lake.trades()
+    table.overwrite(lakes.to_trades_rows(table, some))
+    refresh_all(each_engine)
     return some
 
 
-def damage(bench: Bench, change: Callable[[pl.DataFrame], pl.DataFrame], each: Timeframe = MINUTE) -> None:
+def damage(
+    each_engine: EngineLake, change: Callable[[pl.DataFrame], pl.DataFrame], each: Timeframe = MINUTE
+) -> None:
     """Rewrite the first day's (or month's) file, straight through PyIceberg."""
-    table = bench.lake.candles(each)
+    table = each_engine.lake.candles(each)
     first = min(table.scan().plan_files(), key=lambda t: t.file.file_path)
-    histories.rewrite(table, [first], change)
+    table_history.rewrite_files(table, [first], change)
 
 
 def first_rows(count: int, **values: pl.Expr) -> Callable[[pl.DataFrame], pl.DataFrame]:

@@ -26,16 +26,16 @@ def interrupt_windows(
     monkeypatch: pytest.MonkeyPatch, what: Callable[[], object], times: int = 1
 ) -> list[int]:
     """Let something happen while windows are being computed; counts the computations."""
-    real, calls = rollup.windows, [0]
+    real, calls = rollup.compute_windows, [0]
 
     def windows(*args: object, **options: object) -> object:
         calls[0] += 1
         computed = real(*args, **options)  # type: ignore[arg-type]
         if calls[0] <= times:
-            monkeypatch.setattr(rollup, "windows", real)
+            monkeypatch.setattr(rollup, "compute_windows", real)
             what()
-            monkeypatch.setattr(rollup, "windows", windows)
+            monkeypatch.setattr(rollup, "compute_windows", windows)
         return computed
 
-    monkeypatch.setattr(rollup, "windows", windows)
+    monkeypatch.setattr(rollup, "compute_windows", windows)
     return calls

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import dagster as dg
 
-from k2_ohlcv.definitions import build
-from k2_ohlcv.defs import ingest_files
+from k2_ohlcv.definitions import build_definitions
+from k2_ohlcv.defs import ingest_job
 from k2_ohlcv.settings import Settings
-from k2_ohlcv_tests import lakes
+from k2_ohlcv_tests.support import lakes
 
 HEADER = "timestamp,price,quantity,trade_id"
 
@@ -21,7 +21,7 @@ class Landing:
         self.folder.mkdir(parents=True)
         self.instance = instance
         self.cursor: str | None = None
-        self.graph = build(Settings.read())
+        self.graph = build_definitions(Settings.from_environ())
         self.clock = 1_000_000_000
 
     def put(self, name: str, *lines: str) -> None:
@@ -47,17 +47,17 @@ class Landing:
     def run(self, asked: dg.RunRequest | str) -> dg.ExecuteInProcessResult:
         """Carry out a request."""
         assert isinstance(asked, dg.RunRequest), asked
-        job = self.graph.resolve_job_def(ingest_files.INGEST_FILES)
+        job = self.graph.resolve_job_def(ingest_job.INGEST_FILES_JOB)
         return job.execute_in_process(
             asked.run_config, instance=self.instance, tags=asked.tags, raise_on_error=False
         )
 
 
-def files(asked: dg.RunRequest | str) -> list[str]:
+def requested_files(asked: dg.RunRequest | str) -> list[str]:
     assert isinstance(asked, dg.RunRequest), asked
-    return list(asked.run_config["ops"][ingest_files.OP]["config"]["files"])
+    return list(asked.run_config["ops"][ingest_job.INGEST_OP]["config"]["files"])
 
 
-def stored(landing: Landing) -> list[str]:
+def read_trades(landing: Landing) -> list[str]:
     table = lakes.open_lake(landing.folder.parents[2]).trades()
     return sorted(table.scan().to_arrow()["trade_id"].to_pylist())

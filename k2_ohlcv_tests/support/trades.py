@@ -29,7 +29,7 @@ def make_trade(
     return Trade(*market, str(number), at, Decimal(price), Decimal(quantity))
 
 
-def week() -> list[Trade]:
+def week_of_trades() -> list[Trade]:
     """Three days across a month's end, two trades an hour."""
     moments = [AT + timedelta(minutes=30 * i) for i in range(48 * 3)]
     return [make_trade(i, at, 100 + i % 7, f"0.{i % 9 + 1}") for i, at in enumerate(moments)]

@@ -19,10 +19,10 @@ import pytest
 from k2_ohlcv.domain.candle import Trade, aggregate
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.inventory import trades_status
-from k2_ohlcv.lake.staleness import Staleness
+from k2_ohlcv.lake.metadata.lag import TableLag
+from k2_ohlcv.lake.metadata.table_stats import trades_status
 from k2_ohlcv.sources import sample
-from k2_ohlcv_tests import lakes
+from k2_ohlcv_tests.support import lakes
 
 # Dagster 1.13 reads a pydantic attribute that pydantic 2.14 calls deprecated.
 pytestmark = [
@@ -44,7 +44,7 @@ PATIENCE = 300.0
 
 
 def rows() -> list[list[str]]:
-    with gzip.open(sample.trades_file(), "rt") as file:
+    with gzip.open(sample.sample_trades_file(), "rt") as file:
         return list(csv.reader(file))
 
 
@@ -86,7 +86,7 @@ def dagster(home: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
         **HASTE,
     }
     with log.open("wb") as said:
-        command = [sys.executable, "-m", "k2_ohlcv.commands.dev", "--port", str(port)]
+        command = [sys.executable, "-m", "k2_ohlcv.cli.dev", "--port", str(port)]
         process = subprocess.Popen(command, env=environment, stdout=said, stderr=said)
         try:
             yield process
@@ -99,7 +99,7 @@ def is_current(lake: Lake, expected: int) -> bool:
     """Whether all that landed is in trades, and every table has reached it."""
     if trades_status(lake).rows < expected:
         return False
-    return not any(Staleness.of(lake, one).is_behind for one in TIMEFRAMES)
+    return not any(TableLag.measure(lake, one).is_stale for one in TIMEFRAMES)
 
 
 def trades(lake: Lake) -> list[Trade]:
@@ -155,5 +155,5 @@ def test_tables_follow_what_lands(tmp_path: Path) -> None:
     assert sorted((t.timestamp, t.price, t.quantity) for t in stored) == wanted, "every trade, once"
     for one in TIMEFRAMES:
         candles = aggregate(stored, one)
-        assert lakes.stored(lake, one) == candles, one.name
+        assert lakes.read_candles(lake, one) == candles, one.name
         assert told[one.name] == len(candles), "the graph says what is there"

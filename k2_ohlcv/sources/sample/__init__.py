@@ -29,12 +29,12 @@ class DailyCandle:
     vwap: Decimal
 
 
-def trades_file() -> Path:
+def sample_trades_file() -> Path:
     """The file of trades, a plain table for `ingest`."""
     return _FOLDER / "bitstamp-btcusd-2013.csv.gz"
 
 
-def daily_candles() -> list[DailyCandle]:
+def read_daily_candles() -> list[DailyCandle]:
     """The independent daily candles of the six full days, in order."""
     with (_FOLDER / "candles-1d.csv").open(newline="") as file:
         rows = list(csv.reader(file))[1:]

@@ -14,7 +14,7 @@ import structlog
 import typer
 
 from k2_ohlcv.engine.session import open_engine
-from k2_ohlcv_tests import lakes
+from k2_ohlcv_tests.support import lakes
 from k2_ohlcv_tests.system.simulator.life import LifeError, play
 from k2_ohlcv_tests.system.simulator.world import WrongError
 
@@ -52,7 +52,7 @@ def _played(seeds: range, steps: int) -> int:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     warnings.simplefilter("ignore")  # PyIceberg's, at deletes that match nothing
     wrong = 0
-    with TemporaryDirectory() as home, open_engine(lakes.settings(Path(home))) as engine:
+    with TemporaryDirectory() as home, open_engine(lakes.lake_settings(Path(home))) as engine:
         for seed in seeds:
             started = time.monotonic()
             try:

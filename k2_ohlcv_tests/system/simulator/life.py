@@ -9,10 +9,10 @@ from random import Random
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
+from k2_ohlcv.domain.intervals import DAY
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
-from k2_ohlcv.domain.window import DAY
 from k2_ohlcv.engine.session import Engine
-from k2_ohlcv_tests.system.simulator import others, ours
+from k2_ohlcv_tests.system.simulator import commands, external_writers
 from k2_ohlcv_tests.system.simulator.faults import ALLOWED, EFFECTS, Fault, Hooks, Killed
 from k2_ohlcv_tests.system.simulator.world import World
 
@@ -25,32 +25,32 @@ def tomorrow(world: World) -> None:
 Step = Callable[[World], None]
 #: Commands of ours, which faults strike and others interrupt, by how often they come.
 OURS: dict[str, tuple[Step, int]] = {
-    "ingest": (ours.ingest, 20),
-    "refresh": (ours.refresh, 25),
-    "rebuild": (ours.rebuild, 4),
-    "rebuild some": (ours.rebuild_some, 4),
-    "retention": (ours.retention, 4),
+    "ingest": (commands.ingest, 20),
+    "refresh": (commands.refresh, 25),
+    "rebuild": (commands.rebuild, 4),
+    "rebuild some": (commands.rebuild_some, 4),
+    "retention": (commands.retention, 4),
 }
 #: What others do, and the clock.
 OTHERS: dict[str, tuple[Step, int]] = {
-    "append": (others.append, 8),
-    "overwrite": (others.overwrite, 5),
-    "delete": (others.delete, 4),
-    "spoil": (others.spoil, 2),
-    "remove unfit": (ours.remove_unfit, 4),
-    "delete rows": (others.delete_rows, 3),
-    "compact": (others.compact, 4),
-    "roll back": (others.roll_back, 3),
-    "expire": (others.expire, 4),
+    "append": (external_writers.append, 8),
+    "overwrite": (external_writers.overwrite, 5),
+    "delete": (external_writers.delete, 4),
+    "spoil": (external_writers.spoil, 2),
+    "remove unfit": (commands.remove_unfit, 4),
+    "delete rows": (external_writers.delete_rows, 3),
+    "compact": (external_writers.compact, 4),
+    "roll back": (external_writers.roll_back, 3),
+    "expire": (external_writers.expire, 4),
     "tomorrow": (tomorrow, 2),
-    "add back": (others.add_back, 2),
-    "rename": (others.rename, 2),
-    "recreate": (others.recreate, 1),
-    "roll back candles": (others.roll_back_candles, 3),
-    "change candles": (others.change_candles, 4),
+    "add back": (external_writers.add_back, 2),
+    "rename": (external_writers.rename, 2),
+    "recreate": (external_writers.recreate, 1),
+    "roll back candles": (external_writers.roll_back_candles, 3),
+    "change candles": (external_writers.change_candles, 4),
 }
 #: The bound of a refresh's commits where they are small: each is a partition then.
-SMALL_COMMITS = "k2_ohlcv.plan._CHUNK_PARTITIONS"
+SMALL_COMMITS = "k2_ohlcv.operations.plan.MAX_CHUNK_PARTITIONS"
 #: Of so many commands of ours, one meets a fault.
 FAULTS = 3
 
@@ -132,9 +132,9 @@ class Life:
     def _end(self) -> None:
         self.told.append("end: refresh everything")
         self.world.hooks.armed = None
-        ours.remove_unfit(self.world)
+        commands.remove_unfit(self.world)
         for timeframe in TIMEFRAMES:
-            ours.refresh_one(self.world, timeframe)
+            commands.refresh_one(self.world, timeframe)
             self.world.check_equal(timeframe)
 
 

@@ -14,15 +14,15 @@ from pyiceberg.exceptions import NoSuchTableError
 from pyiceberg.table import Table
 
 from k2_ohlcv.domain.candle import Candle, Trade
+from k2_ohlcv.domain.intervals import DAY
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
-from k2_ohlcv.domain.window import DAY
 from k2_ohlcv.engine.session import Engine
-from k2_ohlcv.lake import files
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.lines import EXPIRED, FROZEN, line_of
-from k2_ohlcv.lake.schemas import CANDLES, TRADES
-from k2_ohlcv.reconcile import preview_refresh
-from k2_ohlcv_tests import lakes
+from k2_ohlcv.lake.history_bounds import EXPIRED_BEFORE, FROZEN_BEFORE, read_bound
+from k2_ohlcv.lake.metadata import files
+from k2_ohlcv.lake.schemas import CANDLE_SPECS, TRADES_SPEC
+from k2_ohlcv.operations.reconcile import preview_refresh
+from k2_ohlcv_tests.support import lakes
 from k2_ohlcv_tests.support.trades import make_trade
 from k2_ohlcv_tests.system.simulator.faults import Hooks
 from k2_ohlcv_tests.system.simulator.model import Model, by_key, differences
@@ -77,18 +77,18 @@ class World:
     def reopen(self) -> None:
         """A new process: nothing is left of what the last one knew."""
         self.lake = lakes.open_lake(self.home)
-        for reader in (files._listed, files._numbered, files._spans):
+        for reader in (files._list_manifests, files._files_with_sequence, files._manifest_spans):
             reader.cache_clear()
 
     # What there is.
 
     def table(self) -> Table | None:
         """The trades table as the catalog has it; None where it is not there."""
-        return self._table(TRADES.identifier)
+        return self._table(TRADES_SPEC.identifier)
 
     def candles(self, timeframe: Timeframe) -> Table | None:
         """A candle table as the catalog has it; None where it is not there."""
-        return self._table(CANDLES[timeframe.name].identifier)
+        return self._table(CANDLE_SPECS[timeframe.name].identifier)
 
     def _table(self, identifier: tuple[str, str]) -> Table | None:
         try:
@@ -134,12 +134,12 @@ class World:
     def check_lines(self) -> None:
         """Take over lines that retention moved; what they froze must have been right, or nothing is."""
         table, before = self.table(), {t: self.model.wanted(t) for t in TIMEFRAMES}
-        frozen = line_of(table, FROZEN) if table is not None else None
+        frozen = read_bound(table, FROZEN_BEFORE) if table is not None else None
         if frozen and (self.model.frozen is None or frozen > self.model.frozen):
             self.model.frozen = frozen
         for timeframe in TIMEFRAMES:
             candles = self.candles(timeframe)
-            expired = line_of(candles, EXPIRED) if candles is not None else None
+            expired = read_bound(candles, EXPIRED_BEFORE) if candles is not None else None
             if expired:
                 self.model.expired[timeframe.name] = expired
             start = self.model.start(timeframe)
@@ -190,5 +190,7 @@ class World:
 
     def some(self, trades: Iterable[Trade], most: int) -> list[Trade]:
         """Some of the trades, chosen alike in every replay."""
-        ordered = sorted(set(trades), key=lambda t: (t.timestamp, t.order, t.exchange, t.price, t.quantity))
+        ordered = sorted(
+            set(trades), key=lambda t: (t.timestamp, t.sort_key, t.exchange, t.price, t.quantity)
+        )
         return self.rng.sample(ordered, min(len(ordered), most))

@@ -1,0 +1,13 @@
+"""The assets: the trades table, and one candle table a timeframe. Their factories are beside this."""
+
+import dagster as dg
+
+from k2_ohlcv.defs.assets.candles import candles_asset
+from k2_ohlcv.defs.assets.trades import trades_asset
+from k2_ohlcv.domain.timeframe import TIMEFRAMES
+from k2_ohlcv.settings import Settings
+
+
+def build_assets(settings: Settings) -> list[dg.AssetsDefinition]:
+    """Every table of the graph. The settings say where partitions begin, and how fresh tables are."""
+    return [trades_asset(settings), *(candles_asset(one, settings) for one in TIMEFRAMES)]

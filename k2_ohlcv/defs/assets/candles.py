@@ -1,0 +1,228 @@
+"""The candle assets: one factory. What they do is `reconcile`.
+
+That is imported when a step runs: the graph loads without it in half the time.
+"""
+
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import Field
+
+from k2_ohlcv import logs
+from k2_ohlcv.defs import checks, run_tags
+from k2_ohlcv.defs.assets.common import log_summary, table_asset
+from k2_ohlcv.defs.failures import convert_errors
+from k2_ohlcv.defs.freshness import freshness_policy
+from k2_ohlcv.defs.partitions import first_day, partition_mapping, partitions_definition, selected_partitions
+from k2_ohlcv.defs.resources import LakeResource, SparkResource
+from k2_ohlcv.domain.errors import UsageError
+from k2_ohlcv.domain.intervals import Interval, day_start
+from k2_ohlcv.domain.timeframe import Timeframe, parse_day
+from k2_ohlcv.domain.window_counts import WindowCounts
+from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.lake.history_bounds import HistoryBounds
+from k2_ohlcv.lake.metadata.table_stats import count_rows_per_partition
+from k2_ohlcv.lake.schemas import CANDLE_SPECS, TRADES_TABLE
+from k2_ohlcv.operations.reports import RefusedWindowsError
+from k2_ohlcv.settings import Settings
+
+if TYPE_CHECKING:
+    from k2_ohlcv.operations.reports import PartitionReport, ReconcileReport
+
+
+class Mode(Enum):
+    """Which windows a run makes equal to the trades. The launchpad takes the members' names."""
+
+    rebuild = "rebuild"
+    refresh = "refresh"
+
+
+class CandlesConfig(dg.Config):
+    """What the launchpad offers."""
+
+    mode: Mode = Field(
+        default=Mode.rebuild,
+        description="rebuild: the whole of the chosen partitions. refresh: what changed in the trades since "
+        "the table's watermark, in whatever partitions that is.",
+    )
+    extra_days: list[str] = Field(
+        default=[],
+        description="rebuild: days besides the chosen partitions, each as FIRST/END, such as "
+        "2013-11-25/2013-12-01, the end not included.",
+    )
+    skip_expired: bool = Field(
+        default=False,
+        description="rebuild: leave partitions behind the lines of retention out, instead of refusing them.",
+    )
+
+
+def candles_asset(timeframe: Timeframe, settings: Settings) -> dg.AssetsDefinition:
+    """The candle table of a timeframe."""
+    there = partitions_definition(timeframe.grain, first_day(timeframe, settings))
+
+    @table_asset(
+        CANDLE_SPECS[timeframe.name],
+        kinds={"iceberg", "pyspark"},
+        tags={"k2/timeframe": timeframe.name},
+        deps=[dg.AssetDep(TRADES_TABLE, partition_mapping=partition_mapping(timeframe))],
+        partitions_def=there,
+        freshness_policy=freshness_policy(timeframe, settings.refresh_seconds),
+        description=f"Candles of {timeframe.name}, made equal to the trades of the chosen "
+        f"{timeframe.grain.value}s in one commit.",
+    )
+    def candles(
+        context: dg.AssetExecutionContext, config: CandlesConfig, lake: LakeResource, spark: SparkResource
+    ) -> dg.MaterializeResult[Any]:
+        with convert_errors(context), checks.record_refused_checks(context, timeframe):
+            logs.set_run_snapshot(context.run.run_id, lake.lake.trades().metadata.current_snapshot_id)
+            try:
+                report = _reconcile(context, config, lake.lake, spark, timeframe)
+            except RefusedWindowsError as refused:
+                context.log.error(str(refused))
+                context.instance.add_run_tags(context.run.run_id, {run_tags.REFUSED_TAG: "true"})
+                report = refused.report
+                if not checks.has_checks(context, timeframe, refused.checks):
+                    # Nothing else of this run would fail.
+                    _log_summary(context, config.mode, report)
+                    _materialize_changed(context, lake.lake, report, there, config.mode)
+                    raise
+            spark.run_state(context).reconciled[timeframe.name] = report.reconciled_windows
+        _log_summary(context, config.mode, report)
+        whole = _run_numbers(config.mode, report)
+        _add_partition_metadata(context, lake.lake, report, there, whole, besides=config.mode is Mode.rebuild)
+        return dg.MaterializeResult(metadata=whole)
+
+    return candles
+
+
+def _log_summary(context: dg.AssetExecutionContext, mode: Mode, report: "ReconcileReport") -> None:
+    """One line of what the run did."""
+    counts = {
+        **report.counts.as_metadata(),
+        "trades_read": report.trades_read,
+        "windows_refused": len(report.refused),
+    }
+    event = "candles refreshed" if mode is Mode.refresh else "candles rebuilt"
+    log_summary(context, event, counts, report.trades_snapshot, report.seconds)
+
+
+def _materialize_changed(
+    context: dg.AssetExecutionContext,
+    lake: Lake,
+    report: "ReconcileReport",
+    there: dg.PartitionsDefinition[Any],
+    mode: Mode,
+) -> None:
+    """A materialization for each partition that changed, in a run that fails for windows it refused."""
+    timeframe, whole = report.timeframe, _run_numbers(mode, report)
+    rows = count_rows_per_partition(lake.candles(timeframe))
+    for part in report.partitions:
+        key = timeframe.grain.key(part.partition)
+        if there.has_partition_key(key) and part.counts.written:
+            metadata = {**whole, **_partition_numbers(part, rows.get(key, 0))}
+            context.log_event(dg.AssetMaterialization(timeframe.table, partition=key, metadata=metadata))
+
+
+def parse_days(also: Sequence[str]) -> list[Interval]:
+    """The days of `CandlesConfig.extra_days`.
+
+    Raises:
+        UsageError: one is not written as FIRST/END.
+    """
+    found = []
+    for text in also:
+        first, _, end = text.partition("/")
+        start, stop = day_start(parse_day(first)), day_start(parse_day(end))
+        if start >= stop:
+            raise UsageError(f"{text!r} ends before it begins: write FIRST/END, the end not included")
+        found.append(Interval(start, stop))
+    return found
+
+
+def _reconcile(
+    context: dg.AssetExecutionContext,
+    config: CandlesConfig,
+    lake: Lake,
+    spark: SparkResource,
+    timeframe: Timeframe,
+) -> "ReconcileReport":
+    from k2_ohlcv.operations.reconcile import rebuild, refresh
+
+    engine, cache = spark.engine, spark.run_state(context).windows
+
+    if config.mode is Mode.refresh:
+        logs.report_progress(f"{timeframe.table}: looking for what changed")
+        return refresh(lake, engine, timeframe, cache=cache, progress=logs.report_progress)
+    chosen = [
+        *selected_partitions(timeframe.grain, context.partition_time_window),
+        *parse_days(config.extra_days),
+    ]
+    if config.skip_expired:
+        lines = HistoryBounds.from_tables(lake.candles(timeframe), lake.trades(), timeframe)
+        chosen = [p for p in timeframe.grain.partitions(chosen) if lines.clip([p])]
+    logs.report_progress(f"{timeframe.table}: {len(chosen)} {timeframe.grain.value}s")
+    report = rebuild(lake, engine, timeframe, chosen, cache=cache, progress=logs.report_progress)
+    if not report.partitions:
+        context.log.info("No trades in the chosen partitions: nothing to compute.")
+    return report
+
+
+def _run_numbers(mode: Mode, report: "ReconcileReport") -> dict[str, Any]:
+    """The numbers of the whole run. Snapshot ids are text: they are too long for a JavaScript number."""
+    numbers: dict[str, Any] = {
+        "mode": mode.value,
+        "seconds": round(report.seconds, 3),
+        "trades_read": report.trades_read,
+        "trades_snapshot": str(report.trades_snapshot),
+        "watermark_moved": report.watermark_moved,
+        "committed": report.committed,
+        "windows_refused": len(report.refused),
+    }
+    if mode is Mode.refresh:
+        numbers["refresh"] = dg.MetadataValue.json(_with_text_ids(report.as_json()))
+    return numbers
+
+
+def _with_text_ids(numbers: Mapping[str, object]) -> dict[str, object]:
+    return {
+        name: str(value) if name in {"from", "to"} and value else value for name, value in numbers.items()
+    }
+
+
+def _add_partition_metadata(
+    context: dg.AssetExecutionContext,
+    lake: Lake,
+    report: "ReconcileReport",
+    there: dg.PartitionsDefinition[Any],
+    whole: Mapping[str, Any],
+    *,
+    besides: bool,
+) -> None:
+    """Each partition's own numbers: the result's metadata is copied to every partition of a range.
+
+    Partitions that the run does not name get a materialization of their own: those that changed, or with
+    `besides` all that were looked at.
+    """
+    timeframe = report.timeframe
+    rows = count_rows_per_partition(lake.candles(timeframe))
+    done = {timeframe.grain.key(part.partition): part for part in report.partitions}
+    chosen = context.partition_keys
+    for key in chosen:
+        context.add_asset_metadata(_partition_numbers(done.get(key), rows.get(key, 0)), partition_key=key)
+    for key in done.keys() - set(chosen):
+        part = done[key]
+        if there.has_partition_key(key) and (besides or part.counts.written):
+            context.log_event(
+                dg.AssetMaterialization(
+                    timeframe.table,
+                    partition=key,
+                    metadata={**whole, **_partition_numbers(part, rows.get(key, 0))},
+                )
+            )
+
+
+def _partition_numbers(part: "PartitionReport | None", rows: int) -> dict[str, int]:
+    counts = part.counts if part else WindowCounts()
+    return {**counts.as_metadata(), "trades": part.trades if part else 0, "dagster/partition_row_count": rows}

@@ -1,0 +1,154 @@
+"""What runs by the clock: retention every day, and an audit of what is stored every night.
+
+Both are jobs that people can launch too. What they do is `retention` and `validate`.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from k2_ohlcv import logs
+from k2_ohlcv.defs import checks, retention_checks
+from k2_ohlcv.defs.failures import convert_errors
+from k2_ohlcv.defs.resources import LakeResource, SparkResource
+from k2_ohlcv.domain.intervals import DAY, EPOCH, Interval, coalesce, day_start
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe, parse_day
+from k2_ohlcv.engine.totals import TotalsCache
+from k2_ohlcv.frames.checks import CHECKS
+from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.lake.metadata.table_stats import count_rows_per_partition, find_data_blocks
+
+RETENTION_JOB, AUDIT_JOB = "retention", "audit"
+
+#: The audit looks at the newest days every night, and at every day once in so many nights.
+_NEWEST_DAYS, _NIGHTS = 7 * DAY, 30
+#: Trades that one night's share of old days may hold: some minutes of scanning.
+_AUDIT_ROWS = 200_000_000
+
+
+class RetentionConfig(dg.Config):
+    """What the launchpad offers."""
+
+    apply: bool | None = Field(
+        default=None,
+        description="As `k2-ohlcv retention --apply`. true: drop all that is past its time, knowingly. "
+        "false: only say what would go. Unset, as the schedule runs it: drop, but nothing of a table that "
+        "would lose more than 7 days (1d: one month) at once where the newest trade moved further than the "
+        "wall clock.",
+    )
+    as_of: str = Field(default="", description="The day to measure ages from, as YYYY-MM-DD; empty is now.")
+
+
+def build_scheduled_jobs() -> tuple[list[dg.JobDefinition], list[dg.ScheduleDefinition]]:
+    """The jobs and their schedules, on by default. Times are UTC, when markets are quietest."""
+    jobs = {RETENTION_JOB: _retention_job(), AUDIT_JOB: _audit_job()}
+    times = {RETENTION_JOB: "40 2 * * *", AUDIT_JOB: "10 3 * * *"}
+    schedules = [
+        dg.ScheduleDefinition(
+            name=f"{name}_daily",
+            job=job,
+            cron_schedule=times[name],
+            execution_timezone="UTC",
+            default_status=dg.DefaultScheduleStatus.RUNNING,
+        )
+        for name, job in jobs.items()
+    ]
+    return list(jobs.values()), schedules
+
+
+def _retention_job() -> dg.JobDefinition:
+    @dg.op(name="apply_retention", description="Drop what is past its time, in all tables.")
+    def apply_retention(context: dg.OpExecutionContext, config: RetentionConfig, lake: LakeResource) -> None:
+        from k2_ohlcv.operations.retention import retention
+
+        with convert_errors(context):
+            report = retention(
+                lake.lake,
+                lake.settings.retention,
+                apply=config.apply is not False,
+                limited=config.apply is None,
+                as_of=day_start(parse_day(config.as_of)) if config.as_of else None,
+                timeframes=TIMEFRAMES,
+                progress=logs.report_progress,
+            )
+        context.add_output_metadata({"report": dg.MetadataValue.json(report.as_json())})
+        for one in report.tables:
+            counts = {"partitions": len(one.partitions), "rows": one.rows, "files_removed": one.files_removed}
+            said = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items())
+            fields = {"event": "retention", "table": one.table, "counts": counts}
+            context.log.info(f"{one.table}: {said}", extra={logs.FIELDS: fields})
+        if report.applied:
+            held = retention_checks.record_checks(context.instance, report)
+            for reason in held if config.apply is None else ():
+                context.log.warning(f"Nothing of it was dropped: {reason}.")
+
+    @dg.job(name=RETENTION_JOB, description="Drop partitions past retention, and files that nothing needs.")
+    def retention_job() -> None:
+        apply_retention()
+
+    return retention_job
+
+
+def _audit_job() -> dg.JobDefinition:
+    @dg.op(name="run_audit", description="Validate the newest days, and tonight's share of all others.")
+    def run_audit(context: dg.OpExecutionContext, lake: LakeResource, spark: SparkResource) -> None:
+        from k2_ohlcv.operations.validate import validate
+
+        cache, failed = TotalsCache(TIMEFRAMES), []
+        for timeframe in TIMEFRAMES:
+            days = [
+                *audit_scope(lake.lake, timeframe, datetime.now(UTC)),
+                *checks.failed_partitions(context.instance, timeframe),
+            ]
+            findings = validate(
+                lake.lake, spark.engine, timeframe, days, cache=cache, progress=logs.report_progress
+            )
+            for check, finding in zip(CHECKS, findings, strict=True):
+                context.instance.report_runless_asset_event(
+                    checks.build_evaluation(check, timeframe, finding)
+                )
+                if check.is_blocking and not finding.is_ok:
+                    failed.append(f"{check.name} of {timeframe.table}: {', '.join(finding.partitions)}")
+            context.log.info(
+                f"{timeframe.table}: {sum(f.is_ok for f in findings)} of {len(findings)} checks hold"
+            )
+        if failed:
+            raise dg.Failure(f"What is stored is wrong: {'; '.join(failed)}", allow_retries=False)
+
+    @dg.job(
+        name=AUDIT_JOB, description="Hold what is stored to every check: the last week, and all in a month."
+    )
+    def audit_job() -> None:
+        run_audit()
+
+    return audit_job
+
+
+def audit_scope(lake: Lake, timeframe: Timeframe, now: datetime, budget: int = _AUDIT_ROWS) -> list[Interval]:
+    """What the audit of a night examines: the newest days, and a share of the others.
+
+    Every partition has its turn once in `_NIGHTS` nights. Of those whose turn it is, the newest come first,
+    until they hold `budget` trades; at least one is examined.
+    """
+    spans = find_data_blocks(lake, [timeframe])
+    if not spans:
+        return []
+    newest = Interval(max(spans[0].start, spans[-1].end - _NEWEST_DAYS), spans[-1].end)
+    night = (now - EPOCH) // DAY % _NIGHTS
+    grain = timeframe.grain
+    turn = [p for p in grain.partitions(spans) if grain.ordinal(p.start) % _NIGHTS == night]
+    rows = count_rows_per_partition(lake.trades(), grain)
+    return coalesce([newest, *_within_budget(turn[::-1], rows, budget, grain.key)])
+
+
+def _within_budget(turn: Sequence[Interval], rows: Any, budget: int, key: Any) -> list[Interval]:
+    chosen: list[Interval] = []
+    for partition in turn:
+        budget -= rows.get(key(partition), 0)
+        if budget < 0 and chosen:
+            break
+        chosen.append(partition)
+    return chosen

@@ -1,0 +1,101 @@
+"""The candle schema and its row invariants, as one pandera model: the gate before a commit.
+
+The same invariants are what the asset checks hold stored tables to.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from k2_ohlcv.domain.candle import KEY_COLUMNS
+from k2_ohlcv.domain.errors import InvariantError
+from k2_ohlcv.domain.timeframe import Timeframe
+from k2_ohlcv.frames.candles import CANDLE_TYPES, REFUSED_TYPES, format_rows
+
+if TYPE_CHECKING:
+    from pandera.polars import DataFrameSchema, PolarsData
+
+
+#: What pandera calls a check of its own that is one of ours.
+_CHECK_BY_RULE = {"multiple_fields_uniqueness": "unique_windows", "not_nullable": "positive_metrics"}
+
+
+def row_invariants(timeframe: Timeframe) -> Mapping[str, pl.Expr]:
+    """What every candle row keeps, by the name of its check: true where it holds, and never null."""
+    opened, high, low, closed, vwap = (
+        pl.col(name) for name in ("open_price", "high_price", "low_price", "close_price", "vwap")
+    )
+    start, end = pl.col("window_start"), pl.col("window_end")
+    rules = {
+        "price_relationships": (high >= opened)
+        & (high >= closed)
+        & (high >= low)
+        & (low <= opened)
+        & (low <= closed)
+        & (low > 0),
+        "vwap_bounds": (low <= vwap) & (vwap <= high),
+        "positive_metrics": (pl.col("volume") > 0)
+        & (pl.col("trade_count") >= 1)
+        & pl.all_horizontal(pl.col(name).is_not_null() for name in CANDLE_TYPES),
+        "window_alignment": (end - start == timeframe.length)
+        & (start.dt.epoch("us") % timeframe.micros == 0)
+        & (pl.col("window_date") == start.dt.date()),
+    }
+    return {name: rule.fill_null(False) for name, rule in rules.items()}  # null is a failure
+
+
+def find_broken_windows(frame: pl.DataFrame, timeframe: Timeframe) -> pl.DataFrame:
+    """The candles that break an invariant, each once with the first check that it breaks.
+
+    Returns:
+        A frame in the columns of `REFUSED_TYPES`.
+    """
+    first = pl.coalesce(
+        *(pl.when(~rule).then(pl.lit(name)) for name, rule in row_invariants(timeframe).items()), pl.lit(None)
+    )
+    broken = frame.with_columns(first.alias("check")).filter(pl.col("check").is_not_null())
+    return broken.select(*REFUSED_TYPES).cast(pl.Schema(REFUSED_TYPES))
+
+
+def candle_schema(timeframe: Timeframe) -> "DataFrameSchema":
+    """The pandera model of a timeframe's candles: columns in order, types, no nulls, keys and invariants."""
+    import pandera.polars as pandera
+
+    def check(name: str, rule: pl.Expr) -> "pandera.Check":
+        select: Callable[[PolarsData], pl.LazyFrame] = lambda data: data.lazyframe.select(rule)  # noqa: E731
+        return pandera.Check(select, name=name, error=name)
+
+    return pandera.DataFrameSchema(
+        {name: pandera.Column(kind, nullable=False) for name, kind in CANDLE_TYPES.items()},
+        checks=[check(name, rule) for name, rule in row_invariants(timeframe).items()],
+        unique=list(KEY_COLUMNS),
+        strict=True,
+        ordered=True,
+        name=timeframe.table,
+    )
+
+
+def check_invariants(frame: pl.DataFrame, timeframe: Timeframe) -> None:
+    """Let a frame of candles pass, or refuse it.
+
+    Raises:
+        GateError: the frame is not of the candle schema or breaks an invariant; the message names the checks
+            and shows the rows that fail them.
+    """
+    from pandera.errors import SchemaErrors
+
+    if frame.is_empty():
+        return
+    try:
+        candle_schema(timeframe).validate(frame, lazy=True)
+    except SchemaErrors as errors:
+        cases = errors.failure_cases
+        counts = dict(cases.group_by("check").len().sort("check").iter_rows())
+        failed = {_CHECK_BY_RULE.get(str(name), str(name)): int(count) for name, count in counts.items()}
+        rows = cases["index"].drop_nulls().unique().sort().to_list()
+        raise InvariantError(
+            f"{len(rows) or 'some'} candles for {timeframe.table} break {', '.join(map(str, failed))}; "
+            f"nothing is committed\n{format_rows(frame[rows] if rows else frame)}",
+            failed,
+        ) from None

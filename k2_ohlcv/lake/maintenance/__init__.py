@@ -1,0 +1,1 @@
+"""Keeps tables small: drops partitions, expires snapshots, compacts and removes files."""

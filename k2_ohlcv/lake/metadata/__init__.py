@@ -1,0 +1,1 @@
+"""Reads Iceberg metadata: files, snapshots, lag. Nothing here writes."""

@@ -1,0 +1,1 @@
+"""The layouts of trade files, one file a format."""

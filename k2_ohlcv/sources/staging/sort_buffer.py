@@ -1,0 +1,181 @@
+"""Rows on disk in the order of time: an external sort, so that a file of any size takes bounded memory.
+
+Parsed rows are gathered into runs, each sorted by time and written in small chunks whose first and last times
+are kept; a range of time is then read from the few chunks that touch it. Runs are Arrow files with lz4: they
+live for minutes and are read once, so speed of writing counts for more than size.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from k2_ohlcv.sources.columns import Int64s
+from k2_ohlcv.sources.rows import TIMESTAMP_TYPE, TRADES_SCHEMA
+
+#: What a run holds: some 60 MB in memory.
+MAX_RUN_ROWS = 1_000_000
+_CHUNK_ROWS = 65_536
+_HOUR = 3_600_000_000
+_DAY = 24 * _HOUR
+
+#: Trades as they lie in runs: the market and the file as numbers, the time as microseconds.
+RUN_SCHEMA = pa.schema(
+    [
+        ("market", pa.int32()),
+        ("file", pa.int32()),
+        *(TRADES_SCHEMA.field(name) for name in ("trade_id", "timestamp", "price", "quantity", "line")),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class TimeRange:
+    """A half-open range of time in microseconds, and how many rows are in it."""
+
+    start: int
+    end: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class _SortedRun:
+    path: Path
+    bounds: tuple[tuple[int, int], ...]
+
+
+class SortBuffer:
+    """Trades of files, put in as they are parsed and taken out by ranges of time."""
+
+    def __init__(self, folder: Path, run_rows: int = MAX_RUN_ROWS) -> None:
+        self._folder = folder
+        self._run_rows = run_rows
+        self._runs: list[_SortedRun] = []
+        self._pending: list[pa.Table] = []
+        self._pending_rows = 0
+        self._hours: Counter[int] = Counter()
+
+    def add(self, rows: pa.Table) -> None:
+        """Put rows in; files and their lines in order."""
+        if not rows.num_rows:
+            return
+        hours, counts = np.unique(to_micros_array(rows) // _HOUR, return_counts=True)
+        self._hours.update(dict(zip(hours.tolist(), counts.tolist(), strict=True)))
+        self._pending.append(rows)
+        self._pending_rows += rows.num_rows
+        if self._pending_rows >= self._run_rows:
+            self._flush()
+
+    def _flush(self) -> None:
+        rows = sort_by_time(pa.concat_tables(self._pending))
+        path = self._folder / f"run-{len(self._runs):06}.arrow"
+        bounds = []
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, RUN_SCHEMA, options=options) as writer:
+            for batch in rows.combine_chunks().to_batches(_CHUNK_ROWS):
+                writer.write_batch(batch)
+                times = batch.column("timestamp").cast(pa.int64())
+                bounds.append((times[0].as_py(), times[-1].as_py()))
+        self._runs.append(_SortedRun(path, tuple(bounds)))
+        self._pending, self._pending_rows = [], 0
+
+    def read(self, start: int, end: int) -> pa.Table:
+        """The rows of a half-open range of microseconds, ordered by time, file and line."""
+        parts = [RUN_SCHEMA.empty_table()]
+        for run in self._runs:
+            hits = [i for i, (first, last) in enumerate(run.bounds) if first < end and last >= start]
+            if hits:
+                with pa.OSFile(str(run.path)) as source, pa.ipc.open_file(source) as reader:
+                    parts += [
+                        _rows_between(pa.Table.from_batches([reader.get_batch(i)]), start, end) for i in hits
+                    ]
+        parts += [_rows_between(rows, start, end) for rows in self._pending]
+        return sort_by_time(pa.concat_tables(parts))
+
+    def split_ranges(self, most: int) -> Iterator[TimeRange]:
+        """The rows' times in contiguous ranges of about `most` rows at most.
+
+        Whole days where they fit, else hours, else less. Rows of one microsecond are never parted, so a
+        single one may hold more.
+        """
+        days: Counter[int] = Counter()
+        for hour, count in self._hours.items():
+            days[hour * _HOUR // _DAY] += count
+        ranges = []
+        for day in sorted(days):
+            if days[day] <= most:
+                ranges.append(TimeRange(day * _DAY, (day + 1) * _DAY, days[day]))
+            else:
+                ranges += list(self._hours_of(day, most))
+        yield from _join_ranges(ranges, most)
+
+    def _hours_of(self, day: int, most: int) -> Iterator[TimeRange]:
+        for hour in range(day * 24, day * 24 + 24):
+            span = TimeRange(hour * _HOUR, (hour + 1) * _HOUR, self._hours.get(hour, 0))
+            if span.rows <= most:
+                yield span
+                continue
+            times = to_micros_array(self.read(span.start, span.end).select(["timestamp"]))
+            cuts = [span.start, *_cut_points(times, most), span.end]
+            for start, end in pairwise(cuts):
+                yield TimeRange(start, end, int(np.searchsorted(times, end) - np.searchsorted(times, start)))
+
+
+def _cut_points(times: Int64s, most: int) -> Iterator[int]:
+    """Moments at which sorted times are cut into parts of so many at most, a single moment apart."""
+    at = 0
+    while len(times) - at > most:
+        first = int(np.searchsorted(times, times[at + most]))
+        at = first if first > at else int(np.searchsorted(times, times[at], side="right"))
+        if at < len(times):
+            yield int(times[at])
+
+
+def _join_ranges(ranges: list[TimeRange], most: int) -> Iterator[TimeRange]:
+    held: TimeRange | None = None
+    for span in ranges:
+        if not span.rows:
+            continue
+        # Whole days go with whole days only: a day in pieces stays by itself.
+        same_kind = held and (
+            held.start // _DAY == span.start // _DAY or not (held.end % _DAY or span.end % _DAY)
+        )
+        if held and same_kind and held.rows + span.rows <= most:
+            held = TimeRange(held.start, span.end, held.rows + span.rows)
+            continue
+        if held:
+            yield held
+        held = span
+    if held:
+        yield held
+
+
+def to_micros_array(rows: pa.Table) -> Int64s:
+    """The times of rows, in microseconds since the epoch."""
+    values: Int64s = rows["timestamp"].cast(pa.int64()).to_numpy()
+    return values
+
+
+def sort_by_time(rows: pa.Table) -> pa.Table:
+    """The rows ordered by time; those of one time as they were."""
+    times = to_micros_array(rows)
+    if not len(times) or (np.diff(times) >= 0).all():
+        return rows
+    return rows.take(pa.array(np.argsort(times, kind="stable")))
+
+
+def _rows_between(rows: pa.Table, start: int, end: int) -> pa.Table:
+    times = to_micros_array(rows)
+    if times.min() >= start and times.max() < end:
+        return rows
+    low, high = (
+        pa.scalar(start, pa.int64()).cast(TIMESTAMP_TYPE),
+        pa.scalar(end, pa.int64()).cast(TIMESTAMP_TYPE),
+    )
+    inside = pc.and_(pc.greater_equal(rows["timestamp"], low), pc.less(rows["timestamp"], high))
+    return rows.filter(inside)

@@ -1,0 +1,141 @@
+"""Lakes for tests: put trades in directly, read candles back plainly."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+from pyarrow.fs import FileSelector, FileType
+from pyiceberg.catalog import load_catalog
+from pyiceberg.io.pyarrow import PyArrowFileIO, schema_to_pyarrow
+from pyiceberg.table import Table
+
+from k2_ohlcv.domain.candle import KEY_COLUMNS, VALUE_COLUMNS, Candle, Trade, aggregate
+from k2_ohlcv.domain.intervals import MICROSECOND, Interval
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
+from k2_ohlcv.frames.candles import CANDLE_TYPES, REFUSED_TYPES
+from k2_ohlcv.lake.candles import StoredCandles
+from k2_ohlcv.lake.catalog import CATALOG, Lake
+from k2_ohlcv.lake.commit import TableCommit, commit_change
+from k2_ohlcv.lake.fingerprint import trades_fingerprint
+from k2_ohlcv.lake.schemas import NAMESPACE
+from k2_ohlcv.lake.watermark import Watermark
+from k2_ohlcv.settings import Settings
+from k2_ohlcv_tests.support.servers import S3
+
+INGESTED = datetime(2024, 6, 1, tzinfo=UTC)
+
+
+def lake_settings(home: Path, **environ: str) -> Settings:
+    """Settings of a lake in a folder."""
+    return Settings.from_environ({"K2_HOME": str(home), **environ})
+
+
+def open_lake(home: Path) -> Lake:
+    """A lake in a folder."""
+    return Lake.open(lake_settings(home))
+
+
+def on_s3(home: Path, s3: S3, bucket: str) -> Lake:
+    """A lake whose tables are in a bucket, and whose catalog is a file in a folder."""
+    uri = f"sqlite:///{home / 'catalog.db'}"
+    properties = {"type": "sql", "uri": uri, "warehouse": f"s3://{bucket}/warehouse", **s3.properties()}
+    return Lake(load_catalog(CATALOG, **properties))
+
+
+def drop_tables(lake: Lake) -> None:
+    """Drop every table of a lake."""
+    lake.catalog.create_namespace_if_not_exists(NAMESPACE)
+    for identifier in lake.catalog.list_tables(NAMESPACE):
+        lake.catalog.drop_table(identifier)
+
+
+def add_trades(lake: Lake, trades: Iterable[Trade]) -> Table:
+    """Append trades as they are, in one snapshot, without looking for known ones."""
+    table = lake.writable_trades()
+    table.append(to_trades_rows(table, trades))
+    return table
+
+
+def to_trades_rows(table: Table, trades: Iterable[Trade]) -> pa.Table:
+    """Trades as Arrow rows of the trades table."""
+    rows = [{**vars(trade), "ingested_at": INGESTED} for trade in trades]
+    return pa.Table.from_pylist(rows, schema=schema_to_pyarrow(table.schema(), include_field_ids=False))
+
+
+def commit_candles(
+    table: Table,
+    timeframe: Timeframe,
+    trades: Iterable[Trade],
+    now: datetime,
+    properties: dict[str, str] | None = None,
+    summary: dict[str, str] | None = None,
+) -> Table:
+    """Commit the candles of some trades, as a refresh of just their windows would."""
+    trades = list(trades)
+    intervals = timeframe.align(Interval(t.timestamp, t.timestamp + MICROSECOND) for t in trades)
+    rows = [{**vars(c), "created_at": now, "updated_at": now} for c in aggregate(trades, timeframe)]
+    computed = pl.DataFrame(rows, schema=CANDLE_TYPES).select(*KEY_COLUMNS, *VALUE_COLUMNS)
+    refused = pl.DataFrame(schema=REFUSED_TYPES)
+    change = StoredCandles.load(table, timeframe, intervals).change(computed, refused, intervals, now)
+    removed = tuple(task.file for task in change.removed)
+    return commit_change(table, TableCommit(removed, change.rows, properties or {}, summary or {}))
+
+
+def set_watermark(lake: Lake, timeframe: Timeframe, snapshot: int) -> None:
+    """Say that a candle table is equal to a trades snapshot, as a refresh with nothing to do says it."""
+    mark = Watermark(snapshot, None, trades_fingerprint(lake.trades())).with_reconciled([], ())
+    commit_change(
+        lake.writable_candles(timeframe), TableCommit(properties=mark.properties(), summary=mark.summary())
+    )
+
+
+def read_candles(lake: Lake, timeframe: Timeframe) -> list[Candle]:
+    """The candles of a table without clocks, by key."""
+    rows = read_frame(lake, timeframe).sort(*KEY_COLUMNS).drop("created_at", "updated_at").to_dicts()
+    return [Candle(**row) for row in rows]
+
+
+def read_frame(lake: Lake, timeframe: Timeframe) -> pl.DataFrame:
+    """The rows of a candle table."""
+    return pl.DataFrame(lake.candles(timeframe).scan().to_arrow())
+
+
+def assert_equal_to_trades(
+    lake: Lake, trades: Iterable[Trade], timeframes: Iterable[Timeframe] = TIMEFRAMES
+) -> None:
+    """Every candle table is what the reference aggregation makes of these trades."""
+    trades = list(trades)
+    for timeframe in timeframes:
+        assert read_candles(lake, timeframe) == aggregate(trades, timeframe), timeframe.name
+
+
+def list_data_files(table: Table) -> list[str]:
+    """The live data files of a table."""
+    return sorted(task.file.file_path for task in table.scan().plan_files())
+
+
+def write_file(table: Table, path: str, content: bytes) -> None:
+    """Put a file where a path of the table's store says."""
+    with table.io.new_output(path).create(overwrite=True) as stream:
+        stream.write(content)
+
+
+def files_of(table: Table) -> dict[str, int]:
+    """Every file that lies in a table's location, with its size. Paths are as the table's own."""
+    scheme, host, root = PyArrowFileIO.parse_location(table.location())
+    files = PyArrowFileIO(table.io.properties).fs_by_scheme(scheme, host)
+    found = files.get_file_info(FileSelector(root, recursive=True, allow_not_found=True))
+    return {f"{scheme}://{info.path}": info.size for info in found if info.type == FileType.File}
+
+
+def read_data_file(path: str) -> pl.DataFrame:
+    """The rows of a data file, as they lie in it."""
+    return pl.read_parquet(path.removeprefix("file://"))
+
+
+def all_trades(lake: Lake) -> list[Trade]:
+    """The trades as they are."""
+    rows = pl.DataFrame(lake.trades().scan().to_arrow()).drop("ingested_at").to_dicts()
+    return [Trade(**row) for row in rows]

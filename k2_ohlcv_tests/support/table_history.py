@@ -1,0 +1,89 @@
+"""What other writers do to a trades table: whole rewrites, compactions, rollbacks, expiry."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from uuid import uuid4
+
+import polars as pl
+from pyiceberg.expressions import AlwaysTrue
+from pyiceberg.io.pyarrow import ArrowScan, _dataframe_to_data_files
+from pyiceberg.manifest import ManifestFile
+from pyiceberg.table import FileScanTask, Table
+from pyiceberg.table.snapshots import Operation, Summary
+from pyiceberg.table.update.snapshot import _OverwriteFiles
+from pyiceberg.typedef import EMPTY_DICT, Record
+
+from k2_ohlcv.domain.timeframe import Grain
+
+
+def rewrite_files(
+    table: Table, tasks: Sequence[FileScanTask], change: Callable[[pl.DataFrame], pl.DataFrame]
+) -> None:
+    """Replace files by one of their changed rows, as a copy-on-write engine does."""
+    _replace(table, tasks, change, _Overwrite)
+
+
+def compact_files(table: Table, tasks: Sequence[FileScanTask]) -> None:
+    """Replace files by others of the same rows, in a `replace` snapshot as Iceberg's rewrites make it."""
+    _replace(table, tasks, lambda rows: rows.reverse(), _Compaction)
+
+
+class _Overwrite(_OverwriteFiles):
+    """PyIceberg shares one evaluator between threads: it may miss a manifest, and then fails the commit."""
+
+    def _build_manifest_evaluator(self, spec_id: int) -> Callable[[ManifestFile], bool]:
+        return lambda _: True
+
+
+class _Compaction(_Overwrite):
+    """PyIceberg cannot say `replace` by itself."""
+
+    def _summary(self, snapshot_properties: dict[str, str] = EMPTY_DICT) -> Summary:
+        summary = super()._summary(snapshot_properties)
+        return Summary(Operation.REPLACE, **summary.additional_properties)
+
+
+def _replace(
+    table: Table,
+    tasks: Sequence[FileScanTask],
+    change: Callable[[pl.DataFrame], pl.DataFrame],
+    kind: type[_OverwriteFiles],
+) -> None:
+    scan = ArrowScan(table.metadata, table.io, table.schema(), AlwaysTrue())
+    rows = scan.to_table(tasks)
+    changed = change(pl.DataFrame(rows)).to_arrow().cast(rows.schema)
+    with table.transaction() as transaction:
+        producer = kind(Operation.OVERWRITE, transaction, table.io)
+        for task in tasks:
+            producer.delete_data_file(task.file)
+        for file in _dataframe_to_data_files(table.metadata, changed, table.io, write_uuid=uuid4()):
+            producer.append_data_file(file)
+        producer.commit()
+
+
+def add_to_wrong_day(table: Table, day: datetime) -> None:
+    """Add the table's first row once more, in a file that claims to be of another day."""
+    row = table.scan().to_arrow().slice(0, 1)
+    with table.transaction() as transaction:
+        producer = _OverwriteFiles(Operation.OVERWRITE, transaction, table.io)
+        for file in _dataframe_to_data_files(table.metadata, row, table.io, write_uuid=uuid4()):
+            file._data[3] = Record(Grain.DAY.ordinal(day))  # its partition; there is no setter
+            producer.append_data_file(file)
+        producer.commit()
+
+
+def roll_back(table: Table, snapshot_id: int) -> None:
+    """Make an earlier snapshot the current one."""
+    table.manage_snapshots().rollback_to_snapshot(snapshot_id).commit()
+
+
+def expire_snapshot(table: Table, snapshot_id: int) -> None:
+    """Drop a snapshot from the history."""
+    table.maintenance.expire_snapshots().by_id(snapshot_id).commit()
+
+
+def current_snapshot_id(table: Table) -> int:
+    """The id of the current snapshot."""
+    snapshot = table.current_snapshot()
+    assert snapshot is not None
+    return snapshot.snapshot_id
