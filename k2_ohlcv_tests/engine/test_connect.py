@@ -12,8 +12,8 @@ from k2_ohlcv.domain.errors import EngineUnavailableError
 from k2_ohlcv.engine import connect
 from k2_ohlcv.engine.connect import Patience
 from k2_ohlcv.engine.session import Engine, open_engine
-from k2_ohlcv_tests.engine.servers import Server, server
 from k2_ohlcv_tests.support import lakes
+from k2_ohlcv_tests.support.sail_server import Server, server
 
 #: Takes longer than any test; its result is one row.
 LONG = "select sum(a.id * b.id % 7) as s from range(400000) a cross join range(4000000) b"

@@ -14,8 +14,8 @@ from k2_ohlcv.engine.connect import Patience, ServerConnection
 from k2_ohlcv.engine.sail_storage import SailStorage
 from k2_ohlcv.engine.session import Engine
 from k2_ohlcv.engine.trades_reader import TradesFrame
-from k2_ohlcv_tests.engine.servers import server
 from k2_ohlcv_tests.support import lakes
+from k2_ohlcv_tests.support.sail_server import server
 from k2_ohlcv_tests.support.trades import make_trade
 
 
