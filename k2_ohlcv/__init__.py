@@ -1,1 +1,1 @@
-"""K2 OHLCV: exact candles from crypto trades, in Apache Iceberg, as a Dagster asset graph."""
+"""K2 OHLCV: a Dagster asset graph that turns crypto trades into exact candles in Apache Iceberg."""

@@ -1,4 +1,7 @@
-"""The only place where Definitions is built. Importing it reads no environment; calling it does."""
+"""The Dagster definitions, from the parts in `defs`. No asset, check, job or sensor is defined here.
+
+The import reads no environment. The function `defs` reads the environment.
+"""
 
 import warnings
 from collections.abc import Sequence
@@ -15,45 +18,45 @@ from k2_ohlcv.settings import Settings
 
 
 def build_definitions(settings: Settings) -> dg.Definitions:
-    """The whole graph.
+    """Build the whole graph.
 
     Args:
-        settings: decide where partitions begin, how long tables may be behind, and how often sensors look;
-            the rest is read by each run for itself.
+        settings: the start of the partitions, the freshness limits and the interval of the sensors. Each run
+            reads all other settings from its own environment.
     """
     with warnings.catch_warnings():
-        # Backfill policies and the like are called beta; we pin Dagster's minor version because of them.
+        # Dagster marks backfill policies as beta. pyproject.toml therefore pins Dagster's minor version.
         warnings.simplefilter("ignore", dg.BetaWarning)
         tables = assets.build_assets(settings)
-        tick = settings.sensor_seconds
+        interval = settings.sensor_seconds
         days = _partitions_of_asset(tables, TRADES_TABLE)
-        clocked, all_schedules = schedules.build_scheduled_jobs()
+        scheduled_jobs, all_schedules = schedules.build_scheduled_jobs()
         return dg.Definitions(
             assets=tables,
             asset_checks=[*checks.build_checks(), *retention_checks.build_retention_checks()],
-            jobs=[*jobs.build_jobs(settings), ingest_job.build_ingest_job(days), *clocked],
+            jobs=[*jobs.build_jobs(settings), ingest_job.build_ingest_job(days), *scheduled_jobs],
             schedules=all_schedules,
             sensors=[
                 dead_runs.dead_runs,
-                *landing.build_landing_sensor(tick),
-                *external_commits.build_external_commits_sensor(days, tick),
-                *refresh.build_refresh_sensors(tables, tick),
+                *landing.build_landing_sensor(interval),
+                *external_commits.build_external_commits_sensor(days, interval),
+                *refresh.build_refresh_sensors(tables, interval),
             ],
             resources=build_resources(),
-            executor=dg.in_process_executor,  # one run is one process, so all its steps share one session
+            executor=dg.in_process_executor,  # all steps of a run share one process and one engine session
         )
 
 
 def _partitions_of_asset(tables: Sequence[dg.AssetsDefinition], name: str) -> dg.PartitionsDefinition[Any]:
-    (found,) = [table.partitions_def for table in tables if table.key == dg.AssetKey(name)]
-    assert found is not None
-    return found
+    (partitions,) = [table.partitions_def for table in tables if table.key == dg.AssetKey(name)]
+    assert partitions is not None
+    return partitions
 
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """What Dagster loads, with the environment of that moment."""
+    """Build the definitions from the environment. Dagster calls this function to load the project."""
     settings = Settings.from_environ()
     if settings.log_json:
-        logs.configure(json_lines=True)  # here, because every process of a run passes here before it logs
+        logs.configure(json_lines=True)  # every process of a run loads the definitions before it logs
     return build_definitions(settings)

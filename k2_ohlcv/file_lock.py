@@ -1,6 +1,6 @@
-"""Locks between processes of one machine: an open file, held until it is closed or its process ends.
+"""File locks between the processes of one machine.
 
-Who holds what, and why, is said where the lock is taken.
+A lock lasts until its file is closed or its process ends. The caller documents the purpose of its lock.
 """
 
 import fcntl
@@ -11,7 +11,10 @@ from pathlib import Path
 
 @contextmanager
 def hold_lock(path: Path) -> Iterator[None]:
-    """Hold a file's lock; wait for whoever has it. The file stays, as a removed one would hold nobody off."""
+    """Lock a file, and wait while another process has the lock.
+
+    The file remains afterwards. Other processes could lock a new file beside a deleted one.
+    """
     with path.open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

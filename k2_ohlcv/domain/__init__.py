@@ -1,1 +1,1 @@
-"""The rules, in plain Python: no Spark, no Iceberg, no Dagster."""
+"""Domain rules in the standard library alone: no Spark, no Iceberg, no Dagster, no data frames."""

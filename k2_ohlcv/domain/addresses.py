@@ -1,14 +1,15 @@
-"""Addresses as they may be shown: without the passwords and tokens that they carry.
+"""Redaction of passwords and tokens in addresses and in texts.
 
-Every text that is shown to people or written to a log, and that may hold an address, passes here.
+Every text for people or logs that may contain an address passes through here.
+Control characters are in `printable`.
 """
 
 import re
 
 _REDACTED = "***"
-#: An address in a text ends at white space, a quote or a bracket. That of a file has no secrets.
+#: An address in a text ends at white space, a quote or a bracket. File addresses contain no secrets.
 _ADDRESS_IN_TEXT = re.compile(r"(?!file:)\b[a-z][a-z0-9+.\-]*://[^\s'\"<>`]+", re.IGNORECASE)
-#: A password may hold white space and quotes, but is not the number of a port.
+#: A password may contain white space and quotes. A port number is not a password.
 _PASSWORD = re.compile(
     r"(?!file:)\b([a-z][a-z0-9+.\-]*://)[^\s/:@'\"<>`]*:(?!\d{1,5}(?:[/\s'\",;)]|$))[^\n@]{1,500}@",
     re.IGNORECASE,
@@ -19,31 +20,33 @@ _NAMED_SECRET = re.compile(
     r"('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|['\"]?[^\s;&,'\")\]}]+)",
     re.IGNORECASE,
 )
-#: The header of a request.
+#: The value of an HTTP authorization header.
 _BEARER = re.compile(r"\b(bearer\s+)[\w.~+/=\-]+", re.IGNORECASE)
 
 
 def redact_address(address: str) -> str:
-    """One address without user, password, parameters and query, however malformed the address is."""
-    head, mark, rest = _redact_malformed(address)
-    scheme, slashes, place = head.rpartition("//")
+    """Remove user, password, parameters and query from one address, even from a malformed address."""
+    head, separator, rest = _split_at_separator(address)
+    scheme, slashes, location = head.rpartition("//")
     if "@" in rest:
-        # A password with a mark in it, or a parameter with an @: which one cannot be told.
+        # Either the password contains the separator or a parameter contains an @. Both look the same.
         return f"{scheme}{slashes}{_REDACTED}"
-    if "@" in place:
-        place = f"{_REDACTED}@{place.rpartition('@')[2]}"
-    return _NAMED_SECRET.sub(rf"\1{_REDACTED}", f"{scheme}{slashes}{place}") + (mark and f"{mark}{_REDACTED}")
+    if "@" in location:
+        location = f"{_REDACTED}@{location.rpartition('@')[2]}"
+    shown = _NAMED_SECRET.sub(rf"\1{_REDACTED}", f"{scheme}{slashes}{location}")
+    return shown + (separator and f"{separator}{_REDACTED}")
 
 
 def redact_secrets(text: str) -> str:
-    """A text without the secrets of the addresses in it, and of what looks like `password=...`."""
+    """Remove secrets from a text: in addresses, in `password=...` pairs and in bearer tokens."""
     shown = _PASSWORD.sub(rf"\1{_REDACTED}@", text)
-    shown = _ADDRESS_IN_TEXT.sub(lambda found: redact_address(found[0]), shown)
+    shown = _ADDRESS_IN_TEXT.sub(lambda match: redact_address(match[0]), shown)
     return _BEARER.sub(rf"\1{_REDACTED}", _NAMED_SECRET.sub(rf"\1{_REDACTED}", shown))
 
 
-def _redact_malformed(address: str) -> tuple[str, str, str]:
-    found = re.search(r"[;?#]", address)
-    if found is None:
+def _split_at_separator(address: str) -> tuple[str, str, str]:
+    """Split an address at its first parameter, query or fragment separator."""
+    separator = re.search(r"[;?#]", address)
+    if separator is None:
         return address, "", ""
-    return address[: found.start()], found[0], address[found.end() :]
+    return address[: separator.start()], separator[0], address[separator.end() :]

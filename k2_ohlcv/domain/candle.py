@@ -1,7 +1,7 @@
-"""What a trade and a candle are, and the definition of one from the other.
+"""Trades and candles, and the reference aggregation of trades into candles.
 
-`aggregate` is slow and obvious on purpose: it is what every engine is held against. Nothing in production
-calls it.
+`aggregate` is slow and obvious on purpose. Tests compare every engine with it. Production code does not
+call it.
 """
 
 from collections import defaultdict
@@ -14,9 +14,9 @@ from fractions import Fraction
 from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.domain.types import NOTIONAL, PRICE
 
-#: The candle columns that say which candle it is.
+#: The candle columns that identify a candle.
 KEY_COLUMNS = ("exchange", "symbol", "window_start")
-#: The candle columns that follow from the trades: equal to the trades means that these are equal.
+#: The candle columns computed from trades. A candle equals its trades when these columns are equal.
 VALUE_COLUMNS = (
     "window_end",
     "window_date",
@@ -28,18 +28,18 @@ VALUE_COLUMNS = (
     "trade_count",
     "vwap",
 )
-#: The two clocks: when the row first was, and when a value of it last changed.
+#: When the row was first written, and when one of its values last changed.
 AUDIT_COLUMNS = ("created_at", "updated_at")
 
-#: Digits after the point in prices, quantities and what is made of them.
+#: Digits after the decimal point in prices, quantities and volumes.
 SCALE = PRICE.scale
-#: high x volume bounds the notional, which engines may wrap silently from here on.
+#: high x volume is an upper bound of the notional. Engines may overflow silently from this value on.
 NOTIONAL_LIMIT = Decimal(10) ** (NOTIONAL.precision - NOTIONAL.scale)
 
 
 @dataclass(frozen=True)
 class Trade:
-    """One trade: a row of the truth. The timestamp is aware, in UTC, to the microsecond."""
+    """One trade. The timestamp is a timezone-aware datetime in UTC, with microseconds."""
 
     exchange: str
     symbol: str
@@ -50,13 +50,13 @@ class Trade:
 
     @property
     def sort_key(self) -> tuple[datetime, int, str]:
-        """The total order of a market's trades, in which numeric ids compare as numbers."""
+        """The total order of a market's trades. Numeric ids compare as numbers."""
         return (self.timestamp, len(self.trade_id), self.trade_id)
 
 
 @dataclass(frozen=True)
 class Candle:
-    """One candle without its clocks: what a row of a candle table must say."""
+    """One candle: the columns of a candle row without `created_at` and `updated_at`."""
 
     symbol: str
     exchange: str
@@ -73,10 +73,10 @@ class Candle:
 
 
 def aggregate(trades: Iterable[Trade], timeframe: Timeframe) -> list[Candle]:
-    """The candles of these trades, by exchange, symbol and window start. The definition.
+    """Aggregate trades into candles, sorted by exchange, symbol and window start.
 
     Open and close are the prices at the least and the greatest `Trade.sort_key`. vwap is the exact sum of
-    price x quantity over volume, rounded half-even to 8 places.
+    price x quantity, divided by volume and rounded half-even to 8 places.
     """
     groups: dict[tuple[str, str, datetime], list[Trade]] = defaultdict(list)
     for trade in trades:

@@ -1,44 +1,44 @@
-"""The errors that a person can act on, under one base.
+"""Errors that a person can act on, with one base class.
 
-Each says what was wrong, where, and what to do. Errors of libraries that this project cannot explain
-better are left as they are. Exit codes and Dagster's retry decisions are made from these types.
+Each message names the fault, the place and the remedy. Library errors that this project cannot explain
+better do not belong here. Exit codes and Dagster's retry decisions depend on these types.
 """
 
 from collections.abc import Mapping
 
 
 class K2Error(Exception):
-    """Base of every error that this project raises on purpose."""
+    """Base class of every error that this project raises on purpose."""
 
-    #: Whether the same call may succeed later without anyone changing anything.
+    #: Whether the same call may succeed later without any change by a person.
     is_retryable = False
 
 
 class UsageError(K2Error):
-    """A command or setting was given a value that it does not take."""
+    """A command or setting has an invalid value."""
 
 
 class BadFileError(K2Error):
-    """A landing file cannot be read as a whole: cut, empty, or of no known format."""
+    """A landing file cannot be read as a whole: it is truncated, empty or of an unknown format."""
 
 
 class TableSpecError(K2Error):
-    """A table is not what its contract says: other columns, types or partitions."""
+    """A table differs from its specification in columns, types or partitions."""
 
 
 class MissingTableError(K2Error):
-    """A table that is to be written is not in the catalog."""
+    """The catalog does not have a table that must be written."""
 
 
 class MissingTradesError(K2Error):
-    """Candles were made from trades, and now there is no trades table or it has never had any."""
+    """Candles exist, but the trades table is missing or has never had trades."""
 
 
 class InvariantError(K2Error):
     """A frame of candles breaks an invariant and was not committed.
 
     Attributes:
-        checks: the names of the checks that it fails, with the number of rows that fail each.
+        checks: names of the failed checks, each with the number of rows that fail the check.
     """
 
     def __init__(self, message: str, checks: Mapping[str, int] | None = None) -> None:
@@ -47,17 +47,17 @@ class InvariantError(K2Error):
 
 
 class CheckFailedError(K2Error):
-    """What is stored breaks a blocking check."""
+    """Stored candles fail a blocking check."""
 
 
 class EngineUnavailableError(K2Error):
-    """The Spark server that was asked for cannot be reached or started."""
+    """The configured Spark server cannot be reached or started."""
 
     is_retryable = True
 
 
 class StorageError(K2Error):
-    """A database or disk that holds the catalog, the tables or Dagster's records fails."""
+    """The database or disk of the catalog, the tables or Dagster's records fails."""
 
     is_retryable = True
 

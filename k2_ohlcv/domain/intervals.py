@@ -1,6 +1,6 @@
-"""Half-open intervals of time, in UTC, and the arithmetic on them.
+"""Half-open intervals of UTC time, and set operations on them.
 
-What a timeframe's windows are is in `timeframe`; here is only what holds for any interval.
+Windows and partitions are in `timeframe`. This module knows neither.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,33 +11,33 @@ from itertools import pairwise
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 DAY = timedelta(days=1)
-#: The last moment that a datetime can say: what would end later ends here.
+#: The last moment that a datetime can represent. An interval that would end later ends here.
 LAST_MOMENT = datetime.max.replace(tzinfo=UTC)
 
 
 def to_micros(moment: datetime) -> int:
-    """Microseconds since the UTC epoch, exactly (no float on the way)."""
+    """Convert a moment to microseconds since the UTC epoch, in exact integer arithmetic."""
     return (moment - EPOCH) // MICROSECOND
 
 
 def from_micros(micros: int) -> datetime:
-    """The UTC moment of so many microseconds since the epoch."""
+    """Convert microseconds since the epoch to a UTC moment."""
     return EPOCH + timedelta(microseconds=micros)
 
 
 def add_clamped(moment: datetime, by: timedelta) -> datetime:
-    """A moment so much later, or the last that there is."""
+    """Add a duration to a moment. The result is at most `LAST_MOMENT`."""
     return moment + by if LAST_MOMENT - moment > by else LAST_MOMENT
 
 
 def day_start(day: date) -> datetime:
-    """The UTC moment at which a day begins."""
+    """Return the UTC moment at which a day begins."""
     return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
 @dataclass(frozen=True, order=True)
 class Interval:
-    """The moments from `start` up to but not including `end`, both aware UTC datetimes."""
+    """The moments from `start` up to but not including `end`, both timezone-aware UTC datetimes."""
 
     start: datetime
     end: datetime
@@ -56,16 +56,16 @@ class Interval:
 
     @property
     def last(self) -> datetime:
-        """The last microsecond in it."""
+        """The last microsecond in the interval."""
         return self.end - MICROSECOND
 
     def intersect(self, other: "Interval") -> "Interval | None":
-        """What lies in both, or None."""
+        """Return the overlap of the two intervals, or None."""
         start, end = max(self.start, other.start), min(self.end, other.end)
         return Interval(start, end) if start < end else None
 
     def days(self) -> Iterator[date]:
-        """The UTC days that this interval touches, in order."""
+        """Yield the UTC days that overlap this interval, in order."""
         day = self.start.date()
         while day_start(day) < self.end:
             yield day
@@ -75,7 +75,7 @@ class Interval:
 
 
 def coalesce(intervals: Iterable[Interval]) -> list[Interval]:
-    """The same moments as sorted, disjoint intervals: overlapping and touching ones become one."""
+    """Sort intervals, and merge those that overlap or touch."""
     merged: list[Interval] = []
     for interval in sorted(intervals):
         if merged and interval.start <= merged[-1].end:
@@ -87,23 +87,23 @@ def coalesce(intervals: Iterable[Interval]) -> list[Interval]:
 
 
 def intersect_all(left: Iterable[Interval], right: Iterable[Interval]) -> list[Interval]:
-    """The moments that lie in some interval of both, coalesced."""
+    """Return the moments that lie in both sets of intervals, coalesced."""
     right = list(right)
-    return coalesce(both for one in left for other in right if (both := one.intersect(other)))
+    return coalesce(overlap for a in left for b in right if (overlap := a.intersect(b)))
 
 
 def subtract(outer: Iterable[Interval], inner: Iterable[Interval]) -> list[Interval]:
-    """The moments of `outer` that are not in `inner`, coalesced."""
-    left = coalesce(outer)
-    for taken in coalesce(inner):
-        cut: list[Interval] = []
-        for interval in left:
-            if interval.start < taken.start:
-                cut.append(Interval(interval.start, min(interval.end, taken.start)))
-            if interval.end > taken.end:
-                cut.append(Interval(max(interval.start, taken.end), interval.end))
-        left = cut
-    return coalesce(left)
+    """Return the moments of `outer` that are not in `inner`, coalesced."""
+    remaining = coalesce(outer)
+    for hole in coalesce(inner):
+        pieces: list[Interval] = []
+        for interval in remaining:
+            if interval.start < hole.start:
+                pieces.append(Interval(interval.start, min(interval.end, hole.start)))
+            if interval.end > hole.end:
+                pieces.append(Interval(max(interval.start, hole.end), interval.end))
+        remaining = pieces
+    return coalesce(remaining)
 
 
 def is_covered(outer: Iterable[Interval], inner: Iterable[Interval]) -> bool:
@@ -113,10 +113,10 @@ def is_covered(outer: Iterable[Interval], inner: Iterable[Interval]) -> bool:
 
 
 def merge_to_at_most(intervals: Iterable[Interval], most: int) -> list[Interval]:
-    """At most `most` intervals that cover the given ones, made by filling the narrowest gaps.
+    """Merge intervals across their narrowest gaps until at most `most` remain.
 
-    A bounded predicate is what keeps many scattered windows cheap: the engines read a little more, but
-    never fail on, or crawl through, thousands of alternatives.
+    The result bounds the size of a predicate over many scattered windows. Engines read a little more, but
+    thousands of alternatives in a predicate would be slow or would fail.
     """
     merged = coalesce(intervals)
     if len(merged) <= most:

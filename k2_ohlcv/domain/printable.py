@@ -1,7 +1,8 @@
-"""Text of unknown origin, made safe for messages, logs and terminals.
+"""Escaping of untrusted text for messages, logs and terminals.
 
-File contents, file names and names of markets may hold control characters, terminal escape sequences or bytes
-that are not UTF-8. Every message that shows such text passes it through here.
+File contents, file names and market names may contain control characters or terminal escape sequences.
+They may also contain bytes that are not UTF-8. Every message that shows such text escapes it here.
+Secrets in addresses are in `addresses`.
 """
 
 from pathlib import Path
@@ -12,16 +13,16 @@ _FIRST_SURROGATE_ESCAPE, _LAST_SURROGATE_ESCAPE = 0xDC80, 0xDCFF
 
 
 def make_printable(text: object, limit: int = 200, *, keep: str = "") -> str:
-    r"""A text whose every character can be shown.
+    r"""Escape invisible characters in a text, and shorten the text.
 
     Args:
-        text: anything; its `str` is shown.
-        limit: the most characters that are shown; what is left out is counted.
-        keep: characters that stay as they are, such as the newline.
+        text: any object; the function uses its `str`.
+        limit: the maximum number of characters. A longer text ends with its full length.
+        keep: characters that are not escaped, such as the newline.
 
     Returns:
-        The text with control and other invisible characters as escapes (`\x1b`), and bytes that are not UTF-8
-        as their numbers (`\xff`).
+        The text with control and other invisible characters as escapes (`\x1b`). Bytes that are not UTF-8
+        are escaped by value (`\xff`).
     """
     text = str(text)
     shown = text[:limit]
@@ -31,12 +32,12 @@ def make_printable(text: object, limit: int = 200, *, keep: str = "") -> str:
 
 
 def make_printable_path(path: Path) -> str:
-    """A path as messages show it: whole, without control characters."""
+    """Escape invisible characters in a path, without shortening the path."""
     return make_printable(path, _MAX_PATH)
 
 
 def is_utf8(name: str | Path) -> bool:
-    """Whether the name of a file can be written as UTF-8, as JSON, tags and Arrow need it."""
+    """Whether a file name can be encoded as UTF-8. JSON, Dagster tags and Arrow require UTF-8."""
     try:
         str(name).encode()
     except UnicodeEncodeError:
@@ -46,7 +47,7 @@ def is_utf8(name: str | Path) -> bool:
 
 def _escape(character: str) -> str:
     code = ord(character)
-    # How Python keeps a byte of a file's name that is not UTF-8.
+    # Python represents a byte of a file name that is not UTF-8 as a surrogate.
     if _FIRST_SURROGATE_ESCAPE <= code <= _LAST_SURROGATE_ESCAPE:
         return f"\\x{code - 0xDC00:02x}"
     return ascii(character)[1:-1]

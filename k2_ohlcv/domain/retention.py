@@ -1,6 +1,6 @@
-"""What may go, decided and nothing more: partitions, snapshots, files to compact. Carried out in `lake`.
+"""Retention decisions: partitions to drop, snapshots to expire, partitions to compact.
 
-Every function here is pure: the same values give the same decision, whatever the tables and clocks do next.
+Every function here is pure: the decision depends on the arguments alone. Deleting is in `lake.maintenance`.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -10,13 +10,13 @@ from datetime import UTC, datetime, timedelta
 from k2_ohlcv.domain.intervals import DAY, Interval
 from k2_ohlcv.domain.timeframe import Grain
 
-#: Snapshots are kept for so many days: long enough to look into what went wrong before a weekend.
+#: Default retention of snapshots in days: after a weekend, a fault before the weekend can be inspected.
 SNAPSHOT_DAYS = 5
-#: Files that nothing knows may belong to a commit that is being made; none takes so long.
+#: An unreferenced file may belong to an unfinished commit. No commit takes longer than this.
 ORPHAN_AGE = 3 * DAY
-#: A trades file below this is small: less than a fifth of one that ingestion fills.
+#: A smaller trades file counts as small. A full file of ingestion is more than five times as large.
 SMALL_FILE_BYTES = 2 * 1024 * 1024
-#: So many small files in a partition are worth rewriting.
+#: Number of small files in a partition from which compaction is worth its cost.
 MIN_SMALL_FILES = 8
 
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
@@ -24,12 +24,12 @@ _BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True)
 class RetentionPolicy:
-    """How long what is kept; None is for ever.
+    """How long data and snapshots are kept. None keeps data for ever.
 
     Attributes:
-        candles: by the name of the timeframe.
-        trades: the trades.
-        snapshots: snapshots of all tables.
+        candles: retention of candles, by timeframe name.
+        trades: retention of trades.
+        snapshots: retention of the snapshots of all tables.
     """
 
     candles: Mapping[str, timedelta | None]
@@ -38,14 +38,15 @@ class RetentionPolicy:
 
 
 def retention_anchor(as_of: datetime | None, newest: datetime | None, now: datetime) -> datetime | None:
-    """The moment that ages are measured from.
+    """Return the moment from which retention measures age.
 
-    A feed that died, or a lake of historical data, is not eaten from behind: its newest trade holds the time.
+    Retention measures age from the newest trade, or from now if that is earlier. Historical data, or the data
+    of a stopped feed, is therefore not deleted by accident.
 
     Args:
-        as_of: the moment that was asked for, if any.
-        newest: the newest trade; None where there are no trades, and then nothing has an age.
-        now: the clock.
+        as_of: the requested moment; None for the default.
+        newest: the time of the newest trade; None without trades. Data then has no age.
+        now: the current time.
     """
     if as_of is not None:
         return as_of
@@ -53,25 +54,25 @@ def retention_anchor(as_of: datetime | None, newest: datetime | None, now: datet
 
 
 def cutoff(moment: datetime | None, kept: timedelta | None, grain: Grain) -> datetime | None:
-    """Where what is kept begins: the start of the oldest partition that stays. None where nothing may go."""
+    """Return the start of the oldest partition to keep. None means that no partition may be dropped."""
     if moment is None or kept is None or moment - _BEGINNING < kept:
         return None
     return grain.floor(moment - kept)
 
 
 def partitions_to_drop(partitions: Iterable[Interval], line: datetime | None) -> list[Interval]:
-    """The partitions that go: those that have ended by the line, whole ones only, in order."""
+    """Return the partitions that end at or before the line, in order."""
     return sorted(p for p in set(partitions) if line is not None and p.end <= line)
 
 
 @dataclass(frozen=True)
 class CandleCoverage:
-    """Up to where a candle table has taken in the trades.
+    """The time before which a candle table is equal to the trades.
 
     Attributes:
-        table: the candle table.
-        until: trades before it are in the candles as they are; None where that is so for all trades.
-        reason: why not further.
+        table: the name of the candle table.
+        until: candles before this time include all trades; None if all candles do.
+        reason: why candles from that time on do not include all trades.
     """
 
     table: str
@@ -82,20 +83,23 @@ class CandleCoverage:
 def limit_frozen_before(
     line: datetime | None, coverages: Iterable[CandleCoverage]
 ) -> tuple[datetime | None, tuple[CandleCoverage, ...]]:
-    """How far trades may be expired, and the candle tables that hold the line back.
+    """Limit the drop of trades to trades that every candle table includes.
 
     Args:
-        line: what the age of the trades allows.
-        coverages: of every candle table.
+        line: the end of the trades that are old enough to drop.
+        coverages: the coverage of every candle table.
+
+    Returns:
+        The new `frozen_before`, and the coverages that made it earlier than `line`.
     """
-    behind = tuple(c for c in coverages if line and c.until is not None and c.until < line)
-    allowed = [Grain.DAY.floor(c.until) for c in behind if c.until is not None]
-    return min(allowed, default=line), behind
+    lagging = tuple(c for c in coverages if line and c.until is not None and c.until < line)
+    allowed = [Grain.DAY.floor(c.until) for c in lagging if c.until is not None]
+    return min(allowed, default=line), lagging
 
 
 @dataclass(frozen=True)
 class SnapshotInfo:
-    """A snapshot: its id, its place in the order of commits, and when it was made."""
+    """A snapshot: its id, its sequence number among the commits, and its commit time."""
 
     snapshot_id: int
     sequence: int
@@ -109,47 +113,47 @@ def snapshots_to_expire(
     older_than: datetime | None = None,
     protected: Collection[int],
 ) -> list[int]:
-    """The ids of the snapshots that expire, oldest first.
+    """Return the ids of the snapshots to expire, oldest first.
 
     Args:
-        snapshots: all that the table has.
-        keep_newest: so many of the newest stay.
-        older_than: snapshots made at this moment or later stay; None where age does not count.
-        protected: ids that stay: those that branches and tags name, and those that watermarks need.
+        snapshots: all snapshots of the table.
+        keep_newest: the number of newest snapshots to keep.
+        older_than: snapshots from this moment on are kept; None ignores the age.
+        protected: ids to keep: snapshots that branches, tags and watermarks refer to.
     """
     ordered = _sort_by_sequence(snapshots)
     return [
-        v.snapshot_id
-        for v in ordered[: max(0, len(ordered) - keep_newest)]
-        if v.snapshot_id not in protected and (older_than is None or v.created_at < older_than)
+        snapshot.snapshot_id
+        for snapshot in ordered[: max(0, len(ordered) - keep_newest)]
+        if snapshot.snapshot_id not in protected and (older_than is None or snapshot.created_at < older_than)
     ]
 
 
 def snapshots_since_oldest_needed(snapshots: Iterable[SnapshotInfo], needed: Collection[int]) -> set[int]:
-    """The ids of the oldest snapshot that is needed, and of all after it.
+    """Return the ids of the oldest needed snapshot and of all newer snapshots.
 
-    A refresh reads what changed since the snapshot of its watermark.
+    A refresh reads the changes since the snapshot of its watermark.
     """
     ordered = _sort_by_sequence(snapshots)
-    first = next((i for i, v in enumerate(ordered) if v.snapshot_id in needed), len(ordered))
-    return {v.snapshot_id for v in ordered[first:]}
+    positions = (i for i, snapshot in enumerate(ordered) if snapshot.snapshot_id in needed)
+    return {snapshot.snapshot_id for snapshot in ordered[next(positions, len(ordered)) :]}
 
 
 def _sort_by_sequence(snapshots: Iterable[SnapshotInfo]) -> list[SnapshotInfo]:
-    return sorted(snapshots, key=lambda v: (v.sequence, v.created_at))
+    return sorted(snapshots, key=lambda snapshot: (snapshot.sequence, snapshot.created_at))
 
 
 def partitions_to_compact(
     sizes: Mapping[Interval, Iterable[int]], written: Collection[Interval]
 ) -> list[Interval]:
-    """The partitions that have so many small files that they are worth rewriting, in order.
+    """Return the partitions with at least `MIN_SMALL_FILES` small files, in order.
 
     Args:
-        sizes: of each partition's files, in bytes.
-        written: the partitions that are being written: rewriting one would only make its writers start over.
+        sizes: file sizes in bytes, by partition.
+        written: partitions that other runs write now. Compaction would make those runs start over.
     """
     return sorted(
         partition
-        for partition, found in sizes.items()
-        if partition not in written and sum(size < SMALL_FILE_BYTES for size in found) >= MIN_SMALL_FILES
+        for partition, file_sizes in sizes.items()
+        if partition not in written and sum(size < SMALL_FILE_BYTES for size in file_sizes) >= MIN_SMALL_FILES
     )

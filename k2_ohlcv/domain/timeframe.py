@@ -1,6 +1,6 @@
-"""The five timeframes: rows of data, and what a window and a partition of each are.
+"""The five timeframes as rows of data, with their windows and partitions.
 
-Nothing here knows how candles are computed or stored. A sixth timeframe is one more row.
+Computing and storing candles do not belong here. A sixth timeframe is one more row.
 """
 
 from collections.abc import Iterable
@@ -20,31 +20,29 @@ from k2_ohlcv.domain.intervals import (
     day_start,
 )
 
-_FIRST = datetime.min.replace(tzinfo=UTC)
+_FIRST_MOMENT = datetime.min.replace(tzinfo=UTC)
 
 
 class Grain(Enum):
-    """How long a partition of a table is."""
+    """The length of a table's partitions."""
 
     DAY = "day"
     MONTH = "month"
 
     def floor(self, moment: datetime) -> datetime:
-        """The start of the partition that holds a moment."""
+        """Return the start of the partition that contains a moment."""
         day = moment.astimezone(UTC).date()
         return day_start(day.replace(day=1) if self is Grain.MONTH else day)
 
     def partition(self, moment: datetime) -> Interval:
-        """The partition that holds a moment."""
+        """Return the partition that contains a moment."""
         start = self.floor(moment)
-        # The 28th is in every month, and four days on is in the next one.
-        next_one = (
-            add_clamped(start, DAY) if self is Grain.DAY else add_clamped(start.replace(day=28), 4 * DAY)
-        )
-        return Interval(start, next_one if next_one == LAST_MOMENT else self.floor(next_one))
+        # Every month has a 28th, and four days after the 28th is the next month.
+        later = add_clamped(start, DAY) if self is Grain.DAY else add_clamped(start.replace(day=28), 4 * DAY)
+        return Interval(start, later if later == LAST_MOMENT else self.floor(later))
 
     def partitions(self, intervals: Iterable[Interval]) -> list[Interval]:
-        """The partitions that the intervals touch, in order, each once."""
+        """Return the partitions that overlap the intervals, in order, without duplicates."""
         touched = set()
         for interval in coalesce(intervals):
             moment = interval.start
@@ -55,18 +53,18 @@ class Grain(Enum):
         return sorted(touched)
 
     def key(self, partition: Interval) -> str:
-        """The partition's name in Dagster: the ISO date on which it begins."""
+        """Return the partition's key in Dagster: the ISO date on which the partition begins."""
         return partition.start.date().isoformat()
 
     def ordinal(self, moment: datetime) -> int:
-        """The value of Iceberg's day or month transform: days or months since 1970-01-01."""
+        """Return the value of Iceberg's day or month transform: days or months since 1970-01-01."""
         if self is Grain.DAY:
             return (moment - EPOCH) // DAY
         return (moment.year - EPOCH.year) * 12 + moment.month - 1
 
     def interval_of(self, ordinal: int) -> Interval:
-        """The partition whose transform value this is; the first or last that there is, where none has it."""
-        ordinal = min(max(ordinal, self.ordinal(_FIRST)), self.ordinal(LAST_MOMENT))
+        """Return the partition of a transform value. Values out of range give the first or last partition."""
+        ordinal = min(max(ordinal, self.ordinal(_FIRST_MOMENT)), self.ordinal(LAST_MOMENT))
         if self is Grain.DAY:
             return self.partition(EPOCH + ordinal * DAY)
         return self.partition(datetime(1970 + ordinal // 12, ordinal % 12 + 1, 1, tzinfo=UTC))
@@ -74,17 +72,17 @@ class Grain(Enum):
 
 @dataclass(frozen=True)
 class Timeframe:
-    """One candle table: how long its windows are, how it is partitioned, refreshed and kept.
+    """One candle table: window length, partitioning, freshness limits and retention.
 
-    Windows are half-open and aligned to the UTC epoch, so a window never crosses midnight.
+    Windows are half-open and aligned to the UTC epoch. A window therefore never crosses midnight.
 
     Attributes:
-        name: the timeframe as people say it, such as `5m`.
+        name: the short name, such as `5m`.
         length: the length of a window; divides a day.
         grain: the length of a partition.
-        warn_after: the table is stale when behind its trades for longer than this.
-        fail_after: and badly so when behind for longer than this.
-        default_retention: how long candles are kept.
+        warn_after: a larger lag is a freshness warning.
+        fail_after: a larger lag is a freshness failure.
+        default_retention: how long candles are kept by default.
     """
 
     name: str
@@ -96,7 +94,7 @@ class Timeframe:
 
     @property
     def table(self) -> str:
-        """The name of the table, without its namespace."""
+        """The name of the table, without the namespace."""
         return f"gold_ohlcv_{self.name}"
 
     @property
@@ -105,16 +103,16 @@ class Timeframe:
         return self.length // MICROSECOND
 
     def floor(self, moment: datetime) -> datetime:
-        """The start of the window that holds a moment."""
+        """Return the start of the window that contains a moment."""
         return moment - (moment - EPOCH) % self.length
 
     def window(self, moment: datetime) -> Interval:
-        """The window that holds a moment."""
+        """Return the window that contains a moment."""
         start = self.floor(moment)
         return Interval(start, add_clamped(start, self.length))
 
     def align(self, intervals: Iterable[Interval]) -> list[Interval]:
-        """The whole windows that the intervals touch, coalesced."""
+        """Return the whole windows that overlap the intervals, coalesced."""
         return coalesce(
             Interval(self.floor(i.start), add_clamped(self.floor(i.end - MICROSECOND), self.length))
             for i in intervals
@@ -139,10 +137,10 @@ TIMEFRAMES: tuple[Timeframe, ...] = (
 
 
 def find_timeframe(name: str) -> Timeframe:
-    """The timeframe of that name.
+    """Return the timeframe with this name.
 
     Raises:
-        UsageError: there is none; the message names those that there are.
+        UsageError: no timeframe has this name; the message lists the names.
     """
     for candidate in TIMEFRAMES:
         if candidate.name == name:
@@ -151,10 +149,10 @@ def find_timeframe(name: str) -> Timeframe:
 
 
 def parse_day(text: str) -> date:
-    """A UTC day from its ISO form, such as 2013-11-25.
+    """Parse a UTC day in ISO form, such as 2013-11-25.
 
     Raises:
-        UsageError: the text is not such a date.
+        UsageError: the text is not an ISO date.
     """
     try:
         return date.fromisoformat(text)

@@ -1,6 +1,6 @@
-"""The decimal types of prices and amounts, each written once.
+"""The decimal types of prices and amounts, each defined once.
 
-Arrow, Polars, Iceberg and Spark forms derive from these values where they are used. Nothing here imports an
+Other modules derive their Arrow, Polars, Iceberg and Spark types from these values. This module imports no
 engine.
 """
 
@@ -8,25 +8,25 @@ from typing import NamedTuple
 
 
 class ExactDecimal(NamedTuple):
-    """A decimal type. Values that do not fit are refused, never rounded.
+    """A decimal type. A value that does not fit is rejected, never rounded.
 
     Attributes:
-        precision: digits in all.
-        scale: digits after the point.
+        precision: total number of digits.
+        scale: digits after the decimal point.
     """
 
     precision: int
     scale: int
 
     def __str__(self) -> str:
-        """The type in SQL, as Spark reads it."""
+        """Return the SQL name of the type, as Spark expects it."""
         return f"decimal({self.precision},{self.scale})"
 
 
-#: price x quantity is exactly a notional in every engine. Widen neither without narrowing the other.
+#: price x quantity fits a notional exactly in every engine. Widen one type only if you narrow the other.
 PRICE = ExactDecimal(18, 8)
 QUANTITY = ExactDecimal(19, 8)
-#: The sum of the quantities of a window.
+#: The sum of quantity over the trades of a window.
 VOLUME = ExactDecimal(29, 8)
-#: The sum of price x quantity of a window.
+#: The sum of price x quantity over the trades of a window.
 NOTIONAL = ExactDecimal(38, 16)

@@ -1,21 +1,21 @@
-"""What became of windows, in numbers. Reports, run metadata and commands all use these counts."""
+"""Counts of windows by outcome, for reports, run metadata and commands. Counts of trades are elsewhere."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass
 
-#: Names in run metadata begin so, as a run also counts trades.
+#: Prefix of the names in run metadata, which also has counts of trades.
 _PREFIX = "windows_"
 
 
 @dataclass(frozen=True)
 class WindowCounts:
-    """Windows by what became of them.
+    """Counts of windows by outcome.
 
     Attributes:
-        added: windows that were not there before.
-        changed: windows whose values changed.
-        removed: rows that had no trades behind them, were off the grid, or repeated a key.
-        unchanged: windows that were right already.
+        added: new windows.
+        changed: windows with changed values.
+        removed: deleted rows: without trades, off the window grid, or with a duplicate key.
+        unchanged: windows that already had the right values.
     """
 
     added: int = 0
@@ -28,22 +28,22 @@ class WindowCounts:
 
     @property
     def written(self) -> int:
-        """Windows that are now otherwise than before."""
+        """The number of added, changed and removed windows."""
         return self.added + self.changed + self.removed
 
     def as_json(self) -> dict[str, int]:
-        """The counts under their own names."""
+        """Return the counts by name."""
         return asdict(self)
 
     def as_metadata(self) -> dict[str, int]:
-        """The counts as metadata of a run."""
+        """Return the counts as metadata of a run."""
         return {f"{_PREFIX}{name}": count for name, count in asdict(self).items()}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, object]) -> "WindowCounts":
-        """The counts that metadata of a run has; zero where it has none."""
+        """Read the counts from the metadata of a run. A missing count is zero."""
         return cls(**{name: int(str(metadata.get(f"{_PREFIX}{name}", 0))) for name in asdict(cls())})
 
     def __str__(self) -> str:
-        """The counts as a line for people."""
+        """Return the counts as one line for people."""
         return ", ".join(f"{count:,} windows {name}" for name, count in asdict(self).items())
