@@ -1,1 +1,1 @@
-"""Polars frames of candles, pure: types, comparison, invariants, checks. No tables, no engine."""
+"""Polars frames of candles: types, comparison, invariants, checks. All pure: no tables and no engine here."""

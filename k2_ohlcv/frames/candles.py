@@ -1,6 +1,6 @@
-"""Candles as frames: finishing what the engine computed, and comparing it with what is stored.
+"""Candles as frames: candles from computed windows, and their comparison with stored candles.
 
-Pure functions on Arrow and Polars data. Nothing here reads or writes a table.
+All functions are pure, on Arrow and Polars data. Reading and writing tables is in `lake.candles`.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from k2_ohlcv.domain.intervals import Interval, to_micros
 from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.domain.types import NOTIONAL, PRICE, VOLUME
 
-#: Rows that an error or a failed check shows.
+#: The maximum number of rows in an error message or a failed check.
 MAX_SAMPLE_ROWS = 20
 
 _PRICE = pl.Decimal(*PRICE)
 
-#: The columns of a candle table, in order, without their nullability.
+#: The columns of a candle table, in order, with their types.
 CANDLE_TYPES: dict[str, pl.DataType] = {
     "symbol": pl.String(),
     "exchange": pl.String(),
@@ -40,8 +40,7 @@ CANDLE_TYPES: dict[str, pl.DataType] = {
     "updated_at": pl.Datetime("us", "UTC"),
 }
 
-
-#: Windows that are refused: their key, and the name of the check that they break.
+#: The columns of a frame of refused windows: the key, and the name of the failed check.
 REFUSED_TYPES: dict[str, pl.DataType] = {
     "exchange": pl.String(),
     "symbol": pl.String(),
@@ -51,17 +50,18 @@ REFUSED_TYPES: dict[str, pl.DataType] = {
 
 
 def candles_from_windows(windows: pa.Table, timeframe: Timeframe) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Candles without clocks from the engine's windows, and the windows of which none can be made.
+    """Turn the engine's windows into candles, and separate the windows that must be refused.
 
-    vwap is notional / volume rounded half-even to 8 places, exactly: decimal256 keeps 46 places of the
-    quotient, and a quotient of these types that is not a tie is further than that from one.
+    vwap is notional / volume, rounded half-even to 8 places. decimal256 keeps 46 places of the quotient.
+    With these types, a quotient that is not a tie differs from a tie within those places. The rounding is
+    therefore exact.
 
     Args:
-        windows: rows of `engine.rollup.WINDOWS`.
-        timeframe: what they are windows of.
+        windows: rows of `engine.rollup.WINDOW_SCHEMA`.
+        timeframe: the timeframe of the windows.
 
     Returns:
-        The candles, and the refused windows in the columns of `REFUSED_TYPES`.
+        The candles without `created_at` and `updated_at`, and the refused windows (`REFUSED_TYPES`).
     """
     windows, refused = _split_computable(windows)
     volume = windows["volume"].cast(pa.decimal256(*VOLUME))
@@ -77,10 +77,10 @@ def candles_from_windows(windows: pa.Table, timeframe: Timeframe) -> tuple[pl.Da
 
 
 def _split_computable(windows: pa.Table) -> tuple[pa.Table, pl.DataFrame]:
-    """Part the windows whose vwap can be computed exactly from those to refuse.
+    """Separate windows with an exact vwap from windows to refuse.
 
-    Refused are windows with trades that do not fit or a volume that is not positive. Refused is also a window
-    whose high x volume reaches 10^22: engines may wrap its notional without notice.
+    A window is refused if a value does not fit its type, or if the volume is not positive. A window is also
+    refused if high x volume reaches 10^22: engines may overflow its notional silently.
     """
     positive = pc.and_(pc.equal(windows["misfits"], 0), pc.greater(windows["volume"], 0))
     high = windows["high_price"].cast(pa.decimal256(*PRICE))
@@ -91,14 +91,14 @@ def _split_computable(windows: pa.Table) -> tuple[pa.Table, pl.DataFrame]:
     fits = pc.and_(positive, small)
     if pc.all(fits, min_count=0).as_py():
         return windows, pl.DataFrame(schema=REFUSED_TYPES)
-    unfit = windows.filter(pc.invert(fits))
+    refused_rows = windows.filter(pc.invert(fits))
     checks = pc.if_else(positive.filter(pc.invert(fits)), "vwap_bounds", "positive_metrics")
-    refused = pl.DataFrame(unfit.select(list(KEY_COLUMNS)).append_column("check", checks))
+    refused = pl.DataFrame(refused_rows.select(list(KEY_COLUMNS)).append_column("check", checks))
     return windows.filter(fits), refused.cast(pl.Schema(REFUSED_TYPES))
 
 
 def format_rows(frame: pl.DataFrame) -> str:
-    """The first rows of a frame as a plain table for people."""
+    """Format the first rows of a frame as a text table for people."""
     with pl.Config(
         tbl_rows=MAX_SAMPLE_ROWS, tbl_cols=-1, tbl_width_chars=200, tbl_formatting="ASCII_MARKDOWN"
     ):
@@ -107,12 +107,13 @@ def format_rows(frame: pl.DataFrame) -> str:
 
 @dataclass(frozen=True)
 class CandleDiff:
-    """What makes stored candles equal to computed ones.
+    """The rows to delete and to write, so that stored candles equal computed candles.
 
     Attributes:
-        dropped_keys: indexes (column `row` of the stored frame) of the rows that go.
-        written: the rows that come, with clocks, in the columns of a candle table.
-        outcomes: a row a key, with `window_start` and `fate`: added, changed, removed or unchanged.
+        dropped_keys: the rows to delete, as values of the column `row` of the stored frame.
+        written: the rows to write, in the columns of a candle table.
+        outcomes: one row per candle, with `window_start` and `outcome`. The outcome is added, changed,
+            removed or unchanged.
     """
 
     dropped_keys: pl.Series
@@ -121,15 +122,16 @@ class CandleDiff:
 
 
 def diff_candles(stored: pl.DataFrame, computed: pl.DataFrame, now: datetime) -> CandleDiff:
-    """Compare the stored candles of some windows with what they must be.
+    """Compare stored candles with the computed candles of the same windows.
 
-    Equal means every column but the two clocks, one row a key. `created_at` is kept, `updated_at` moves only
-    where a value changed.
+    Candles are equal if each key has one row, and all columns except `created_at` and `updated_at` are equal.
+    A changed candle keeps its `created_at`. An unchanged candle also keeps its `updated_at`.
 
     Args:
-        stored: candle rows with a column `row`, unique; keys may repeat or be off the grid, which is damage.
-        computed: what `candles_from_windows` gives for the same windows.
-        now: the clock for what is new or changed.
+        stored: candle rows with a unique column `row`. In a damaged table, keys may be duplicate or off the
+            window grid.
+        computed: the candles from `candles_from_windows`.
+        now: the time to write into `created_at` and `updated_at`.
     """
     by_key = stored.with_columns(pl.len().over(*KEY_COLUMNS).alias("copies")).sort("created_at")
     first = by_key.unique(KEY_COLUMNS, keep="first", maintain_order=True)
@@ -139,40 +141,47 @@ def diff_candles(stored: pl.DataFrame, computed: pl.DataFrame, now: datetime) ->
         how="left",
         suffix="_stored",
     )
+    matched = matched.with_columns(_candle_outcome().alias("outcome"))
+    unchanged = matched.filter(pl.col("outcome") == "unchanged")["row"]
+    written = matched.filter(pl.col("outcome") != "unchanged").with_columns(
+        pl.col("created_at").fill_null(now), pl.lit(now, pl.Datetime("us", "UTC")).alias("updated_at")
+    )
+    replaced = matched.filter(pl.col("outcome") == "changed").select("row")
+    dropped = stored.filter(~pl.col("row").is_in(unchanged.implode()))
+    removed = dropped.join(replaced, on="row", how="anti").select(
+        "window_start", pl.lit("removed").alias("outcome")
+    )
+    return CandleDiff(
+        dropped["row"],
+        written.select(*CANDLE_TYPES).cast(pl.Schema(CANDLE_TYPES)),
+        pl.concat([matched.select("window_start", "outcome"), removed]),
+    )
+
+
+def _candle_outcome() -> pl.Expr:
+    """The outcome of a computed candle that is joined with its stored row."""
     equal = reduce(
         lambda left, right: left & right,
         (pl.col(c).eq_missing(pl.col(f"{c}_stored")) for c in VALUE_COLUMNS),
         pl.col("copies").eq_missing(1),
     )
-    known = pl.when(equal).then(pl.lit("unchanged")).otherwise(pl.lit("changed"))
-    fate = pl.when(pl.col("row").is_null()).then(pl.lit("added")).otherwise(known)
-    matched = matched.with_columns(fate.alias("fate"))
-    kept = matched.filter(pl.col("fate") == "unchanged")["row"]
-    written = matched.filter(pl.col("fate") != "unchanged").with_columns(
-        pl.col("created_at").fill_null(now), pl.lit(now, pl.Datetime("us", "UTC")).alias("updated_at")
-    )
-    replaced = matched.filter(pl.col("fate") == "changed").select("row")
-    dropped = stored.filter(~pl.col("row").is_in(kept.implode()))
-    removed = dropped.join(replaced, on="row", how="anti").select(
-        "window_start", pl.lit("removed").alias("fate")
-    )
-    return CandleDiff(
-        dropped["row"],
-        written.select(*CANDLE_TYPES).cast(pl.Schema(CANDLE_TYPES)),
-        pl.concat([matched.select("window_start", "fate"), removed]),
-    )
+    outcome_of_stored = pl.when(equal).then(pl.lit("unchanged")).otherwise(pl.lit("changed"))
+    return pl.when(pl.col("row").is_null()).then(pl.lit("added")).otherwise(outcome_of_stored)
 
 
 def is_in_intervals(column: str, intervals: Sequence[Interval]) -> pl.Expr:
-    """Whether a moment lies in any of the intervals.
+    """Return an expression: whether the time in a column lies in one of the intervals.
 
-    Compared as microseconds: Polars makes a frame of its own for every literal that is a time.
+    The expression compares microseconds. Polars would create a frame for each literal of a time type.
     """
-    at = pl.col(column).dt.epoch("us")
+    micros = pl.col(column).dt.epoch("us")
     return reduce(
         lambda left, right: left | right,
-        ((at >= to_micros(interval.start)) & (at < to_micros(interval.end)) for interval in intervals),
-        pl.lit(False),  # the identity of "or"
+        (
+            (micros >= to_micros(interval.start)) & (micros < to_micros(interval.end))
+            for interval in intervals
+        ),
+        pl.lit(False),  # the result without intervals
     )
 
 

@@ -1,7 +1,7 @@
-"""What must hold of stored candles, and what breaks it: pure functions of frames.
+"""The checks of stored candles, as pure functions of frames.
 
-The row rules are those of the gate (`invariants.row_invariants`), held here against what is stored. Reading
-tables and recomputing from trades is in `validate`.
+Row checks use `invariants.row_invariants`, as commits do. Reading tables and trades is in
+`operations.validate`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,10 +22,10 @@ class Check:
     """One check of every candle table.
 
     Attributes:
-        name: its name.
-        rule: what must be true.
-        is_blocking: whether its failure stops what follows.
-        whole: whether it says the same whatever windows are examined.
+        name: the name of the check.
+        rule: the condition for a pass.
+        is_blocking: whether a failure stops downstream assets.
+        whole: whether the check covers the whole table, whatever windows are examined.
     """
 
     name: str
@@ -36,51 +36,51 @@ class Check:
 
 CHECKS: tuple[Check, ...] = (
     Check(
-        "price_relationships", "high is at least, and low at most, every other price; all prices are positive"
+        "price_relationships", "high is the highest price, low is the lowest price, all prices are positive"
     ),
     Check("vwap_bounds", "vwap lies between low and high"),
     Check("positive_metrics", "volume is positive, there is at least one trade, and nothing is null"),
     Check(
         "window_alignment",
-        "windows have the timeframe's length, lie on its grid, under their UTC date and in their partition",
+        "windows have the length, the grid, the UTC date and the partition of their timeframe",
     ),
-    Check("unique_windows", "one row per exchange, symbol and window start"),
+    Check("unique_windows", "each exchange, symbol and window start has one row"),
     Check(
         "reconciles_with_trades",
-        "count, volume, high and low of each window are those of the trades, and neither side lacks one",
+        "candles and trades have the same windows, with equal count, volume, high and low",
     ),
-    Check("timeframes_agree", "the table is the roll-up of 1m over the same span", is_blocking=False),
-    Check("gaps", "informs: spans without a candle, and why", is_blocking=False),
+    Check("timeframes_agree", "the candles are equal to the roll-up of the 1m candles", is_blocking=False),
+    Check("gaps", "always passes: lists spans without a candle, with the reason", is_blocking=False),
     Check(
         "freshness",
-        "the table is inside its freshness policy, by its own watermark",
+        "the lag of the table's watermark is within its freshness policy",
         is_blocking=False,
         whole=True,
     ),
     Check(
         "trade_times",
-        "every trade has a time from 2009-01-01 to the end of tomorrow, UTC; others are in no candle",
+        "every trade has a time from 2009-01-01 to the end of tomorrow, UTC; candles leave out other trades",
         is_blocking=False,
         whole=True,
     ),
 )
 
-#: What trades and candles must agree in, per window.
+#: Candle columns that a second, independent aggregation of the trades computes.
 TOTAL_COLUMNS = ("trade_count", "volume", "high_price", "low_price")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found in one table.
+    """The result of one check of one table.
 
     Attributes:
-        check: the check's name.
-        timeframe: the table's timeframe.
-        examined: windows (or trades) looked at.
-        failures: windows (or trades) that fail.
-        partitions: keys of the partitions in which they are.
-        rows: up to `MAX_SAMPLE_ROWS` of them; for comparisons with both sides.
-        note: what people should know besides.
+        check: the name of the check.
+        timeframe: the timeframe of the table.
+        examined: the number of examined windows (or trades).
+        failures: the number of windows (or trades) that fail.
+        partitions: keys of the partitions with failures.
+        rows: up to `MAX_SAMPLE_ROWS` failed rows. Comparisons show the values of both sides.
+        note: further facts for people.
         numbers: further measurements, by name.
     """
 
@@ -95,11 +95,11 @@ class Finding:
 
     @property
     def is_ok(self) -> bool:
-        """Whether nothing fails."""
+        """Whether the check passed."""
         return self.failures == 0
 
     def as_json(self) -> dict[str, object]:
-        """The finding as one JSON object."""
+        """Return the finding as one JSON object."""
         return {
             "check": self.check,
             "timeframe": self.timeframe,
@@ -110,17 +110,17 @@ class Finding:
 
 
 def partition_key(column: str, timeframe: Timeframe) -> pl.Expr:
-    """The key of the partition that a window start belongs to."""
+    """Return an expression: the key of the partition that contains a window start."""
     start = pl.col(column).dt.truncate("1d" if timeframe.grain is Grain.DAY else "1mo")
     return start.dt.strftime("%Y-%m-%d")
 
 
 def check_rows(stored: pl.DataFrame, timeframe: Timeframe) -> list[Finding]:
-    """The findings of the five checks that look at rows alone.
+    """Run the five checks that need the stored rows alone.
 
     Args:
-        stored: candle rows, with the key of the partition that each is stored in as `partition`.
-        timeframe: what they are candles of.
+        stored: candle rows. The column `partition` has the key of the partition that stores the row.
+        timeframe: the timeframe of the candles.
     """
     rules = dict(row_invariants(timeframe))
     rules["window_alignment"] &= pl.col("partition") == partition_key("window_start", timeframe)
@@ -132,28 +132,30 @@ def check_rows(stored: pl.DataFrame, timeframe: Timeframe) -> list[Finding]:
 
 
 def check_totals(stored: pl.DataFrame, totals: pl.DataFrame, timeframe: Timeframe) -> Finding:
-    """Whether stored candles have the totals of the trades.
+    """Compare stored candles with totals of the trades.
 
     Args:
-        stored: candle rows with `partition`.
-        totals: `KEY_COLUMNS` and `TOTAL_COLUMNS` per window, from the trades.
-        timeframe: what they are candles of.
+        stored: candle rows with the column `partition`.
+        totals: `KEY_COLUMNS` and `TOTAL_COLUMNS` of each window, from the trades.
+        timeframe: the timeframe of the candles.
     """
     return _compare_rows("reconciles_with_trades", timeframe, stored, {"trades": totals}, TOTAL_COLUMNS)
 
 
 def uncompared_finding(check: str, timeframe: Timeframe, *, pending: int, behind: int) -> Finding:
-    """What a comparison did not look at, to be merged with what it found.
+    """Count the windows that a comparison left out. The result is merged with the findings of the check.
 
     Args:
-        check: the comparison.
-        timeframe: the table.
-        pending: windows that are dirty since the watermark.
-        behind: windows behind the line of frozen trades or of expired candles.
+        check: the name of the check.
+        timeframe: the timeframe of the table.
+        pending: the number of windows that are dirty since the watermark.
+        behind: the number of windows before `frozen_before` or `expired_before`.
     """
     notes = [
-        f"{pending:,} windows are dirty since the watermark and were left out" if pending else "",
-        f"{behind:,} windows are behind the lines of retention and were left out" if behind else "",
+        f"{pending:,} windows are dirty since the watermark and were not compared" if pending else "",
+        f"{behind:,} windows are before frozen_before or expired_before and were not compared"
+        if behind
+        else "",
     ]
     return Finding(
         check,
@@ -165,12 +167,12 @@ def uncompared_finding(check: str, timeframe: Timeframe, *, pending: int, behind
 
 
 def check_rollup(stored: pl.DataFrame, minutes: pl.DataFrame, timeframe: Timeframe) -> Finding:
-    """Whether stored candles are the roll-up of stored 1m candles of the same span.
+    """Compare stored candles with the roll-up of stored 1m candles.
 
     Args:
-        stored: candle rows with `partition`.
-        minutes: rows of the 1m table of that span.
-        timeframe: what `stored` are candles of.
+        stored: candle rows with the column `partition`.
+        minutes: the 1m candles of the same span.
+        timeframe: the timeframe of `stored`.
     """
     start = pl.col("window_start").dt.truncate(f"{timeframe.length // timedelta(minutes=1)}m")
     ordered = minutes.sort("window_start").with_columns(start.alias("window_start"))
@@ -187,7 +189,7 @@ def check_rollup(stored: pl.DataFrame, minutes: pl.DataFrame, timeframe: Timefra
 
 
 def merge_findings(findings: Iterable[Finding]) -> Finding:
-    """The findings of one check over several parts of a table, as one."""
+    """Merge the findings of one check over several parts of a table."""
     parts = list(findings)
     first = parts[0]
     rows = [p.rows for p in parts if p.rows is not None and p.rows.height]
@@ -214,18 +216,19 @@ def _compare_rows(
     against: Mapping[str, pl.DataFrame],
     columns: Sequence[str],
 ) -> Finding:
-    ((other, wanted),) = against.items()
-    both = stored.select(*KEY_COLUMNS, *columns, pl.lit(True).alias("stored")).join(
-        wanted.select(*KEY_COLUMNS, *columns, pl.lit(True).alias("wanted")),
+    """Compare the columns of stored rows with expected rows, which are given by their name in samples."""
+    ((name, expected),) = against.items()
+    joined = stored.select(*KEY_COLUMNS, *columns, pl.lit(True).alias("stored")).join(
+        expected.select(*KEY_COLUMNS, *columns, pl.lit(True).alias("expected")),
         on=KEY_COLUMNS,
         how="full",
-        suffix=f"_{other}",
+        suffix=f"_{name}",
         coalesce=True,
     )
-    same = pl.all_horizontal(pl.col(c).eq_missing(pl.col(f"{c}_{other}")) for c in columns)
-    known = pl.col("stored").is_not_null() & pl.col("wanted").is_not_null()
-    broken = both.filter(~(same & known)).drop("stored", "wanted").sort(*KEY_COLUMNS)
-    return _build_finding(check, timeframe, both.height, broken)
+    is_equal = pl.all_horizontal(pl.col(c).eq_missing(pl.col(f"{c}_{name}")) for c in columns)
+    is_in_both = pl.col("stored").is_not_null() & pl.col("expected").is_not_null()
+    broken = joined.filter(~(is_equal & is_in_both)).drop("stored", "expected").sort(*KEY_COLUMNS)
+    return _build_finding(check, timeframe, joined.height, broken)
 
 
 def _build_finding(check: str, timeframe: Timeframe, examined: int, broken: pl.DataFrame) -> Finding:

@@ -1,6 +1,6 @@
-"""The candle schema and its row invariants, as one pandera model: the gate before a commit.
+"""The candle schema and the row invariants of candles, checked before every commit.
 
-The same invariants are what the asset checks hold stored tables to.
+The asset checks test stored candles for the same invariants, in `frames.checks`.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,23 +16,22 @@ from k2_ohlcv.frames.candles import CANDLE_TYPES, REFUSED_TYPES, format_rows
 if TYPE_CHECKING:
     from pandera.polars import DataFrameSchema, PolarsData
 
-
-#: What pandera calls a check of its own that is one of ours.
+#: Names of pandera's own rules, with the names of the checks in this project.
 _CHECK_BY_RULE = {"multiple_fields_uniqueness": "unique_windows", "not_nullable": "positive_metrics"}
 
 
 def row_invariants(timeframe: Timeframe) -> Mapping[str, pl.Expr]:
-    """What every candle row keeps, by the name of its check: true where it holds, and never null."""
-    opened, high, low, closed, vwap = (
+    """Return the invariants of a candle row, by check name. Each expression is true or false, never null."""
+    open_, high, low, close, vwap = (
         pl.col(name) for name in ("open_price", "high_price", "low_price", "close_price", "vwap")
     )
     start, end = pl.col("window_start"), pl.col("window_end")
     rules = {
-        "price_relationships": (high >= opened)
-        & (high >= closed)
+        "price_relationships": (high >= open_)
+        & (high >= close)
         & (high >= low)
-        & (low <= opened)
-        & (low <= closed)
+        & (low <= open_)
+        & (low <= close)
         & (low > 0),
         "vwap_bounds": (low <= vwap) & (vwap <= high),
         "positive_metrics": (pl.col("volume") > 0)
@@ -46,10 +45,10 @@ def row_invariants(timeframe: Timeframe) -> Mapping[str, pl.Expr]:
 
 
 def find_broken_windows(frame: pl.DataFrame, timeframe: Timeframe) -> pl.DataFrame:
-    """The candles that break an invariant, each once with the first check that it breaks.
+    """Find the candles that break an invariant.
 
     Returns:
-        A frame in the columns of `REFUSED_TYPES`.
+        One row per candle with its first failed check, in the columns of `REFUSED_TYPES`.
     """
     first = pl.coalesce(
         *(pl.when(~rule).then(pl.lit(name)) for name, rule in row_invariants(timeframe).items()), pl.lit(None)
@@ -59,7 +58,7 @@ def find_broken_windows(frame: pl.DataFrame, timeframe: Timeframe) -> pl.DataFra
 
 
 def candle_schema(timeframe: Timeframe) -> "DataFrameSchema":
-    """The pandera model of a timeframe's candles: columns in order, types, no nulls, keys and invariants."""
+    """Build the pandera schema of a timeframe's candles: columns in order, types, keys and invariants."""
     import pandera.polars as pandera
 
     def check(name: str, rule: pl.Expr) -> "pandera.Check":
@@ -77,11 +76,11 @@ def candle_schema(timeframe: Timeframe) -> "DataFrameSchema":
 
 
 def check_invariants(frame: pl.DataFrame, timeframe: Timeframe) -> None:
-    """Let a frame of candles pass, or refuse it.
+    """Check a frame of candles before its commit.
 
     Raises:
-        GateError: the frame is not of the candle schema or breaks an invariant; the message names the checks
-            and shows the rows that fail them.
+        InvariantError: the frame does not have the candle schema, or breaks an invariant. The message names
+            the failed checks and shows the rows.
     """
     from pandera.errors import SchemaErrors
 
@@ -91,8 +90,8 @@ def check_invariants(frame: pl.DataFrame, timeframe: Timeframe) -> None:
         candle_schema(timeframe).validate(frame, lazy=True)
     except SchemaErrors as errors:
         cases = errors.failure_cases
-        counts = dict(cases.group_by("check").len().sort("check").iter_rows())
-        failed = {_CHECK_BY_RULE.get(str(name), str(name)): int(count) for name, count in counts.items()}
+        rule_counts = dict(cases.group_by("check").len().sort("check").iter_rows())
+        failed = {_CHECK_BY_RULE.get(str(rule), str(rule)): int(count) for rule, count in rule_counts.items()}
         rows = cases["index"].drop_nulls().unique().sort().to_list()
         raise InvariantError(
             f"{len(rows) or 'some'} candles for {timeframe.table} break {', '.join(map(str, failed))}; "

@@ -85,7 +85,7 @@ class StoredCandles:
         rows = rows.join(refused, on=KEY_COLUMNS, how="anti")
         comparison = diff_candles(rows.drop("misplaced"), computed, now)
         check_invariants(comparison.written, self.timeframe)
-        removed = misplaced.select("window_start", pl.lit("removed").alias("fate"))
+        removed = misplaced.select("window_start", pl.lit("removed").alias("outcome"))
         return self._files(
             CandleDiff(
                 pl.concat([comparison.dropped_keys, misplaced["row"]]),

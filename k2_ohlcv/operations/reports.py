@@ -165,9 +165,9 @@ def partition_reports(
     """
     start = pl.col("window_start").dt.truncate("1d" if timeframe.grain is Grain.DAY else "1mo")
     trades = dict(computed.group_by(start).agg(pl.col("trade_count").sum()).iter_rows())
-    fates: dict[datetime, dict[str, int]] = {}
-    for partition, fate, count in change.outcomes.group_by(start, "fate").len().iter_rows():
-        fates.setdefault(partition, {})[fate] = count
+    outcomes: dict[datetime, dict[str, int]] = {}
+    for partition_start, outcome, count in change.outcomes.group_by(start, "outcome").len().iter_rows():
+        outcomes.setdefault(partition_start, {})[outcome] = count
     for partition in timeframe.grain.partitions(chunk):
-        counts = WindowCounts(**fates.get(partition.start, {}))
+        counts = WindowCounts(**outcomes.get(partition.start, {}))
         yield PartitionReport(partition, counts, trades.get(partition.start, 0))

@@ -72,7 +72,7 @@ def test_what_was_dropped_is_said(lake: Lake, capsys: pytest.CaptureFixture[str]
         transaction.set_properties({EXPIRED_BEFORE: moments[1].isoformat()})
     code, out, _ = run(capsys, "--timeframe", "1h", "--from", "2024-02-27", "--to", "2024-02-28")
     assert code == 0
-    assert "reconciles_with_trades of 1h: 24 windows are behind the lines of retention" in out
+    assert "reconciles_with_trades of 1h: 24 windows are before frozen_before or expired_before" in out
     assert "gaps of 1h: spans without a candle: 1 expired" in out
 
 

@@ -107,10 +107,10 @@ def test_applying_a_comparison_gives_the_computed_candles(
     assert set(kept.select(*KEY_COLUMNS).rows()) == {
         tuple(getattr(c, k) for k in KEY_COLUMNS) for c in wanted if c in single
     }
-    fates = dict(found.outcomes.group_by("fate").len().iter_rows())
-    assert fates.get("unchanged", 0) == kept.height
-    assert fates.get("changed", 0) + fates.get("added", 0) == found.written.height
-    assert fates.get("removed", 0) == len(found.dropped_keys) - fates.get("changed", 0)
+    outcomes = dict(found.outcomes.group_by("outcome").len().iter_rows())
+    assert outcomes.get("unchanged", 0) == kept.height
+    assert outcomes.get("changed", 0) + outcomes.get("added", 0) == found.written.height
+    assert outcomes.get("removed", 0) == len(found.dropped_keys) - outcomes.get("changed", 0)
     assert (found.written["updated_at"] == NOW).all()
 
 

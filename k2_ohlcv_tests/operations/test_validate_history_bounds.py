@@ -53,7 +53,7 @@ def test_frozen_candles_are_not_held_to_trades_that_are_gone(sail: EngineLake, e
     assert found.examined == before - frozen
     assert 0 < frozen < before
     assert numbers(found) == {"pending_windows": 0, "windows_behind": DAY // each.length}
-    assert "behind the lines of retention" in found.note
+    assert "before frozen_before or expired_before" in found.note
 
 
 def test_damage_ahead_of_the_line_is_still_found(sail: EngineLake) -> None:
