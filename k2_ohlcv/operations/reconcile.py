@@ -28,7 +28,8 @@ from k2_ohlcv.lake.external_trades import ExternalTrades
 from k2_ohlcv.lake.missing_table import MissingTable
 from k2_ohlcv.lake.retry import retry_conflicts
 from k2_ohlcv.lake.watermark import RefusedWindow, Watermark
-from k2_ohlcv.operations.plan import Plan, plan_rebuild, plan_refresh, split_into_chunks
+from k2_ohlcv.operations.plan import Plan, plan_rebuild, plan_refresh
+from k2_ohlcv.operations.plan_chunks import split_into_chunks
 from k2_ohlcv.operations.reports import (
     PartitionReport,
     ReconcileReport,

@@ -82,7 +82,7 @@ def test_what_another_writer_does_to_frozen_candles_is_said(frozen: EngineLake) 
     stored = lakes.read_candles(frozen.lake, MINUTE)
     frozen.lake.candles(MINUTE).delete(f"window_start < '{LINE.isoformat()}'")
     told = preview_refresh(frozen.lake, MINUTE)
-    assert "where the trades are gone" in told.lines()[-1]
+    assert "The trades there have expired" in told.lines()[-1]
     assert told.as_json()["damaged"] == [f"{LINE - DAY:%Y-%m-%d}"]
     with capture_logs() as logs:
         refresh(frozen.lake, frozen.engine, MINUTE)

@@ -149,13 +149,13 @@ def test_what_is_open_since_an_earlier_run_is_done_too(lake: Lake) -> None:
     plan = plan_refresh(*tables(lake), MINUTE)
     assert plan.intervals == (window(0), window(1440))
     assert (plan.is_current, plan.skipped) == (False, 0)
-    assert "windows are open since an earlier run" in plan.lines()[0]
+    assert "an earlier run left windows open" in plan.lines()[0]
     assert plan.start is not None
     assert plan.start.refused == refused
     freeze(lake, day(1).start)
     plan = plan_refresh(*tables(lake), MINUTE)
     assert (plan.intervals, plan.skipped) == ((window(1440),), 1)
-    assert plan.lines()[-1] == "  1 windows are past retention and stay as they are."
+    assert plan.lines()[-1] == "  1 windows are before frozen_before or expired_before and stay unchanged."
     assert plan.properties == ((FROZEN_BEFORE, day(1).start.isoformat()),)
     assert plan.start is not None
     assert (plan.start.refused, plan.start.frozen_before) == (refused[1:], day(1).start)
@@ -195,7 +195,7 @@ def test_what_another_writer_touched_behind_the_line_is_damaged(done: Lake) -> N
     assert (plan.intervals, plan.changed_behind_bounds) == ((), (day(0),))
     assert plan.as_json()["damaged"] == ["2024-02-28"]
     assert (
-        f"another writer changed {MINUTE.table} in 2024-02-28, where the trades are gone"
+        f"another writer changed {MINUTE.table} in 2024-02-28. The trades there have expired"
         in plan.changed_behind_bounds_text
     )
     assert plan.lines()[-1] == f"  {plan.changed_behind_bounds_text}."

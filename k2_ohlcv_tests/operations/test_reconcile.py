@@ -17,7 +17,7 @@ from k2_ohlcv.lake import retry
 from k2_ohlcv.lake.commit import TableCommit, commit_change
 from k2_ohlcv.lake.metadata.files import live_files
 from k2_ohlcv.lake.watermark import SNAPSHOT_PROPERTY, Watermark
-from k2_ohlcv.operations import plan, reconcile
+from k2_ohlcv.operations import plan_chunks, reconcile
 from k2_ohlcv.operations.reconcile import ReconcileReport, rebuild
 from k2_ohlcv_tests.support import lakes, table_history
 from k2_ohlcv_tests.support.candles import MINUTE, day_interval
@@ -201,7 +201,7 @@ def test_a_long_rebuild_commits_in_parts_and_moves_the_watermark_last(
 ) -> None:
     some = week_of_trades()
     lakes.add_trades(sail.lake, some)
-    monkeypatch.setattr(plan, "MAX_CHUNK_PARTITIONS", 2)
+    monkeypatch.setattr(plan_chunks, "MAX_CHUNK_PARTITIONS", 2)
     real = reconcile.commit_change
 
     def breaks_off(*args: object) -> object:

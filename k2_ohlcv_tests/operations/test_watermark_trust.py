@@ -21,7 +21,7 @@ from k2_ohlcv.lake.metadata.table_stats import candles_status
 from k2_ohlcv.lake.missing_table import MissingTable
 from k2_ohlcv.lake.schemas import NAMESPACE, TRADES_SPEC
 from k2_ohlcv.lake.watermark import HEAD_PROPERTY, SNAPSHOT_PROPERTY, STATE_KEY, Watermark, carry_over_summary
-from k2_ohlcv.operations import plan, reconcile
+from k2_ohlcv.operations import plan_chunks, reconcile
 from k2_ohlcv.operations.reconcile import preview_refresh, rebuild, refresh
 from k2_ohlcv.operations.reports import RefusedWindowsError
 from k2_ohlcv.operations.validate import validate
@@ -393,7 +393,7 @@ def test_a_refresh_that_breaks_off_goes_on_where_it_stopped(
     started: EngineLake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is done is not done again, although trades have gone on meanwhile."""
-    monkeypatch.setattr(plan, "MAX_CHUNK_PARTITIONS", 1)
+    monkeypatch.setattr(plan_chunks, "MAX_CHUNK_PARTITIONS", 1)
     late = [make_trade(1000 + n, AT + n * DAY + timedelta(minutes=5)) for n in range(3)]
     lakes.add_trades(started.lake, late)
     broken_after(monkeypatch, 2)
@@ -412,7 +412,7 @@ def test_a_first_refresh_that_breaks_off_goes_on_too(
     sail: EngineLake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lakes.add_trades(sail.lake, week_of_trades())
-    monkeypatch.setattr(plan, "MAX_CHUNK_PARTITIONS", 1)
+    monkeypatch.setattr(plan_chunks, "MAX_CHUNK_PARTITIONS", 1)
     broken_after(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         refresh(sail.lake, sail.engine, MINUTE)

@@ -50,7 +50,7 @@ OTHERS: dict[str, tuple[Step, int]] = {
     "change candles": (external_writers.change_candles, 4),
 }
 #: The bound of a refresh's commits where they are small: each is a partition then.
-SMALL_COMMITS = "k2_ohlcv.operations.plan.MAX_CHUNK_PARTITIONS"
+SMALL_COMMITS = "k2_ohlcv.operations.plan_chunks.MAX_CHUNK_PARTITIONS"
 #: Of so many commands of ours, one meets a fault.
 FAULTS = 3
 
