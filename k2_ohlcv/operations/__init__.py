@@ -1,1 +1,1 @@
-"""What a user does, a file each: ingest, rebuild, refresh, validate, retention. Dagster is in `defs`."""
+"""One module per user action: ingest, rebuild, refresh, validate, retention. No Dagster here: see `defs`."""

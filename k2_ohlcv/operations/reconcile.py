@@ -1,7 +1,7 @@
-"""The one operation: make windows of a candle table equal to the trades, in atomic commits.
+"""Rebuild and refresh: make windows of a candle table equal to the trades, in atomic commits.
 
-`rebuild` and `refresh` differ only in the plan: which windows they make equal is chosen in `plan`. What came
-of it is in `report`.
+`rebuild` and `refresh` differ only in their plan. Choosing the windows is in `plan`, report classes are in
+`reports`.
 """
 
 import time
@@ -50,20 +50,20 @@ def rebuild(
     cache: WindowCache | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> ReconcileReport:
-    """Make whole partitions of a candle table equal to the trades as they are now.
+    """Make whole partitions of a candle table equal to the current trades.
 
     Args:
-        lake: where the tables are.
-        engine: the session to compute in.
-        timeframe: the candle table.
-        intervals: what to rebuild, widened to whole partitions; None is every partition that has trades or
-            candles.
-        cache: windows that are shared with the other tables of the same run.
-        progress: told in words what is being done.
+        lake: the lake.
+        engine: the engine session.
+        timeframe: the timeframe of the candle table.
+        intervals: the intervals to rebuild, widened to whole partitions. None rebuilds every partition that
+            has trades or candles.
+        cache: windows shared with the other candle tables of the same run.
+        progress: a function that receives progress texts.
 
     Raises:
-        RefusedWindowsError: some windows break an invariant. All others are committed.
-        MissingTradesError: the candles were made from trades, and there are none any more.
+        RefusedWindowsError: some windows break an invariant. All other windows are committed.
+        MissingTradesError: candles exist, but there are no trades.
         CommitConflictError: other writers won every attempt.
     """
     plan = partial(plan_rebuild, intervals=intervals)
@@ -78,16 +78,16 @@ def refresh(
     cache: WindowCache | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> ReconcileReport:
-    """Bring a candle table from its watermark to the trades as they are now, reading what changed.
+    """Make the dirty windows of a candle table equal to the current trades.
 
-    The watermark moves in the commit that makes it true. A crash anywhere therefore repeats work, and never
-    loses or doubles any. Arguments and errors are those of `rebuild`.
+    Each commit writes its candles and the watermark together. After a crash, the next refresh therefore
+    repeats some work, but no trade is lost or counted twice. Arguments and errors are those of `rebuild`.
     """
     return _run(lake, engine, timeframe, plan_refresh, cache=cache, progress=progress)
 
 
 def preview_refresh(lake: Lake, timeframe: Timeframe) -> Plan:
-    """The plan that `refresh` would carry out at this moment. Changes nothing."""
+    """Return the plan that `refresh` would carry out now. Changes nothing."""
     candles = lake.candles(timeframe)
     return plan_refresh(candles, lake.trades(), timeframe)
 
@@ -101,19 +101,19 @@ def _run(
     cache: WindowCache | None,
     progress: Callable[[str], None] | None,
 ) -> ReconcileReport:
-    """Carry out the plan for the tables as they are loaded. Load and plan again if a race is lost."""
+    """Load the tables, plan, compute and commit. Start over after a commit conflict."""
     started = time.monotonic()
 
     def attempt(candles: Table) -> ReconcileReport:
-        # The candle table first, then the pin: whoever commits candles after our load makes our commit fail,
-        # and whoever committed before it pinned no newer trades than we do.
+        # Load the candle table before the trades. A later commit of candles by another writer then conflicts
+        # with this attempt. An earlier commit used no newer trades snapshot than this attempt.
         base, trades = candles.metadata_location, lake.trades()
         try:
             work = _Attempt(lake, engine, trades, plan(candles, trades, timeframe), cache, progress)
             report = work.run(candles)
-        except FileNotFoundError as gone:
+        except FileNotFoundError as error:
             if _is_table_changed(lake, timeframe, base):
-                raise CommitFailedException(f"files of the loaded version are gone: {gone}") from gone
+                raise CommitFailedException(f"files of the loaded version were deleted: {error}") from error
             raise
         report = replace(report, seconds=time.monotonic() - started)
         if report.refused:
@@ -124,13 +124,13 @@ def _run(
 
 
 def _is_table_changed(lake: Lake, timeframe: Timeframe, base: str) -> bool:
-    """Whether somebody committed candles since: files of the version that we loaded may be gone by now."""
+    """Whether another writer has committed candles since the load. Loaded files may then be deleted."""
     return lake.candles(timeframe).metadata_location != base
 
 
 @dataclass(frozen=True)
 class _Attempt:
-    """One attempt to carry out a plan."""
+    """One attempt to carry out a plan. A commit conflict ends the attempt."""
 
     lake: Lake
     engine: Engine
@@ -140,7 +140,7 @@ class _Attempt:
     progress: Callable[[str], None] | None
 
     def run(self, candles: Table) -> ReconcileReport:
-        """Compute and commit the plan in chunks. Each commit closes the intervals that it reconciled."""
+        """Compute and commit the plan in chunks. Each commit closes its intervals in the watermark."""
         plan = self.plan
         self._warn(candles)
         partitions: list[PartitionReport] = []
@@ -151,60 +151,61 @@ class _Attempt:
                 self.progress(
                     f"{plan.timeframe.table}: {len(partitions)} of {len(plan.partitions)} partitions"
                 )
-            change, computed = self._change(candles, chunk) if chunk else (None, None)
-            bad = refused_windows(change, plan.timeframe)
-            mark = mark.with_reconciled(chunk, bad) if mark else None
-            step = _table_commit(candles, change, mark, dict(plan.properties))
-            if step is not None:
-                candles = commit_change(self._created(candles), step)
+            change, computed = self._compute_change(candles, chunk) if chunk else (None, None)
+            chunk_refused = refused_windows(change, plan.timeframe)
+            mark = mark.with_reconciled(chunk, chunk_refused) if mark else None
+            commit = _table_commit(candles, change, mark, dict(plan.properties))
+            if commit is not None:
+                candles = commit_change(self._create_if_missing(candles), commit)
                 committed = True
             if change is not None and computed is not None:
                 partitions.extend(partition_reports(plan.timeframe, change, computed, chunk))
-            refused += bad
+            refused += chunk_refused
         return ReconcileReport(plan, committed, 0.0, tuple(partitions), tuple(refused), mark)
 
-    def _change(self, candles: Table, chunk: Sequence[Interval]) -> tuple[CandleFileChange, pl.DataFrame]:
-        """Compute some windows at the pinned snapshot, and compare them with the table as it was loaded.
+    def _compute_change(
+        self, candles: Table, chunk: Sequence[Interval]
+    ) -> tuple[CandleFileChange, pl.DataFrame]:
+        """Compute windows at the pinned snapshot, and compare them with the loaded candle table.
 
-        Only days that have trades are asked for, so that a month asks for what a scan for the shorter
-        timeframes of the same run has found already.
+        The engine computes only days that have trades. The request for a month then matches the cached
+        windows of the daily tables of the same run.
         """
         plan, windows = self.plan, rollup.WINDOW_SCHEMA.empty_table()
         if plan.trades_to is not None:
-            wanted = intersect_all(chunk, plan.days)
+            intervals = intersect_all(chunk, plan.days)
             windows = rollup.compute_windows(
-                self.engine, self.trades, plan.trades_to, plan.timeframe, wanted, cache=self.cache
+                self.engine, self.trades, plan.trades_to, plan.timeframe, intervals, cache=self.cache
             )
         computed, refused = candles_from_windows(windows, plan.timeframe)
         stored = StoredCandles.load(candles, plan.timeframe, chunk)
         return stored.change(computed, refused, chunk, datetime.now(UTC)), computed
 
-    def _created(self, candles: Table) -> Table:
-        """The table to commit to, created where there is none yet.
+    def _create_if_missing(self, candles: Table) -> Table:
+        """Return the table to commit to. Create the table if it is missing.
 
         Raises:
-            CommitFailedException: somebody else has created it and committed to it meanwhile.
+            CommitFailedException: another writer has created the table and committed to it.
         """
         if not isinstance(candles, MissingTable):
             return candles
         created = self.lake.writable_candles(self.plan.timeframe)
         if created.current_snapshot() is not None:
-            raise CommitFailedException("the table was created meanwhile")
+            raise CommitFailedException("another writer has created the table")
         return created
 
     def _warn(self, candles: Table) -> None:
-        """Log why everything is computed again, and what another writer broke for good."""
+        """Log why all windows are dirty, and which changed candles cannot be computed again."""
         plan, table = self.plan, self.plan.timeframe.table
         if plan.reason and candles.current_snapshot() is not None:
-            _log.warning("everything is dirty", table=table, reason=plan.reason)
+            _log.warning("all windows are dirty", table=table, reason=plan.reason)
         if plan.changed_behind_bounds:
-            _log.warning(
-                "candles behind a line were changed", table=table, reason=plan.changed_behind_bounds_text
-            )
+            reason = plan.changed_behind_bounds_text
+            _log.warning("another writer changed frozen or expired candles", table=table, reason=reason)
 
 
 def _refused_windows_error(work: _Attempt, report: ReconcileReport) -> RefusedWindowsError:
-    """The error that names the refused windows, and the trades that cannot be read exactly."""
+    """Build the error that names the refused windows, and the trades without an exact value."""
     misfits, spans = "", [r.window for r in report.refused if r.check == "positive_metrics"]
     if isinstance(work.trades, ExternalTrades) and report.trades_snapshot is not None and spans:
         misfits = rollup.describe_invalid_rows(work.engine, work.trades, report.trades_snapshot, spans)
@@ -214,20 +215,13 @@ def _refused_windows_error(work: _Attempt, report: ReconcileReport) -> RefusedWi
 def _table_commit(
     candles: Table, change: CandleFileChange | None, mark: Watermark | None, properties: dict[str, str]
 ) -> TableCommit | None:
-    """The commit that is due, or None: candles that are right under a watermark that says so already."""
+    """Build the next commit. None if the stored candles and the stored watermark are already right."""
     is_empty = change is None or change.is_empty
     if isinstance(candles, MissingTable) and is_empty:
-        return None  # a table is created with its first candles
-    is_said = mark is None or (mark == (said := Watermark.from_table(candles)) and mark.is_mirrored(candles))
-    if mark is not None and said is not None:
-        # What became possible, or lies ahead of the frozen line again, is reconciled now. Else it stays open.
-        came = change is not None and mark.until != said.until
-        thawed = said.frozen_before is not None and (
-            mark.frozen_before is None or mark.frozen_before < said.frozen_before
-        )
-        is_said = is_said and not (came or thawed)
+        return None  # the first candles create the table
+    is_stored = mark is None or _is_watermark_stored(candles, mark, is_reconciled=change is not None)
     missing = {key: value for key, value in properties.items() if candles.properties.get(key) != value}
-    if is_empty and is_said and not missing:
+    if is_empty and is_stored and not missing:
         return None
     return TableCommit(
         removed_files=() if change is None else tuple(task.file for task in change.removed),
@@ -235,3 +229,19 @@ def _table_commit(
         properties={**missing, **(mark.properties() if mark else {})},
         summary=mark.summary() if mark else {},
     )
+
+
+def _is_watermark_stored(candles: Table, mark: Watermark, *, is_reconciled: bool) -> bool:
+    """Whether the candle table already has this watermark.
+
+    A watermark also counts as not stored if its time bounds now include more trades. These trades have been
+    reconciled, and would stay open under the stored bounds.
+    """
+    stored = Watermark.from_table(candles)
+    if mark != stored or not mark.is_mirrored(candles):
+        return False
+    has_later_end = is_reconciled and mark.until != stored.until
+    has_earlier_bound = stored.frozen_before is not None and (
+        mark.frozen_before is None or mark.frozen_before < stored.frozen_before
+    )
+    return not (has_later_end or has_earlier_bound)

@@ -1,4 +1,4 @@
-"""What a reconciliation did, in numbers. Made by `reconcile`, shown by the graph and the command line."""
+"""Reports of a rebuild or a refresh. `reconcile` builds the reports; Dagster runs and commands show them."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,12 +19,12 @@ from k2_ohlcv.operations.plan import Plan
 
 @dataclass(frozen=True)
 class ReconciledWindows:
-    """The windows that a run made equal to the trades.
+    """The windows that a run reconciled with the trades.
 
     Attributes:
-        snapshot: the trades snapshot; None where trades have none.
-        intervals: whole windows.
-        refused: those of them that break an invariant, and stay as they were.
+        snapshot: the trades snapshot; None if trades have no snapshot.
+        intervals: the intervals of the windows.
+        refused: windows in the intervals that break an invariant. Their stored candles are unchanged.
     """
 
     snapshot: int | None
@@ -34,7 +34,7 @@ class ReconciledWindows:
 
 @dataclass(frozen=True)
 class PartitionReport:
-    """What became of one partition: its windows, and the trades that they were made from."""
+    """The counts of one partition: windows by outcome, and trades read."""
 
     partition: Interval
     counts: WindowCounts
@@ -43,15 +43,15 @@ class PartitionReport:
 
 @dataclass(frozen=True)
 class ReconcileReport:
-    """What one reconciliation of a table did.
+    """The result of one rebuild or refresh of a candle table.
 
     Attributes:
-        plan: what was to be done, and why.
-        committed: whether any commit was made, be it of the watermark alone.
-        seconds: wall time, retries included.
-        partitions: a report for each partition that was looked at and has or had windows.
-        refused: windows that break an invariant, and stay as they were.
-        watermark: the watermark of the table afterwards; None where trades have no snapshot.
+        plan: the plan that was carried out.
+        committed: whether the run made a commit. A commit may change the watermark alone.
+        seconds: wall time in seconds, retries included.
+        partitions: a report for each partition of the plan.
+        refused: windows that break an invariant. Their stored candles are unchanged.
+        watermark: the new watermark of the table; None if trades have no snapshot.
     """
 
     plan: Plan
@@ -63,36 +63,36 @@ class ReconcileReport:
 
     @property
     def timeframe(self) -> Timeframe:
-        """The table."""
+        """The timeframe of the table."""
         return self.plan.timeframe
 
     @property
     def trades_snapshot(self) -> int | None:
-        """The trades snapshot that the windows were made equal to; None where there are no trades at all."""
+        """The trades snapshot of the plan; None if trades have no snapshot."""
         return self.plan.trades_to
 
     @property
     def reconciled_windows(self) -> ReconciledWindows:
-        """The windows that were made equal to the trades."""
+        """The windows that the run reconciled with the trades."""
         return ReconciledWindows(self.trades_snapshot, self.plan.intervals, self.refused)
 
     @property
     def watermark_moved(self) -> bool:
-        """Whether the watermark now says `trades_snapshot`."""
+        """Whether the whole table now equals the trades at `trades_snapshot`."""
         return self.watermark is not None and self.watermark.is_complete
 
     @property
     def counts(self) -> WindowCounts:
-        """What became of the windows of all partitions."""
+        """The counts of windows over all partitions."""
         return sum((p.counts for p in self.partitions), WindowCounts())
 
     @property
     def trades_read(self) -> int:
-        """Trades in the reconciled windows."""
+        """The number of trades in the reconciled windows."""
         return sum(p.trades for p in self.partitions)
 
     def as_json(self) -> dict[str, object]:
-        """The report as one JSON object."""
+        """Return the report as one JSON object."""
         return {
             **self.plan.as_json(),
             **self.counts.as_json(),
@@ -104,10 +104,10 @@ class ReconcileReport:
 
 
 class RefusedWindowsError(InvariantError):
-    """Some windows break an invariant and stay as they were; all others are committed.
+    """Some windows break an invariant and were not committed. All other windows were committed.
 
     Attributes:
-        report: what was done.
+        report: the report of the run.
     """
 
     def __init__(self, message: str, checks: Mapping[str, int], report: ReconcileReport) -> None:
@@ -118,32 +118,32 @@ class RefusedWindowsError(InvariantError):
     def from_report(
         cls, report: ReconcileReport, *, owns_trades: bool, misfits: str
     ) -> "RefusedWindowsError":
-        """The error of a report with refused windows.
+        """Build the error of a report with refused windows.
 
         Args:
-            report: what was done.
-            owns_trades: whether the trades table is ours to correct.
-            misfits: names trades that cannot be read exactly, or is empty.
+            report: the report of the run.
+            owns_trades: whether the project owns the trades table, and can correct its trades.
+            misfits: describes trades without an exact value, or is empty.
         """
-        shown = [str(window) for window in report.refused[:MAX_SAMPLE_ROWS]]
-        more = (
-            f" and {len(report.refused) - MAX_SAMPLE_ROWS:,} more"
-            if len(report.refused) > MAX_SAMPLE_ROWS
-            else ""
-        )
+        samples = [str(window) for window in report.refused[:MAX_SAMPLE_ROWS]]
+        hidden = len(report.refused) - MAX_SAMPLE_ROWS
+        more = f" and {hidden:,} more" if hidden > 0 else ""
         counts = Counter(window.check for window in report.refused)
-        named = f"{len(report.refused):,} windows of {report.timeframe.table} break {', '.join(counts)}: "
-        todo = (
+        remedy = (
             "Correct or delete their trades (k2-ohlcv trades delete), then refresh"
             if owns_trades
-            else "Their trades have to be corrected by the owner of the table, then refresh"
+            else "The owner of the trades table must correct their trades. Then refresh"
         )
-        told = f"{named}{'; '.join(shown)}{more}. They stay as they were; all others are committed. {todo}"
-        return cls(f"{told}. {misfits}" if misfits else told, counts, report)
+        message = (
+            f"{len(report.refused):,} windows of {report.timeframe.table} break {', '.join(counts)}: "
+            f"{'; '.join(samples)}{more}. Their stored candles are unchanged; all other windows are "
+            f"committed. {remedy}"
+        )
+        return cls(f"{message}. {misfits}" if misfits else message, counts, report)
 
 
 def refused_windows(change: CandleFileChange | None, timeframe: Timeframe) -> list[RefusedWindow]:
-    """The windows that a change leaves as they were, since they break an invariant."""
+    """Return the windows that a change does not write because the windows break an invariant."""
     if change is None:
         return []
     return [
@@ -155,13 +155,13 @@ def refused_windows(change: CandleFileChange | None, timeframe: Timeframe) -> li
 def partition_reports(
     timeframe: Timeframe, change: CandleFileChange, computed: pl.DataFrame, chunk: Sequence[Interval]
 ) -> Iterator[PartitionReport]:
-    """A report for each partition of a chunk of whole windows.
+    """Yield a report for each partition of a chunk.
 
     Args:
-        timeframe: the candle table.
-        change: what became of the windows.
-        computed: the windows that trades make.
-        chunk: the intervals that were looked at.
+        timeframe: the timeframe of the candle table.
+        change: the change of the candle files, with the outcome of each window.
+        computed: the candles computed from the trades.
+        chunk: the reconciled intervals.
     """
     start = pl.col("window_start").dt.truncate("1d" if timeframe.grain is Grain.DAY else "1mo")
     trades = dict(computed.group_by(start).agg(pl.col("trade_count").sum()).iter_rows())

@@ -199,8 +199,10 @@ def test_what_another_writer_does_to_frozen_candles_is_said_after_a_commit_of_ou
         ours(started)
         refresh(started.lake, started.engine, MINUTE)
         refresh(started.lake, started.engine, MINUTE)
-    said = [log["reason"] for log in logs if log["event"] == "candles behind a line were changed"]
-    assert [f"gold_ohlcv_1m in {AT:%Y-%m-%d}, where the trades are gone" in one for one in said] == [True]
+    said = [
+        log["reason"] for log in logs if log["event"] == "another writer changed frozen or expired candles"
+    ]
+    assert [f"gold_ohlcv_1m in {AT:%Y-%m-%d}. The trades there have expired" in one for one in said] == [True]
     assert preview_refresh(started.lake, MINUTE).is_current
 
 
@@ -467,4 +469,4 @@ def test_a_refresh_of_everything_is_logged(started: EngineLake) -> None:
     lakes.add_trades(started.lake, week_of_trades())
     with capture_logs() as logs:
         refresh(started.lake, started.engine, MINUTE)
-    assert [log["reason"] for log in logs if log["event"] == "everything is dirty"] != []
+    assert [log["reason"] for log in logs if log["event"] == "all windows are dirty"] != []
