@@ -11,7 +11,7 @@ import pyarrow as pa
 from k2_ohlcv.domain.errors import BadFileError, UsageError
 from k2_ohlcv.lake.dedupe import Mask, TradeBatch, has_equal_values
 from k2_ohlcv.operations.delete_trades import Market
-from k2_ohlcv.operations.ingest import FileReader
+from k2_ohlcv.operations.file_reader import FileReader
 from k2_ohlcv.sources.staging.rejected_buffer import CONFLICT, RejectedBuffer, build_rejected_rows
 from k2_ohlcv.sources.staging.sort_buffer import SortBuffer
 from k2_ohlcv.sources.staging.trade_ids import BatchWithIds, assign_ids

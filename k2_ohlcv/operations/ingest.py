@@ -1,57 +1,60 @@
-"""Ingestion: landing files into the trades table, exactly once.
+"""Ingestion: adds the trades of landing files to the trades table, each trade exactly once.
 
-First every file is read to its end into a spool on disk, so that a file that breaks off changes no table.
-Then the spool goes in by contiguous batches of time, each one commit; a killed ingestion is finished by the
-next one of the same files. Reading files is in `sources`, what is known already and how commits hold is in
+Ingestion first reads every file to its end, into a sort buffer on disk. A truncated file therefore changes no
+table. Ingestion then commits the trades in batches, in order of time. After a crash, ingest the same files
+again to complete the rest. Parsing files is in `sources`, finding duplicates in `lake.dedupe`, committing in
 `lake.trades`.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from k2_ohlcv.domain.errors import UsageError
-from k2_ohlcv.domain.intervals import Interval, coalesce, from_micros, to_micros
+from k2_ohlcv.domain.intervals import Interval, from_micros
 from k2_ohlcv.lake import dedupe, rejected, trades
 from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.operations.file_reader import FileReader
 from k2_ohlcv.sources.reader import read_file
 from k2_ohlcv.sources.rows import ParsedBatch
 from k2_ohlcv.sources.staging.rejected_buffer import CONFLICT, TOO_LATE, RejectedBuffer, build_rejected_rows
-from k2_ohlcv.sources.staging.sort_buffer import RUN_SCHEMA, SortBuffer, to_micros_array
+from k2_ohlcv.sources.staging.sort_buffer import SortBuffer, to_micros_array
 from k2_ohlcv.sources.staging.temp_folder import open_temp_folder
 from k2_ohlcv.sources.staging.trade_ids import BatchWithIds, assign_ids
 
-#: Rows of one commit: a busy day of the largest markets, in some 600 MB while it is sorted and written.
+#: Rows of one commit: a busy day of the largest markets. Sorting and writing takes about 600 MB of memory.
 BATCH_ROWS = 2_500_000
 
 _DAY_MICROS = 86_400_000_000
 
-#: Told what is done so far: `read_file` or `committed`, and the rows.
+#: A function that receives progress: `read` or `committed`, and the number of rows so far.
 Progress = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What an ingestion did; `read` is always the sum of the four that follow it.
+    """The result of an ingestion. `read` is the sum of added, duplicates, conflicts and rejected.
 
     Attributes:
-        read: rows of the files (of the chosen days, where there were any).
+        read: rows of the files, within the chosen days.
         added: new trades.
-        duplicates: trades that were stored already, or came twice.
-        conflicts: rows whose id is stored with other values; kept in `rejected_trades`.
-        rejected: rows that cannot be a trade, or come too late for one; kept in `rejected_trades`.
-        first: the time of the first trade read (UTC), None where there was none.
-        last: the time of the last.
-        snapshot: the current snapshot of the trades table afterwards, None where it has none.
-        shared: rows whose ids were made and whose market and time were stored already, and how many such
-            times: their ids depend on how the files were cut, so see that they are the same trades.
-        per_day: trades added, by UTC day.
-        unterminated: file -> the number of its last line, where that has no end of line and so may be cut.
+        duplicates: trades that are already stored, or repeated in the files.
+        conflicts: rows whose trade id is stored with other values. `rejected_trades` keeps these rows.
+        rejected: rows that are no valid trade, or are before `frozen_before`. `rejected_trades` keeps them.
+        first: the UTC time of the first trade read; None without trades.
+        last: the UTC time of the last trade read.
+        snapshot: the current snapshot of the trades table afterwards; None without one.
+        shared: two counts about trades with generated ids, whose market and time were already stored: the
+            number of trades, and the number of distinct times. Generated ids depend on how the files were
+            cut. A person should compare these trades with the stored trades.
+        per_day: added trades by UTC day.
+        unterminated: the number of the last line of each file that does not end with a line break. Such a
+            file may be truncated.
     """
 
     read: int
@@ -67,7 +70,7 @@ class IngestReport:
     unterminated: Mapping[str, int] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, object]:
-        """The report as one JSON object."""
+        """Return the report as one JSON object."""
         return {
             "read": self.read,
             "added": self.added,
@@ -94,160 +97,107 @@ def ingest(
     progress: Progress | None = None,
     batch_rows: int = BATCH_ROWS,
 ) -> IngestReport:
-    """Add the trades of landing files that the lake does not have.
+    """Add the trades of landing files that are not in the lake yet.
 
     Args:
         lake: the lake.
-        files: landing files, of one or of several formats and markets.
-        exchange: the exchange of all of them, before columns and paths.
-        symbol: the symbol of all of them, likewise.
-        format: `auto`, or the one format of all of them.
-        days: only rows in these intervals are taken, and counted. Rows whose time cannot be told always are.
+        files: landing files, of any formats and markets.
+        exchange: the exchange of all files. It overrides columns and paths.
+        symbol: the symbol of all files. It overrides columns and paths.
+        format: the format of all files, or `auto`.
+        days: only rows in these intervals, and rows without a valid time, are read and counted.
         workspace: a folder for temporary files, about as large as the unpacked files.
-        landing: the landing folder, for paths `<EXCHANGE>/<SYMBOL>/…` in it.
-        progress: called now and then with `read_file` or `committed`, and the rows so far.
-        batch_rows: the most rows that one commit takes, a single microsecond apart.
+        landing: the landing folder, with paths `<EXCHANGE>/<SYMBOL>/…`.
+        progress: a function that receives progress.
+        batch_rows: the maximum rows of one commit. Rows of the same microsecond share a commit.
 
     Raises:
-        BadFileError: a file cannot be read as a whole; no table has changed.
-        UsageError: an unknown format, no files, nothing says what market a file is of, or the trades table
-            is someone else's.
-        CommitConflictError: others committed first, too often; what was committed is complete in itself.
+        BadFileError: a file cannot be read as a whole. No table has changed.
+        UsageError: there are no files, a format or a market is unknown, or the trades table is external.
+        CommitConflictError: other writers won every attempt. Earlier batches stay committed.
     """
     if not files:
         raise UsageError("no files to ingest: name at least one")
-    lake.reject_external_trades()  # before hours of reading: someone else's table is never written to
-    tell = progress or (lambda *_: None)
-    now = datetime.now(UTC)
+    lake.reject_external_trades()  # before reading, which may take hours
+    parse = partial(read_file, exchange=exchange, symbol=symbol, format=format, landing=landing)
     with open_temp_folder(workspace) as folder:
-        intake = FileReader(
-            SortBuffer(folder), RejectedBuffer(folder), None if days is None else coalesce(days)
-        )
-        for number, path in enumerate(files):
-            for batch in read_file(
-                path, exchange=exchange, symbol=symbol, format=format, landing=landing, now=now
-            ):
-                intake.add_batch(batch, number, str(path))
-                tell("read", intake.read)
-        sources = [str(path) for path in files]
-        return _commit_batches(lake, intake, sources=sources, now=now, tell=tell, batch_rows=batch_rows)
+        reader = FileReader(SortBuffer(folder), RejectedBuffer(folder), days)
+        return _Ingestion(lake, reader, files, progress).run(parse, batch_rows)
 
 
-class FileReader:
-    """The rows of all files, on their way into the spool."""
+class _Ingestion:
+    """Reads files, commits their trades in batches, and counts the outcomes."""
 
-    def __init__(self, spool: SortBuffer, refusals: RejectedBuffer, days: list[Interval] | None) -> None:
-        self.sort_buffer = spool
-        self.rejected_buffer = refusals
-        self.markets: dict[tuple[str, str], int] = {}
-        self.daily_files: set[int] = set()
-        self.trades = 0
-        self.rejected = 0
-        self.first: int | None = None
-        self.last: int | None = None
-        self.unterminated: dict[str, int] = {}
-        self._days = days
+    def __init__(
+        self, lake: Lake, reader: FileReader, files: Sequence[Path], progress: Progress | None
+    ) -> None:
+        self._lake = lake
+        self._reader = reader
+        self._files = files
+        self._report_progress = progress or (lambda *_: None)
+        self._now = datetime.now(UTC)
+        self._totals: Counter[str] = Counter()
+        self._per_day: Counter[date] = Counter()
 
-    @property
-    def read(self) -> int:
-        """Rows taken so far."""
-        return self.trades + self.rejected
+    def run(self, parse: Callable[..., Iterable[ParsedBatch]], batch_rows: int) -> IngestReport:
+        """Read all files, commit the trades batch by batch, and commit the rejected rows last."""
+        reader, rows = self._reader, 0
+        for number, path in enumerate(self._files):
+            for parsed in parse(path, now=self._now):
+                reader.add_batch(parsed, number, str(path))
+                self._report_progress("read", reader.read)
+        for span in reader.sort_buffer.split_ranges(batch_rows):
+            self._commit_batch(assign_ids(reader.sort_buffer.read(span.start, span.end), reader.daily_files))
+            rows += span.rows
+            self._report_progress("committed", rows)
+        for rejected_rows in reader.rejected_buffer.read_batches():
+            rejected.append_rejected(self._lake, rejected_rows, self._now)
+        return self._report()
 
-    def add_batch(self, batch: ParsedBatch, file: int, source: str) -> None:
-        """Put a batch in, without what lies outside the chosen days."""
-        rows, refused = self._rows_of_days(batch.trades), self._rows_of_days(batch.rejected)
-        self.rejected += refused.num_rows
-        self.rejected_buffer.add(refused, source)
-        if batch.has_unterminated_line is not None:
-            self.unterminated[source] = batch.has_unterminated_line
-        if not rows.num_rows:
-            return
-        self.trades += rows.num_rows
-        moments = to_micros_array(rows)
-        self.first = min(int(moments.min()), self.first if self.first is not None else 2**63)
-        self.last = max(int(moments.max()), self.last or 0)
-        if batch.daily_ids:
-            self.daily_files.add(file)
-        constant = pa.array(np.full(rows.num_rows, file, np.int32))
-        columns = [rows[name] for name in RUN_SCHEMA.names[2:]]
-        self.sort_buffer.add(
-            pa.Table.from_arrays([self._markets(rows), constant, *columns], schema=RUN_SCHEMA)
-        )
-
-    def _rows_of_days(self, rows: pa.Table) -> pa.Table:
-        if self._days is None or not rows.num_rows:
-            return rows
-        moments = rows["timestamp"].cast(pa.int64()).fill_null(-1).to_numpy()
-        inside = moments == -1  # a time that cannot be told is of no day, and must not pass unseen
-        for day in self._days:
-            inside |= (moments >= to_micros(day.start)) & (moments < to_micros(day.end))
-        return rows if inside.all() else rows.filter(pa.array(inside))
-
-    def _markets(self, rows: pa.Table) -> pa.Array:
-        exchanges, symbols = rows["exchange"].combine_chunks(), rows["symbol"].combine_chunks()
-        names = symbols.dictionary.to_pylist()
-        width = len(names)
-        codes = exchanges.indices.to_numpy().astype(np.int64) * width + symbols.indices.to_numpy()
-        pairs, inverse = np.unique(codes, return_inverse=True)
-        numbers = [
-            self.markets.setdefault(
-                (exchanges.dictionary[p // width].as_py(), names[p % width]), len(self.markets)
-            )
-            for p in pairs.tolist()
-        ]
-        return pa.array(np.array(numbers, np.int32)[inverse])
-
-
-def _commit_batches(
-    lake: Lake, intake: FileReader, *, sources: list[str], now: datetime, tell: Progress, batch_rows: int
-) -> IngestReport:
-    totals: Counter[str] = Counter()
-    per_day: Counter[date] = Counter()
-    markets, done = list(intake.markets), 0
-    for span in intake.sort_buffer.split_ranges(batch_rows):
-        batch = assign_ids(intake.sort_buffer.read(span.start, span.end), intake.daily_files)
+    def _commit_batch(self, batch: BatchWithIds) -> None:
+        """Append the new trades of a batch, and buffer its conflicts and late trades as rejected rows."""
+        reader, markets = self._reader, list(self._reader.markets)
+        sources = [str(path) for path in self._files]
         incoming = dedupe.TradeBatch(
             batch.rows, markets, batch.generated_id, batch.first_duplicate, batch.has_daily_ids
         )
-        verdict = trades.append_trades(lake, incoming, now)
-        for which, reason in ((verdict.conflict, CONFLICT), (verdict.too_late, TOO_LATE)):
-            refused = build_rejected_rows(batch.rows, which, reason=reason, markets=markets, sources=sources)
-            intake.rejected_buffer.add_rows(refused)
-        _count_batch(totals, per_day, batch, verdict)
-        done += span.rows
-        tell("committed", done)
-    for refused in intake.rejected_buffer.read_batches():
-        rejected.append_rejected(lake, refused, now)
-    return IngestReport(
-        read=intake.read,
-        added=totals["added"],
-        duplicates=totals["known"],
-        conflicts=totals["conflicts"],
-        rejected=intake.rejected + totals["late"],
-        first=None if intake.first is None else from_micros(intake.first),
-        last=None if intake.last is None else from_micros(intake.last),
-        snapshot=trades.current_snapshot_id(lake),
-        shared=(totals["shared rows"], totals["shared times"]),
-        per_day=dict(sorted(per_day.items())),
-        unterminated=intake.unterminated,
-    )
+        result = trades.append_trades(self._lake, incoming, self._now)
+        for mask, reason in ((result.conflict, CONFLICT), (result.too_late, TOO_LATE)):
+            reader.rejected_buffer.add_rows(
+                build_rejected_rows(batch.rows, mask, reason=reason, markets=markets, sources=sources)
+            )
+        self._count_batch(batch, result)
 
+    def _count_batch(self, batch: BatchWithIds, result: dedupe.DedupeResult) -> None:
+        totals = self._totals
+        added, conflicts = int(result.new.sum()), int(result.conflict.sum())
+        late = int(result.too_late.sum())
+        totals["added"] += added
+        totals["conflicts"] += conflicts
+        totals["late"] += late
+        totals["duplicates"] += len(result.new) - added - conflicts - late
+        moments = to_micros_array(batch.rows)
+        days, counts = np.unique(moments[result.new] // _DAY_MICROS, return_counts=True)
+        for day, count in zip(days.tolist(), counts.tolist(), strict=True):
+            self._per_day[from_micros(day * _DAY_MICROS).date()] += count
+        shared = result.shared_timestamps | batch.shared_timestamps
+        if shared.any():
+            markets = batch.rows["market"].to_numpy()
+            totals["shared rows"] += int(shared.sum())
+            totals["shared times"] += len(np.unique(np.stack([markets[shared], moments[shared]]), axis=1).T)
 
-def _count_batch(
-    totals: Counter[str], per_day: Counter[date], batch: BatchWithIds, verdict: dedupe.DedupeResult
-) -> None:
-    added, conflicting = int(verdict.new.sum()), int(verdict.conflict.sum())
-    late = int(verdict.too_late.sum())
-    totals["added"] += added
-    totals["conflicts"] += conflicting
-    totals["late"] += late
-    totals["known"] += len(verdict.new) - added - conflicting - late
-    moments = to_micros_array(batch.rows)
-    days, counts = np.unique(moments[verdict.new] // _DAY_MICROS, return_counts=True)
-    for day, count in zip(days.tolist(), counts.tolist(), strict=True):
-        per_day[from_micros(day * _DAY_MICROS).date()] += count
-    met = verdict.shared_timestamps | batch.shared_timestamps
-    if met.any():
-        markets = batch.rows["market"].to_numpy()
-        totals["shared rows"] += int(met.sum())
-        totals["shared times"] += len(np.unique(np.stack([markets[met], moments[met]]), axis=1).T)
+    def _report(self) -> IngestReport:
+        reader, totals = self._reader, self._totals
+        return IngestReport(
+            read=reader.read,
+            added=totals["added"],
+            duplicates=totals["duplicates"],
+            conflicts=totals["conflicts"],
+            rejected=reader.rejected + totals["late"],
+            first=None if reader.first is None else from_micros(reader.first),
+            last=None if reader.last is None else from_micros(reader.last),
+            snapshot=trades.current_snapshot_id(self._lake),
+            shared=(totals["shared rows"], totals["shared times"]),
+            per_day=dict(sorted(self._per_day.items())),
+            unterminated=reader.unterminated,
+        )

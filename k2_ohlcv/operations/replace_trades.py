@@ -34,8 +34,9 @@ from k2_ohlcv.operations.delete_trades import (
     reject_uncorrectable_trades,
     span_between,
 )
+from k2_ohlcv.operations.file_reader import FileReader
 from k2_ohlcv.operations.file_trades import FileTrades
-from k2_ohlcv.operations.ingest import BATCH_ROWS, FileReader
+from k2_ohlcv.operations.ingest import BATCH_ROWS
 from k2_ohlcv.sources.reader import read_file
 from k2_ohlcv.sources.staging.rejected_buffer import RejectedBuffer
 from k2_ohlcv.sources.staging.sort_buffer import SortBuffer
