@@ -20,7 +20,8 @@ from pyiceberg.utils.config import Config
 from k2_ohlcv.domain.errors import TableSpecError
 from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.lake.embedded_catalog import embedded_properties, open_embedded
-from k2_ohlcv.lake.external_trades import ExternalTradesConfig, read_only_error, verify_external_trades
+from k2_ohlcv.lake.external_trades import ExternalTradesConfig, read_only_error
+from k2_ohlcv.lake.external_verification import verify_external_trades
 from k2_ohlcv.lake.missing_table import MissingTable, choose_free_location
 from k2_ohlcv.lake.schemas import CANDLE_SPECS, NAMESPACE, REJECTED_SPEC, TRADES_SPEC, TableSpec
 from k2_ohlcv.settings import Settings
