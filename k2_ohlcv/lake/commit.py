@@ -21,7 +21,7 @@ from pyiceberg.typedef import EMPTY_DICT
 
 from k2_ohlcv.domain.retention import SnapshotInfo, snapshots_to_expire
 from k2_ohlcv.lake.delete_files import applicable_delete_manifests
-from k2_ohlcv.lake.metadata.files import read_live_files
+from k2_ohlcv.lake.metadata.manifests import read_live_files
 from k2_ohlcv.lake.retry import CONFLICT_ERRORS, retry_conflicts
 from k2_ohlcv.lake.schemas import MIN_SNAPSHOTS_KEPT
 

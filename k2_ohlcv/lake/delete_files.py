@@ -12,10 +12,9 @@ from pyiceberg.table import FileScanTask, Table
 from k2_ohlcv.domain.errors import TableSpecError
 from k2_ohlcv.domain.intervals import Interval, coalesce, is_covered
 from k2_ohlcv.domain.timeframe import Timeframe
-from k2_ohlcv.lake.metadata.files import (
-    LiveFile,
+from k2_ohlcv.lake.metadata.files import LiveFile, file_partition
+from k2_ohlcv.lake.metadata.manifests import (
     deletes_with_sequence,
-    file_partition,
     files_with_sequence,
     manifest_files_with_sequence,
 )

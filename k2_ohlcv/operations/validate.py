@@ -22,8 +22,8 @@ from k2_ohlcv.frames.candles import MAX_SAMPLE_ROWS, is_in_intervals
 from k2_ohlcv.frames.checks import CHECKS, Finding, merge_findings
 from k2_ohlcv.frames.gaps import GapFinder
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.metadata.files import data_files
 from k2_ohlcv.lake.metadata.lag import find_stale_since
+from k2_ohlcv.lake.metadata.manifests import data_files
 from k2_ohlcv.lake.metadata.pending_changes import PendingChanges, reject_missing_trades
 from k2_ohlcv.lake.metadata.snapshot_diff import trades_spans
 from k2_ohlcv.lake.watermark import Watermark

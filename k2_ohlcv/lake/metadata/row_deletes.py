@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pyiceberg.manifest import DataFile, DataFileContent
 from pyiceberg.table import Table
 
-from k2_ohlcv.lake.metadata.files import deleted_file, deletes_with_sequence
+from k2_ohlcv.lake.metadata.manifests import deleted_file, deletes_with_sequence
 
 
 @dataclass

@@ -20,7 +20,8 @@ from k2_ohlcv.domain.intervals import Interval, coalesce, from_micros, is_covere
 from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.domain.trading_times import possible_trade_times
 from k2_ohlcv.lake.external_trades import ExternalTrades, find_time_column
-from k2_ohlcv.lake.metadata.files import TRADE_TIME_COLUMN, LiveFile, deleted_file, diff_files, live_files
+from k2_ohlcv.lake.metadata.files import TRADE_TIME_COLUMN, LiveFile, diff_files, live_files
+from k2_ohlcv.lake.metadata.manifests import deleted_file
 from k2_ohlcv.lake.metadata.rewritten_files import RewrittenFiles
 from k2_ohlcv.lake.metadata.row_deletes import RowDeletes
 from k2_ohlcv.lake.time_column import TimeColumn
