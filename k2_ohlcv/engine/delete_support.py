@@ -11,7 +11,7 @@ from pyiceberg.types import DoubleType, FloatType
 
 from k2_ohlcv.domain.errors import TableSpecError
 from k2_ohlcv.engine.session import Engine
-from k2_ohlcv.lake.metadata.files import data_files, delete_files
+from k2_ohlcv.lake.metadata.manifests import data_files, delete_files
 from k2_ohlcv.lake.metadata.name_mapping import find_files_by_name
 
 _MAX_SAMPLE_FILES = 3

@@ -1,1 +1,1 @@
-"""PyIceberg: the catalog, the tables and their contracts, what changed in trades, candle commits."""
+"""PyIceberg: opens the catalog, specifies the tables, reads their metadata and commits to them."""

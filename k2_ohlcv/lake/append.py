@@ -1,8 +1,8 @@
-"""Appends that hold: rows go in only against the very snapshot that they were checked against.
+"""Appends rows against exactly the snapshot in which they were checked for duplicates.
 
-PyIceberg would put an append on top of whatever is there by then; for rows that must not be in the table yet
-that is a double. So each attempt loads the table once, asks what of the rows is new in that snapshot, and
-commits against it; where another commit came between, it begins again from the load.
+PyIceberg would append to whatever snapshot is current at the commit. Another writer may have added the same
+rows by then. Each attempt therefore loads the table, selects the new rows and commits against that snapshot.
+A conflict starts over from the load. The check for duplicates is in `dedupe`.
 """
 
 import uuid
@@ -24,9 +24,9 @@ from k2_ohlcv.domain.errors import CommitConflictError
 from k2_ohlcv.lake.commit import TableCommit, commit_change, remove_uncommitted_files
 from k2_ohlcv.lake.retry import retry_conflicts
 
-#: Enough for many writers of small files beside one of a large one.
+#: Attempts of one append. One writer of a large file then succeeds beside many writers of small files.
 MAX_APPEND_ATTEMPTS = 20
-#: Two files of a busy day are written side by side; more would only be more to open.
+#: Maximum rows of a data file. A busy day fills two, which are written in parallel. More files cost reads.
 FILE_ROWS = 1_250_000
 
 
@@ -34,9 +34,51 @@ FILE_ROWS = 1_250_000
 class _WrittenFiles:
     """Data files that no snapshot has yet, and the rows in them."""
 
-    table: uuid.UUID
+    table_uuid: uuid.UUID
     rows: pa.Table
     files: list[DataFile]
+
+
+class _Append:
+    """One append over all its attempts. An attempt reuses the files of an earlier one with the same rows."""
+
+    def __init__(
+        self,
+        load: Callable[[], Table],
+        find_new: Callable[[Table], pa.Table],
+        protected: Callable[[Table], Collection[int]],
+    ) -> None:
+        self._load = load
+        self._find_new = find_new
+        self._protected = protected
+        self._written: _WrittenFiles | None = None
+
+    def commit(self, table: Table) -> Table:
+        """Select the new rows, write their files and commit them against the given table."""
+        rows = self._find_new(table)
+        uuid_ = table.metadata.table_uuid
+        if self._written and (self._written.table_uuid != uuid_ or not self._written.rows.equals(rows)):
+            self.remove_files(table)
+        if not rows.num_rows:
+            return table
+        self._written = self._written or _WrittenFiles(uuid_, rows, list(write_files(table, rows)))
+        # Writing takes time. Tags and watermarks may be newer than the loaded table and protect snapshots.
+        latest = self._load()
+        if latest.metadata.table_uuid != uuid_:
+            raise CommitFailedException("the table was replaced")
+        change = TableCommit(
+            files=tuple(self._written.files),
+            has_reusable_files=True,
+            operation=Operation.APPEND,
+            protected=frozenset(self._protected(latest)),
+        )
+        return commit_change(table, change)
+
+    def remove_files(self, table: Table) -> None:
+        """Remove the written files, which no snapshot has."""
+        if self._written:
+            remove_uncommitted_files(table, self._written.files)
+            self._written = None
 
 
 def append_new(
@@ -44,57 +86,34 @@ def append_new(
     find_new: Callable[[Table], pa.Table],
     protected: Callable[[Table], Collection[int]] = lambda _: (),
 ) -> Table:
-    """Append what is new of some rows, in one snapshot, or nothing where nothing is.
+    """Append new rows in one snapshot. Without new rows nothing is committed.
 
     Args:
-        load: loads the table, as the catalog has it now.
+        load: loads the current version of the table from the catalog.
         find_new: the rows that the given table does not have, in the table's schema and sort order.
-        protected: snapshots that the commit may not expire, asked immediately before it.
+        protected: snapshots that the commit may not expire; called immediately before the commit.
 
     Returns:
         The table that has the rows.
 
     Raises:
-        CommitConflictError: others committed first, each time.
+        CommitConflictError: other writers won every attempt.
     """
-    written: _WrittenFiles | None = None
-
-    def attempt(table: Table) -> Table:
-        nonlocal written
-        rows = find_new(table)
-        if written and (written.table != table.metadata.table_uuid or not written.rows.equals(rows)):
-            remove_uncommitted_files(table, written.files)
-            written = None
-        if not rows.num_rows:
-            return table
-        written = written or _WrittenFiles(table.metadata.table_uuid, rows, list(write_files(table, rows)))
-        # Tags and watermarks may be newer than the loaded table: a stale look would drop what they hold.
-        latest = load()
-        if latest.metadata.table_uuid != table.metadata.table_uuid:
-            raise CommitFailedException("the table was replaced")
-        change = TableCommit(
-            files=tuple(written.files),
-            has_reusable_files=True,
-            operation=Operation.APPEND,
-            protected=frozenset(protected(latest)),
-        )
-        return commit_change(table, change)
-
+    append = _Append(load, find_new, protected)
     try:
         return retry_conflicts(
             load,
-            attempt,
+            append.commit,
             attempts=MAX_APPEND_ATTEMPTS,
-            advice="nothing of this batch was added. Run it again: what is in already is not added twice",
+            advice="no row of this batch was added. Run it again: stored rows are not added twice",
         )
     except CommitConflictError:
-        if written:
-            remove_uncommitted_files(load(), written.files)
+        append.remove_files(load())
         raise
 
 
 def write_files(table: Table, rows: pa.Table) -> Iterator[DataFile]:
-    """Write rows, sorted by the partition's column, as data files of their partitions, uncommitted."""
+    """Write rows, sorted by the partition column, as uncommitted data files of their partitions."""
     commit, schema = uuid.uuid4(), table.schema()
     rows = rows.cast(schema.as_arrow())
     tasks = (
@@ -118,21 +137,21 @@ def _split_by_partition(table: Table, rows: pa.Table) -> Iterator[tuple[Partitio
     start = 0
     for end, value in zip(ends.run_ends.to_pylist(), ends.values.to_pylist(), strict=True):
         key = PartitionKey([PartitionFieldValue(field, value)], table.spec(), table.schema())
-        pieces = -(-(end - start) // FILE_ROWS)
-        size = -(-(end - start) // pieces)
-        for at in range(start, end, size):
-            yield key, rows.slice(at, min(size, end - at))
+        file_count = -(-(end - start) // FILE_ROWS)
+        size = -(-(end - start) // file_count)
+        for position in range(start, end, size):
+            yield key, rows.slice(position, min(size, end - position))
         start = end
 
 
 def is_one_of(column: str, values: Iterable[str]) -> BooleanExpression:
-    """A row filter: the column is one of the values."""
-    # pydantic's generated signature hides the one that In really has
+    """A row filter: the column has one of the values."""
+    # pydantic's generated signature hides the real signature of In
     return In(Reference(column), {literal(value) for value in values})  # type: ignore[call-arg,arg-type]
 
 
 def is_between(column: str, least: str | int, greatest: str | int) -> BooleanExpression:
-    """A row filter: the column is neither less nor greater."""
+    """A row filter: the column lies between two values, both included."""
     term = Reference(column)
     return And(
         GreaterThanOrEqual(term=term, value=literal(least)),

@@ -1,6 +1,7 @@
-"""The lake: which catalog, and its tables, held to their contracts. Reading a missing one creates nothing.
+"""Opens the catalog and loads the tables by role. Each loaded table is verified against its spec.
 
-What is in the tables, and how they change, is in `trades`, `changes` and `candles`.
+Reading a missing table creates nothing. The rows of the tables are in `trades` and `candles`, the comparison
+of two snapshots in `metadata.snapshot_diff`.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from pyiceberg.utils.config import Config
 from k2_ohlcv.domain.errors import TableSpecError
 from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.lake.embedded_catalog import embedded_properties, open_embedded
-from k2_ohlcv.lake.external_trades import ExternalTradesConfig, read_only_error, verify_external_trades
+from k2_ohlcv.lake.external_trades import ExternalTradesConfig, read_only_error
+from k2_ohlcv.lake.external_verification import verify_external_trades
 from k2_ohlcv.lake.missing_table import MissingTable, choose_free_location
 from k2_ohlcv.lake.schemas import CANDLE_SPECS, NAMESPACE, REJECTED_SPEC, TRADES_SPEC, TableSpec
 from k2_ohlcv.settings import Settings
@@ -28,7 +30,7 @@ CATALOG = "k2"
 
 
 def catalog_properties(settings: Settings) -> dict[str, str]:
-    """The properties of the catalog `k2`: PyIceberg's own configuration, else the embedded one."""
+    """The properties of the catalog `k2`: from PyIceberg's configuration, else for the embedded catalog."""
     configured = Config().get_catalog_config(CATALOG)
     if configured:
         return {str(key): str(value) for key, value in configured.items()}
@@ -37,11 +39,11 @@ def catalog_properties(settings: Settings) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Lake:
-    """The tables, by role. Each call loads the table anew, as the catalog has it now.
+    """The tables, by role. Each call loads the current version of the table from the catalog.
 
     Attributes:
-        catalog: where they are.
-        source: whose trades table is read; None means our own.
+        catalog: the Iceberg catalog.
+        source: the external trades table to read; None means the project's own trades table.
     """
 
     catalog: Catalog
@@ -49,7 +51,10 @@ class Lake:
 
     @classmethod
     def open(cls, settings: Settings) -> "Lake":
-        """The lake that the settings and PyIceberg's configuration name; makes `K2_HOME` if needed."""
+        """Open the lake that the settings and PyIceberg's configuration name.
+
+        For the embedded catalog the folder `K2_HOME` is created where it is missing.
+        """
         properties = catalog_properties(settings)
         if properties == embedded_properties(settings):
             return cls(open_embedded(CATALOG, settings), ExternalTradesConfig.from_settings(settings))
@@ -57,16 +62,17 @@ class Lake:
 
     @property
     def has_own_trades(self) -> bool:
-        """Whether the trades table is ours to write."""
+        """Whether the trades table is the project's own, which ingestion writes."""
         return self.source is None
 
     def trades(self) -> Table:
-        """The trades: the truth. Someone else's table is verified, and knows which of its columns are ours.
+        """Load the trades table. Candles are computed from this table alone.
 
-        Our own table reads as empty where there is none.
+        A missing table of the project reads as empty. An external table is verified, and its columns are
+        mapped to the project's names.
 
         Raises:
-            ContractError: the table is not what its contract says, or theirs is not there or will not do.
+            TableSpecError: the table differs from its spec, or the external table is missing or unusable.
         """
         return (
             self._load_for_reading(TRADES_SPEC)
@@ -75,52 +81,52 @@ class Lake:
         )
 
     def writable_trades(self) -> Table:
-        """Our own trades table, created where there is none. For ingestion only.
+        """Load the project's own trades table, and create it where it is missing. For ingestion only.
 
         Raises:
-            UsageError: trades are someone else's, and never written to.
+            UsageError: trades are read from an external table, which is never written to.
         """
         self.reject_external_trades()
         return self._load_for_writing(TRADES_SPEC)
 
     def reject_external_trades(self) -> None:
-        """Refuse to write to someone else's trades. Creates no table.
+        """Refuse to write to an external trades table. Creates no table.
 
         Raises:
-            UsageError: trades are someone else's, and never written to.
+            UsageError: trades are read from an external table, which is never written to.
         """
         if self.source is not None:
             raise read_only_error(self.source.identifier)
 
     def candles(self, timeframe: Timeframe) -> Table:
-        """The candles of a timeframe. The table reads as empty where there is none."""
+        """Load the candle table of a timeframe. A missing table reads as empty."""
         return self._load_for_reading(CANDLE_SPECS[timeframe.name])
 
     def writable_candles(self, timeframe: Timeframe) -> Table:
-        """The candle table of a timeframe, created where there is none."""
+        """Load the candle table of a timeframe, and create it where it is missing."""
         return self._load_for_writing(CANDLE_SPECS[timeframe.name])
 
     def rejected(self) -> Table:
-        """The rows that ingestion refused. The table reads as empty where there is none."""
+        """Load the table of rejected rows. A missing table reads as empty."""
         return self._load_for_reading(REJECTED_SPEC)
 
     def writable_rejected(self) -> Table:
-        """The table of rows that ingestion refused, created where there is none."""
+        """Load the table of rejected rows, and create it where it is missing."""
         return self._load_for_writing(REJECTED_SPEC)
 
-    def _load_for_reading(self, contract: TableSpec) -> Table:
+    def _load_for_reading(self, spec: TableSpec) -> Table:
         try:
-            table = self.catalog.load_table(contract.identifier)
+            table = self.catalog.load_table(spec.identifier)
         except (NoSuchTableError, NoSuchNamespaceError):
-            return MissingTable(contract, self.catalog)
-        verify_table(table, contract)
+            return MissingTable(spec, self.catalog)
+        verify_table(table, spec)
         return table
 
-    def _load_for_writing(self, contract: TableSpec) -> Table:
-        table = self._load_for_reading(contract)
+    def _load_for_writing(self, spec: TableSpec) -> Table:
+        table = self._load_for_reading(spec)
         if isinstance(table, MissingTable):
-            table = self._create_table(contract)
-            verify_table(table, contract)
+            table = self._create_table(spec)
+            verify_table(table, spec)
         return table
 
     def _load_external_trades(self, source: ExternalTradesConfig) -> Table:
@@ -133,43 +139,41 @@ class Lake:
             ) from None
         return verify_external_trades(table, source)
 
-    def _create_table(self, contract: TableSpec) -> Table:
+    def _create_table(self, spec: TableSpec) -> Table:
         try:
             self.catalog.create_namespace_if_not_exists(NAMESPACE)
         except Exception:
-            # Another process may have made it after the look. A SQL catalog says so by an error of its own.
+            # Another process may have created the namespace. A SQL catalog then raises an error of its own.
             if not self.catalog.namespace_exists(NAMESPACE):
                 raise
         try:
             return self.catalog.create_table(
-                contract.identifier,
-                contract.schema,
-                location=choose_free_location(self.catalog, contract),
-                partition_spec=contract.partition_spec,
-                sort_order=contract.sort_order,
-                properties=contract.properties,
+                spec.identifier,
+                spec.schema,
+                location=choose_free_location(self.catalog, spec),
+                partition_spec=spec.partition_spec,
+                sort_order=spec.sort_order,
+                properties=spec.properties,
             )
         except TableAlreadyExistsError:
-            return self.catalog.load_table(contract.identifier)  # another process made it
+            return self.catalog.load_table(spec.identifier)  # another process created the table
 
 
-def verify_table(table: Table, contract: TableSpec) -> None:
-    """Hold a table to its contract.
+def verify_table(table: Table, spec: TableSpec) -> None:
+    """Compare a table with its spec.
 
     Raises:
-        ContractError: columns, types, order or partitions differ; the message names every difference.
+        TableSpecError: columns, types, order or partitions differ; the message names every difference.
     """
-    differences = _column_differences(table.schema(), contract.schema)
-    stored, wanted = (
-        _partition_fields(table.spec(), table.schema()),
-        _partition_fields(contract.partition_spec, contract.schema),
-    )
-    if stored != wanted:
-        differences.append(f"it is partitioned by {stored or 'nothing'}, not by {wanted}")
+    differences = _column_differences(table.schema(), spec.schema)
+    stored = _partition_fields(table.spec(), table.schema())
+    specified = _partition_fields(spec.partition_spec, spec.schema)
+    if stored != specified:
+        differences.append(f"it is partitioned by {stored or 'nothing'}, not by {specified}")
     for name in ("commit.retry.num-retries",):
-        if table.properties.get(name) != contract.properties[name]:
+        if table.properties.get(name) != spec.properties[name]:
             differences.append(
-                f"property {name} is {table.properties.get(name)}, not {contract.properties[name]}"
+                f"property {name} is {table.properties.get(name)}, not {spec.properties[name]}"
             )
     if differences:
         raise TableSpecError(
@@ -178,18 +182,20 @@ def verify_table(table: Table, contract: TableSpec) -> None:
         )
 
 
-def _column_differences(stored: Schema, wanted: Schema) -> list[str]:
-    def columns(schema: Schema) -> dict[str, str]:
+def _column_differences(stored: Schema, specified: Schema) -> list[str]:
+    def column_types(schema: Schema) -> dict[str, str]:
         return {f.name: f"{f.field_type}{' required' if f.required else ''}" for f in schema.fields}
 
-    have, want = columns(stored), columns(wanted)
-    differences = [f"column {name} is missing" for name in want if name not in have]
-    differences += [f"column {name} is unknown" for name in have if name not in want]
+    actual, expected = column_types(stored), column_types(specified)
+    differences = [f"column {name} is missing" for name in expected if name not in actual]
+    differences += [f"column {name} is unknown" for name in actual if name not in expected]
     differences += [
-        f"column {n} is {have[n]}, not {want[n]}" for n in want if n in have and have[n] != want[n]
+        f"column {name} is {actual[name]}, not {expected[name]}"
+        for name in expected
+        if name in actual and actual[name] != expected[name]
     ]
-    if not differences and list(have) != list(want):
-        differences.append(f"the columns are in the order {', '.join(have)}, not {', '.join(want)}")
+    if not differences and list(actual) != list(expected):
+        differences.append(f"the columns are in the order {', '.join(actual)}, not {', '.join(expected)}")
     return differences
 
 

@@ -1,7 +1,8 @@
-"""One commit is one snapshot: files out, files in, properties and expiry, against one base.
+"""Commits a change as one snapshot against one base: removed files, added files, properties and expiry.
 
-The one place that reaches below PyIceberg's public API: `tx.overwrite` makes two snapshots, never drops the
-manifests that only say what was deleted, and never merges any. What to commit is decided in `candles`.
+PyIceberg's `tx.overwrite` makes two snapshots, keeps manifests that have deleted entries only, and merges no
+manifests. This module therefore uses PyIceberg below its public API. The content of a commit is decided in
+`candles`, `append` and `maintenance`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -20,33 +21,33 @@ from pyiceberg.typedef import EMPTY_DICT
 
 from k2_ohlcv.domain.retention import SnapshotInfo, snapshots_to_expire
 from k2_ohlcv.lake.delete_files import applicable_delete_manifests
-from k2_ohlcv.lake.metadata.files import read_live_files
+from k2_ohlcv.lake.metadata.manifests import read_live_files
 from k2_ohlcv.lake.retry import CONFLICT_ERRORS, retry_conflicts
 from k2_ohlcv.lake.schemas import MIN_SNAPSHOTS_KEPT
 
-#: In a snapshot's summary: retention dropped whole partitions, up to this line. No window changed by it.
+#: Summary key of a snapshot in which retention dropped the partitions before a time. No window is dirty.
 RETENTION_SUMMARY_KEY = "k2.dropped-before"
 
-#: Manifests of a table are merged when so many have gathered, into ones of at most so many bytes: some 200
-#: files each, which PyIceberg reads and writes in a tenth of a second. With 8 MB, Iceberg's own default, a
-#: merge would cost what is stored.
+#: The number of small manifests from which they are merged, and the maximum bytes of a merged manifest.
+#: Such a manifest has some 200 files. PyIceberg reads and writes it in a tenth of a second. With Iceberg's
+#: default of 8 MB the cost of a merge would grow with the table.
 _MIN_MANIFESTS_TO_MERGE = 16
 _MANIFEST_BYTES = 128 * 1024
 
 
 @dataclass(frozen=True)
 class TableCommit:
-    """What one commit does to a table.
+    """The change that one commit makes to a table.
 
     Attributes:
-        removed_files: data files that go.
-        rows: rows that come, as new data files; may be empty.
-        properties: table properties to set with them.
-        summary: what the snapshot says of itself, for people and for later readers of the history.
+        removed_files: data files to remove.
+        rows: rows to add, as new data files; may be empty.
+        properties: table properties to set in the same commit.
+        summary: entries of the snapshot's summary, for people and for later readers of the history.
         protected: snapshots that must not expire with this commit.
-        files: data files that come, written already; removed again if the commit fails.
-        has_reusable_files: whether they stay then, for another attempt.
-        operation: what the snapshot says that it did; `overwrite` where nothing is said.
+        files: data files to add, already written. They are deleted if the commit fails.
+        has_reusable_files: whether `files` stay after a failed commit, for the next attempt.
+        operation: the operation in the snapshot's summary; None means `overwrite`.
     """
 
     removed_files: tuple[DataFile, ...] = ()
@@ -60,10 +61,10 @@ class TableCommit:
 
 
 class CachedTransaction(Transaction):
-    """A transaction that applies what is staged once, and copies nothing.
+    """A transaction that applies the staged updates once and caches the resulting metadata.
 
-    PyIceberg's own applies it anew and copies all metadata, snapshot by snapshot, at each of some ten looks a
-    commit: 0.3 s of the 0.37 s that one took at 100 snapshots.
+    A commit reads the staged metadata some ten times. PyIceberg's own transaction copies all metadata and
+    applies all updates at each read. That took 0.3 s of a 0.37 s commit at 100 snapshots.
     """
 
     _applied: tuple[TableUpdate, ...] = ()
@@ -71,25 +72,25 @@ class CachedTransaction(Transaction):
 
     @property
     def table_metadata(self) -> TableMetadata:
-        """The table's metadata with what has been staged. What is committed, the catalog makes anew."""
+        """The table's metadata with the staged updates. The catalog builds the committed metadata itself."""
         if self._cached_metadata is None or self._applied is not self._updates:
-            made, context = self._table.metadata, _TableMetadataUpdateContext()
+            metadata, context = self._table.metadata, _TableMetadataUpdateContext()
             for update in self._updates:
-                made = _apply_table_update(update, made, context)
-            self._cached_metadata, self._applied = made, self._updates
+                metadata = _apply_table_update(update, metadata, context)
+            self._cached_metadata, self._applied = metadata, self._updates
         return self._cached_metadata
 
 
 class SingleSnapshotOverwrite(_OverwriteFiles):
-    """An overwrite that merges small manifests, and with them those that only say what was deleted.
+    """An overwrite that merges small manifests and drops manifests that have deleted entries only.
 
-    Delete files of other engines go where they bear on no data file any more.
+    Delete files of other engines are dropped once they apply to no data file.
     """
 
     snapshot_summary: Operation | None = None
 
     def _summary(self, snapshot_properties: dict[str, str] = EMPTY_DICT) -> Summary:
-        """The summary, under the name of what was done: PyIceberg knows no `replace`."""
+        """The summary with the chosen operation. PyIceberg itself does not write `replace`."""
         summary = super()._summary(snapshot_properties)
         return (
             Summary(self.snapshot_summary, **summary.additional_properties)
@@ -98,17 +99,17 @@ class SingleSnapshotOverwrite(_OverwriteFiles):
         )
 
     def _build_manifest_evaluator(self, spec_id: int) -> Callable[[ManifestFile], bool]:
-        """Whether a manifest holds a file that goes: what those of its partitions hold is mostly known.
+        """Build a test of whether a manifest lists a file to remove. Listed files are mostly cached.
 
-        PyIceberg asks from several threads. Its evaluator keeps the partitions of the manifest that it looks
-        at, so each question gets an evaluator of its own. A shared one now and then misses a manifest.
+        PyIceberg runs the test from several threads. Its own evaluator stores the partitions of the manifest
+        under test. A shared evaluator occasionally misses a manifest, so each call builds a new one.
         """
         build = super()._build_manifest_evaluator
-        gone = {file.file_path for file in self._deleted_data_files}
+        removed_paths = {file.file_path for file in self._deleted_data_files}
         return lambda manifest: (
-            bool(gone)
+            bool(removed_paths)
             and build(spec_id)(manifest)
-            and any(file.file_path in gone for file in read_live_files(self._io, manifest))
+            and any(file.file_path in removed_paths for file in read_live_files(self._io, manifest))
         )
 
     def _process_manifests(self, manifests: list[ManifestFile]) -> list[ManifestFile]:
@@ -121,16 +122,16 @@ class SingleSnapshotOverwrite(_OverwriteFiles):
 
 
 def commit_change(table: Table, change: TableCommit) -> Table:
-    """Commit a change against the table as it was loaded, as exactly one snapshot.
+    """Commit a change against the loaded version of the table, as exactly one snapshot.
 
-    Even a change of properties alone makes a snapshot, so that it conflicts with every other commit.
+    A change of properties alone also makes a snapshot, so that it conflicts with every other commit.
 
     Returns:
-        The table as it is after the commit.
+        The table after the commit.
 
     Raises:
-        CommitFailedException, ValidationException: the table moved since it was loaded (`CONFLICT_ERRORS`).
-            Nothing is committed and the new data files are removed.
+        CommitFailedException, ValidationException: another writer committed since the table was loaded
+            (`CONFLICT_ERRORS`). Nothing is committed and the new data files are removed.
     """
     transaction = CachedTransaction(table)
     operation = Operation.OVERWRITE if table.current_snapshot() else Operation.APPEND
@@ -161,7 +162,7 @@ def commit_change(table: Table, change: TableCommit) -> Table:
 
 
 def commit_with_retry(load: Callable[[], Table], change: Callable[[Table], TableCommit]) -> Table:
-    """Commit a change that is made anew for each attempt, against the table as it is then.
+    """Commit a change with retries. Each attempt loads the table and computes the change again.
 
     Raises:
         CommitConflictError: other writers won every attempt.
@@ -170,7 +171,7 @@ def commit_with_retry(load: Callable[[], Table], change: Callable[[Table], Table
 
 
 def snapshot_infos(metadata: TableMetadata) -> list[SnapshotInfo]:
-    """The snapshots of a table, as retention sees them."""
+    """The snapshots of a table in the form that the expiry rule takes."""
     return [
         SnapshotInfo(
             s.snapshot_id, s.sequence_number or 0, datetime.fromtimestamp(s.timestamp_ms / 1000, UTC)
@@ -180,25 +181,25 @@ def snapshot_infos(metadata: TableMetadata) -> list[SnapshotInfo]:
 
 
 def referenced_snapshots(metadata: TableMetadata) -> set[int]:
-    """The snapshots that a branch or tag names; of them the current one."""
+    """The snapshots that branches and tags name. The current snapshot is one of them."""
     return {ref.snapshot_id for ref in metadata.refs.values()}
 
 
 def _expire_snapshots(transaction: Transaction, protected: Iterable[int]) -> None:
     metadata = transaction.table_metadata
-    old = snapshots_to_expire(
+    snapshot_ids = snapshots_to_expire(
         snapshot_infos(metadata),
         keep_newest=MIN_SNAPSHOTS_KEPT,
         protected=referenced_snapshots(metadata) | set(protected),
     )
-    if old:
-        ExpireSnapshots(transaction).by_ids(old).commit()
+    if snapshot_ids:
+        ExpireSnapshots(transaction).by_ids(snapshot_ids).commit()
 
 
 def remove_uncommitted_files(table: Table, files: Iterable[DataFile]) -> None:
-    """Remove data files that no commit took. A store that refuses is left with them, and holds up nothing."""
+    """Remove data files that were not committed. A file that the store refuses to remove is skipped."""
     for data_file in files:
         try:
             table.io.delete(data_file.file_path)
         except OSError:
-            continue  # left for retention's sweep of files that nothing knows
+            continue  # retention removes orphan files later

@@ -1,7 +1,7 @@
-"""Row-level deletes of other engines in tables that this project writes: read beside, refused, or dropped.
+"""Handles row-level deletes of other engines in the project's tables: applies, refuses or drops them.
 
-PyIceberg 0.12 reads position deletes, and raises at any equality delete that it meets. So whoever reads a
-table of ours plans its files here. What deletes bear on is in `row_deletes`.
+PyIceberg 0.12 applies position deletes, and raises an error at any equality delete. Readers of the project's
+tables therefore plan their scan tasks here. The scope of a delete file is in `metadata.row_deletes`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,42 +12,41 @@ from pyiceberg.table import FileScanTask, Table
 from k2_ohlcv.domain.errors import TableSpecError
 from k2_ohlcv.domain.intervals import Interval, coalesce, is_covered
 from k2_ohlcv.domain.timeframe import Timeframe
-from k2_ohlcv.lake.metadata.files import (
-    LiveFile,
+from k2_ohlcv.lake.metadata.files import LiveFile, file_partition
+from k2_ohlcv.lake.metadata.manifests import (
     deletes_with_sequence,
-    file_partition,
     files_with_sequence,
     manifest_files_with_sequence,
 )
 from k2_ohlcv.lake.metadata.row_deletes import RowDeletes, is_equality_delete
 
-#: Ranges and files, as many as an error names.
+#: Maximum number of ranges or files in an error text.
 _MAX_SAMPLE_FILES = 5
 
 
 def reject_equality_deletes(table: Table) -> None:
-    """Look for equality deletes before a table is read or written beside them.
+    """Refuse a table that has equality deletes, before a read or a write.
 
     Raises:
-        ContractError: there are some; the message names files, and what to do.
+        TableSpecError: the table has equality deletes; the message names the files and the next step.
     """
     snapshot = table.metadata.current_snapshot_id
-    found = (
-        [f for f, _ in deletes_with_sequence(table, snapshot) if is_equality_delete(f)] if snapshot else []
-    )
-    if not found:
+    if snapshot is None:
+        return
+    files = [file for file, _ in deletes_with_sequence(table, snapshot) if is_equality_delete(file)]
+    if not files:
         return
     name = ".".join(table.name())
-    paths = ", ".join(file.file_path for file in found[:_MAX_SAMPLE_FILES])
-    more = ", ..." if len(found) > _MAX_SAMPLE_FILES else ""
+    paths = ", ".join(file.file_path for file in files[:_MAX_SAMPLE_FILES])
+    more = ", ..." if len(files) > _MAX_SAMPLE_FILES else ""
     raise TableSpecError(
-        f"table {name} has {len(found):,} equality delete files of another engine ({paths}{more}), which "
-        f"cannot be read here. Nothing was written. {_cure(name)}, then run this again"
+        f"table {name} has {len(files):,} equality delete files of another engine ({paths}{more}), which "
+        f"cannot be read here. Nothing was written. {_advice(name)}, then run this again"
     )
 
 
-def _cure(name: str) -> str:
-    """How equality deletes are applied without us."""
+def _advice(name: str) -> str:
+    """Advice to apply the equality deletes with another engine."""
     return (
         "Apply them with the engine that made them, in Spark: CALL k2.system.rewrite_data_files(table => "
         f"'{name}', options => map('delete-file-threshold', '1', 'remove-dangling-deletes', 'true'))"
@@ -55,47 +54,47 @@ def _cure(name: str) -> str:
 
 
 def has_unreadable_deletes(deletes: Iterable[DataFile]) -> bool:
-    """Whether among the deletes that bear on a data file there are some that cannot be read."""
+    """Whether PyIceberg cannot apply one of the deletes of a data file."""
     return any(is_equality_delete(delete) for delete in deletes)
 
 
 def plan_scan_tasks(
-    table: Table, timeframe: Timeframe, files: Sequence[LiveFile], is_rebuild: Sequence[Interval] = ()
+    table: Table, timeframe: Timeframe, files: Sequence[LiveFile], rebuilt: Sequence[Interval] = ()
 ) -> tuple[list[FileScanTask], set[int]]:
-    """The scan tasks of some files of a candle table, with the deletes that bear on each.
+    """Plan the scan tasks of some files of a candle table, each with the deletes that apply to the file.
 
-    A file with equality deletes whose partition is rebuilt as a whole is read as if it had none. What it
-    holds is compared with what must be and then written anew, so that the deletes bear on it no longer.
+    A file with equality deletes is read without them if its whole partition is rebuilt. The rebuild then
+    rewrites the file, so that the deletes no longer apply.
 
     Args:
-        table: the table.
-        timeframe: what it has candles of.
+        table: the candle table.
+        timeframe: the timeframe of the table.
         files: live data files.
-        is_rebuild: the intervals that are made equal to the trades.
+        rebuilt: the intervals that are made equal to the trades.
 
     Returns:
-        The tasks, and the indexes of those that have to be written anew.
+        The tasks, and the indexes of the files to rewrite.
 
     Raises:
-        ContractError: other files have equality deletes; the message names what to rebuild.
+        TableSpecError: other files have equality deletes; the message names the partitions to rebuild.
     """
     snapshot = table.metadata.current_snapshot_id
-    deletes = RowDeletes.from_snapshot(table, snapshot) if snapshot is not None else RowDeletes()
+    row_deletes = RowDeletes.from_snapshot(table, snapshot) if snapshot is not None else RowDeletes()
     tasks: list[FileScanTask] = []
-    anew: set[int] = set()
+    to_rewrite: set[int] = set()
     refused: list[Interval] = []
     for index, live in enumerate(files):
-        bearing = deletes.deletes_for(live.file, live.sequence)
-        if has_unreadable_deletes(bearing):
+        deletes = row_deletes.deletes_for(live.file, live.sequence)
+        if has_unreadable_deletes(deletes):
             partition = file_partition(live.file, timeframe.grain)
-            anew.add(index)
-            if not is_covered(is_rebuild, [partition]):
+            to_rewrite.add(index)
+            if not is_covered(rebuilt, [partition]):
                 refused.append(partition)
-            bearing = []
-        tasks.append(FileScanTask(live.file, set(bearing)))
+            deletes = []
+        tasks.append(FileScanTask(live.file, set(deletes)))
     if refused:
         raise _unreadable_error(table, timeframe, refused)
-    return tasks, anew
+    return tasks, to_rewrite
 
 
 def _unreadable_error(table: Table, timeframe: Timeframe, partitions: Sequence[Interval]) -> TableSpecError:
@@ -108,29 +107,33 @@ def _unreadable_error(table: Table, timeframe: Timeframe, partitions: Sequence[I
     name = ".".join(table.name())
     return TableSpecError(
         f"table {name} has equality deletes of another engine, which cannot be read here. "
-        f"They bear on {len(set(partitions)):,} partitions. Rebuild these whole, which writes them anew and "
-        f"drops the deletes: {commands}{more}. What lies past retention there cannot be rebuilt: "
-        f"{_cure(name)}"
+        f"They apply to {len(set(partitions)):,} partitions. Rebuild each whole partition. This rewrites "
+        f"its files and drops the deletes: {commands}{more}. Candles past retention cannot be rebuilt: "
+        f"{_advice(name)}"
     )
 
 
 def applicable_delete_manifests(
     table: Table, manifests: Sequence[ManifestFile], removed: Iterable[DataFile]
 ) -> list[ManifestFile]:
-    """Those delete manifests that bear on any data file after a commit that removes some; all others go.
+    """The delete manifests that still apply to a data file after a commit that removes some data files.
 
-    What the commit adds is younger than every delete, so that none bears on it.
+    Files that the commit adds are newer than every delete, so no delete applies to them.
     """
-    listed = [m for m in manifests if m.content == ManifestContent.DELETES]
+    delete_manifests = [m for m in manifests if m.content == ManifestContent.DELETES]
     snapshot = table.metadata.current_snapshot_id
-    if not listed or snapshot is None:
-        return listed
-    gone = {file.file_path for file in removed}
-    left = [n for n in files_with_sequence(table, snapshot) if n[0].file_path not in gone]
+    if not delete_manifests or snapshot is None:
+        return delete_manifests
+    removed_paths = {file.file_path for file in removed}
+    remaining = [
+        (file, sequence)
+        for file, sequence in files_with_sequence(table, snapshot)
+        if file.file_path not in removed_paths
+    ]
     return [
         m
-        for m in listed
-        if _is_applicable(RowDeletes.from_files(table, manifest_files_with_sequence(table, m)), left)
+        for m in delete_manifests
+        if _is_applicable(RowDeletes.from_files(table, manifest_files_with_sequence(table, m)), remaining)
     ]
 
 

@@ -1,8 +1,8 @@
-"""The embedded catalog: PyIceberg's SQL catalog on SQLite, and a local warehouse, both under `K2_HOME`.
+"""The embedded catalog: PyIceberg's SQL catalog on SQLite and a local warehouse, both under `K2_HOME`.
 
-PyIceberg and Sail take each character of a `file:` URI as it stands, except that Sail escapes a space. So
-nothing is escaped here, and a path with a space is no URI. `settings` says which names a folder may have, and
-`catalog` what is in the catalog.
+PyIceberg and Sail read a `file:` URI literally, except that Sail escapes a space. Nothing is therefore
+escaped here, and a path with a space is not written as a URI. The rules for folder names are in `settings`,
+the tables of the catalog in `catalog`.
 """
 
 from pathlib import Path
@@ -13,13 +13,13 @@ from sqlalchemy.engine import URL, make_url
 from k2_ohlcv.file_lock import hold_lock
 from k2_ohlcv.settings import Settings
 
-#: A process waits so many seconds for another one's commit to the catalog. Each takes some milliseconds.
+#: Seconds that a process waits while another process commits to the catalog. A commit takes milliseconds.
 BUSY_SECONDS = 60
 _DATABASE = "catalog.db"
 
 
 def embedded_properties(settings: Settings) -> dict[str, str]:
-    """PyIceberg's properties of the catalog under `K2_HOME`, used when nothing is configured for `k2`."""
+    """PyIceberg's properties for the catalog under `K2_HOME`, used when `k2` has no configuration."""
     database = settings.home / _DATABASE
     uri = URL.create("sqlite", database=str(database), query={"timeout": str(BUSY_SECONDS)})
     return {
@@ -30,20 +30,20 @@ def embedded_properties(settings: Settings) -> dict[str, str]:
 
 
 def folder_location(folder: Path) -> str:
-    """A local folder as a location for Iceberg: a `file:` URI, or the plain path where it has a space."""
+    """A local folder as an Iceberg location: a `file:` URI, or the plain path where the path has a space."""
     return str(folder) if " " in str(folder) else f"file://{folder}"
 
 
 def database_path(uri: str) -> str:
-    """The path of the database that a SQLite URI names."""
+    """The path of the database file in a SQLite URI."""
     return make_url(uri).database or ""
 
 
 def open_embedded(name: str, settings: Settings) -> Catalog:
-    """The embedded catalog, made if it is not there.
+    """Open the embedded catalog, and create it where it is missing.
 
-    The first processes in a fresh home come one after the other: two that make the catalog's tables at once
-    break each other.
+    A lock lets one process at a time open the catalog. Two processes that create the catalog's own tables
+    simultaneously fail.
     """
     settings.home.mkdir(parents=True, exist_ok=True)
     with hold_lock(settings.home / ".catalog.lock"):

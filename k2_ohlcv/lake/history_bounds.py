@@ -1,9 +1,9 @@
-"""The two lines behind which history stands still: where trades have expired, and where candles have.
+"""The bounds of history: trades before `frozen_before` and candles before `expired_before` have expired.
 
-Two table properties, moved forward by the very commit that drops (`expiry`), and back by a person only. Who
-has to stay ahead of the lines asks here. Someone else's trades table has no such property: its line is
-counted from its head. A candle table remembers the line of our own trades: the trades table may be created
-anew without its property, and the frozen candles are then the only record left.
+Both bounds are table properties. The commit that drops partitions moves a bound forward
+(`maintenance.partition_drops`); only a person moves it back. An external trades table has no such property:
+its `frozen_before` is measured from its newest trade. A candle table keeps a copy of the trades' bound. The
+trades table may be created again without its property, and the frozen candles are then the only record.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,75 +21,78 @@ from k2_ohlcv.lake.metadata.files import live_files
 from k2_ohlcv.lake.metadata.snapshot_diff import trades_spans
 from k2_ohlcv.lake.watermark import Watermark
 
-#: On trades, and remembered on candle tables: candles of windows before this are the only record left.
+#: On trades, copied to candle tables: trades before this time have expired, and candles are the only record.
 FROZEN_BEFORE = "k2.frozen-before"
-#: On a candle table: candles of windows before this have been dropped.
+#: On a candle table: candles of windows before this time have been dropped.
 EXPIRED_BEFORE = "k2.expired-before"
 
 FIRST_MOMENT, _LAST_MOMENT = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
 def read_bound(table: Table, name: str) -> datetime | None:
-    """The line that a table's property holds, or None. A moment without a zone is UTC.
+    """Read the bound from a table property; None where the property is missing. Without a zone it is UTC.
 
     Raises:
-        ContractError: the property holds no moment.
+        TableSpecError: the property is no moment.
     """
     text = table.properties.get(name)
     try:
-        line = datetime.fromisoformat(text) if text else None
+        bound = datetime.fromisoformat(text) if text else None
     except ValueError:
         raise TableSpecError(
             f"the property {name} of {'.'.join(table.name())} is {text!r}, and no moment such as "
-            "2024-05-01T00:00:00+00:00. Correct it"
+            "2024-05-01T00:00:00+00:00. Correct the property"
         ) from None
-    return line.replace(tzinfo=UTC) if line and line.tzinfo is None else line
+    return bound.replace(tzinfo=UTC) if bound and bound.tzinfo is None else bound
 
 
-def bound_property_update(table: Table, name: str, line: datetime) -> dict[str, str]:
-    """The property that moves a line, or nothing where it is there already: lines never move back."""
+def bound_property_update(table: Table, name: str, bound: datetime) -> dict[str, str]:
+    """The property that moves a bound forward; empty where the bound is already reached."""
     current = read_bound(table, name)
-    return {name: line.isoformat()} if current is None or current < line else {}
+    return {name: bound.isoformat()} if current is None or current < bound else {}
 
 
 def frozen_before_update(candles: Table, trades: Table) -> dict[str, str]:
-    """The property by which a candle table remembers the frozen line of our own trades, if it is to move."""
-    line = None if isinstance(trades, ExternalTrades) else read_bound(trades, FROZEN_BEFORE)
-    return bound_property_update(candles, FROZEN_BEFORE, line) if line else {}
+    """The property that copies `frozen_before` of the project's trades to a candle table, if it has moved."""
+    bound = None if isinstance(trades, ExternalTrades) else read_bound(trades, FROZEN_BEFORE)
+    return bound_property_update(candles, FROZEN_BEFORE, bound) if bound else {}
 
 
 def newest_trade_time(trades: Table) -> datetime | None:
-    """The newest trade, by the bounds of the files.
+    """The time of the newest trade, by the bounds of the files.
 
-    Files of which nothing is known say nothing, nor does a bound beyond the times that a trade can have.
+    Files without bounds are skipped, and so are bounds that are no possible trade time.
     """
     files = live_files(trades, trades.metadata.current_snapshot_id)
     return max((f.latest for f in files if not f.is_delete and f.latest is not None), default=None)
 
 
 def latest_trade_at(candles: Table, trades: Table) -> datetime | None:
-    """The newest trade: what a watermark covers, and what the line of someone else's trades is counted from.
+    """The latest-trade time, for the watermark and for `frozen_before` of an external table.
 
-    Where there is such a line it does not go back, and so neither does the line, although the owner may roll
-    the table back. A head of another table, or one that is still to come, says nothing.
+    For external tables with a retention the latest-trade time never decreases. A rollback by the owner
+    therefore cannot move `frozen_before` back. A watermark of another table, or in the future, is ignored.
     """
-    newest, mark = newest_trade_time(trades), Watermark.from_table(candles)
+    newest, watermark = newest_trade_time(trades), Watermark.from_table(candles)
     if (
         _external_retention(trades) is None
-        or mark is None
-        or mark.latest_trade_at is None
-        or mark.latest_trade_at > datetime.now(UTC)
+        or watermark is None
+        or watermark.latest_trade_at is None
+        or watermark.latest_trade_at > datetime.now(UTC)
     ):
         return newest
-    if trades.metadata.snapshot_by_id(mark.snapshot_id) is None:
+    if trades.metadata.snapshot_by_id(watermark.snapshot_id) is None:
         return newest
-    return max(newest or mark.latest_trade_at, mark.latest_trade_at)
+    return max(newest or watermark.latest_trade_at, watermark.latest_trade_at)
 
 
-def latest_time(head: datetime | None, trades: Table, now: datetime) -> datetime | None:
-    """The moment that trades reach to: their head, or now where their files do not say; None without any."""
-    if head is not None or not trades_spans(trades, trades.metadata.current_snapshot_id):
-        return retention_anchor(None, head, now)
+def latest_time(latest_trade: datetime | None, trades: Table, now: datetime) -> datetime | None:
+    """The time up to which there are trades; None without trades.
+
+    Files without bounds give no latest-trade time. The result is then `now`.
+    """
+    if latest_trade is not None or not trades_spans(trades, trades.metadata.current_snapshot_id):
+        return retention_anchor(None, latest_trade, now)
     return now
 
 
@@ -98,30 +101,30 @@ def _external_retention(trades: Table) -> timedelta | None:
 
 
 def read_frozen_before(candles: Table, trades: Table, now: datetime) -> datetime | None:
-    """The line of trades: what the properties say or, of someone else's, how long they are kept.
+    """The `frozen_before` of the trades: from the properties, or from the retention of an external table.
 
-    Their table is not ours to write a property to, so the line is counted anew each time, from the head that
-    the candles' watermark remembers. A setting that was wrong is put right by setting it right.
+    The project writes no property to an external table. The bound is therefore computed at each call from the
+    latest-trade time. Correcting a wrong retention setting corrects the bound.
     """
-    lines = [line for table in (trades, candles) if (line := read_bound(table, FROZEN_BEFORE))]
-    held, kept = max(lines, default=None), _external_retention(trades)
-    if kept is None:
-        return held
-    head = latest_time(latest_trade_at(candles, trades), trades, now)
-    if head is None or head - FIRST_MOMENT < kept:
-        return held
-    return max(head - kept, held or FIRST_MOMENT)
+    stored = [bound for table in (trades, candles) if (bound := read_bound(table, FROZEN_BEFORE))]
+    stored_bound, retention = max(stored, default=None), _external_retention(trades)
+    if retention is None:
+        return stored_bound
+    latest = latest_time(latest_trade_at(candles, trades), trades, now)
+    if latest is None or latest - FIRST_MOMENT < retention:
+        return stored_bound
+    return max(latest - retention, stored_bound or FIRST_MOMENT)
 
 
 @dataclass(frozen=True)
 class HistoryBounds:
-    """The lines that hold for a candle table.
+    """The bounds of a candle table's history.
 
     Attributes:
-        timeframe: the table.
-        frozen_before: trades before this are gone.
-        expired_before: candles before this are gone.
-        setting_name: what says how long trades are kept.
+        timeframe: the timeframe of the table.
+        frozen_before: trades before this time have expired; None where none have.
+        expired_before: candles before this time have been dropped; None where none have.
+        setting_name: the setting of the trades' retention.
     """
 
     timeframe: Timeframe
@@ -131,22 +134,22 @@ class HistoryBounds:
 
     @classmethod
     def from_tables(cls, candles: Table, trades: Table, timeframe: Timeframe) -> "HistoryBounds":
-        """The lines as two loaded tables say them."""
+        """Read the bounds from the loaded tables."""
         setting = "K2_TRADES_KEPT" if isinstance(trades, ExternalTrades) else cls.setting_name
         frozen = read_frozen_before(candles, trades, datetime.now(UTC))
         return cls(timeframe, frozen, read_bound(candles, EXPIRED_BEFORE), setting)
 
     @property
     def start(self) -> datetime | None:
-        """The start of the first window that is ahead of both lines; None where there is no line."""
-        lines = [line for line in (self.frozen_before, self.expired_before) if line is not None]
-        if not lines:
+        """The start of the first window after both bounds; None without a bound."""
+        bounds = [bound for bound in (self.frozen_before, self.expired_before) if bound is not None]
+        if not bounds:
             return None
-        floor = self.timeframe.floor(max(lines))
-        return floor if floor == max(lines) else floor + self.timeframe.length
+        floor = self.timeframe.floor(max(bounds))
+        return floor if floor == max(bounds) else floor + self.timeframe.length
 
     def clip(self, intervals: Iterable[Interval]) -> list[Interval]:
-        """What of some intervals lies ahead of the lines."""
+        """The parts of intervals after the bounds."""
         start = self.start
         return (
             coalesce(intervals)
@@ -155,19 +158,19 @@ class HistoryBounds:
         )
 
     def outside(self, intervals: Iterable[Interval]) -> list[Interval]:
-        """The windows of some intervals that lie behind a line."""
+        """The windows of intervals that lie before a bound."""
         aligned = self.timeframe.align(intervals)
         return subtract(aligned, self.clip(aligned))
 
     def count_outside(self, intervals: Iterable[Interval]) -> int:
-        """How many windows of some intervals lie behind a line."""
+        """Count the windows of intervals that lie before a bound."""
         return _count_windows(self.outside(intervals), self.timeframe)
 
     def reject_outside(self, partitions: Sequence[Interval]) -> None:
-        """Hold partitions that somebody asked to rebuild to the lines.
+        """Refuse to rebuild partitions that lie before a bound.
 
         Raises:
-            UsageError: some lie behind a line as a whole; the message names them.
+            UsageError: whole partitions lie before a bound; the message names them.
         """
         key = self.timeframe.grain.key
         dropped = [key(p) for p in partitions if self.expired_before and p.end <= self.expired_before]
@@ -180,8 +183,8 @@ class HistoryBounds:
         if dropped:
             reasons.append(
                 f"{_partition_list(dropped)} are past retention, which ended before "
-                f"{self.expired_before:%Y-%m-%d}: rebuilt, "
-                f"they would be dropped again (K2_RETENTION_{self.timeframe.name.upper()})"
+                f"{self.expired_before:%Y-%m-%d}: retention would drop them again after a rebuild "
+                f"(K2_RETENTION_{self.timeframe.name.upper()})"
             )
         if frozen:
             reasons.append(
@@ -190,7 +193,9 @@ class HistoryBounds:
                 f"and these candles are the only record left ({self.setting_name})"
             )
         if reasons:
-            raise UsageError(f"{self.timeframe.table} cannot be rebuilt there: {'; '.join(reasons)}")
+            raise UsageError(
+                f"these partitions of {self.timeframe.table} cannot be rebuilt: {'; '.join(reasons)}"
+            )
 
 
 def _count_windows(intervals: Iterable[Interval], timeframe: Timeframe) -> int:

@@ -1,6 +1,7 @@
-"""Tables that the catalog does not have: reading one finds it empty, and creates nothing.
+"""Stands in for a table that the catalog does not have. Reading finds an empty table and creates nothing.
 
-A table that is missing for a moment, while its owner renames it, must not be replaced by an empty one.
+A table may be missing briefly while its owner renames it. An empty table must not replace it. Creating
+tables is in `catalog`.
 """
 
 from pyiceberg.catalog import Catalog, MetastoreCatalog
@@ -14,29 +15,29 @@ from k2_ohlcv.lake.schemas import NAMESPACE, TableSpec
 
 
 class MissingTable(Table):
-    """An empty table of a contract that is in no catalog. Commits to it are refused."""
+    """An empty table of a spec, in no catalog. Commits are refused."""
 
-    def __init__(self, contract: TableSpec, catalog: Catalog) -> None:
+    def __init__(self, spec: TableSpec, catalog: Catalog) -> None:
         metadata = new_table_metadata(
-            contract.schema, contract.partition_spec, contract.sort_order, "", dict(contract.properties)
+            spec.schema, spec.partition_spec, spec.sort_order, "", dict(spec.properties)
         )
-        super().__init__(contract.identifier, metadata, "", load_file_io({}), catalog)
+        super().__init__(spec.identifier, metadata, "", load_file_io({}), catalog)
 
     def _do_commit(self, *_: object, **__: object) -> None:
         raise MissingTableError(f"there is no table {'.'.join(self.name())} to commit to")
 
 
-def choose_free_location(catalog: Catalog, contract: TableSpec) -> str | None:
-    """Where to create a table so that it shares no folder with another; None for the catalog's own choice.
+def choose_free_location(catalog: Catalog, spec: TableSpec) -> str | None:
+    """Choose a location for a new table whose folder no other table uses; None for the catalog's default.
 
-    A renamed table keeps its folder. A new one of the old name would lie in the same, and the clean-up of
-    files that the new one does not know would remove those of the other.
+    A renamed table keeps its folder. A new table of the old name would share that folder. The clean-up of
+    orphan files would then remove the files of the renamed table.
     """
     if not isinstance(catalog, MetastoreCatalog):
-        return None  # a catalog server chooses by itself
-    wanted = catalog._resolve_table_location(None, NAMESPACE, contract.name)
-    metadata = new_table_metadata(contract.schema, contract.partition_spec, contract.sort_order, wanted)
-    io = load_file_io(catalog.properties, wanted)
-    if not TableFiles(Table(contract.identifier, metadata, wanted, io, catalog)).list_files():
+        return None  # a catalog server chooses the location
+    location = catalog._resolve_table_location(None, NAMESPACE, spec.name)
+    metadata = new_table_metadata(spec.schema, spec.partition_spec, spec.sort_order, location)
+    io = load_file_io(catalog.properties, location)
+    if not TableFiles(Table(spec.identifier, metadata, location, io, catalog)).list_files():
         return None
-    return f"{wanted}-{metadata.table_uuid.hex[:8]}"
+    return f"{location}-{metadata.table_uuid.hex[:8]}"

@@ -1,6 +1,6 @@
-"""Which trade is the newest: its market and id, read from the files whose bounds say that it is in them.
+"""Finds the newest trade with its market and id. Reads only the files whose bounds include its time.
 
-The moment alone, from metadata, is `lines.newest_trade`.
+The time alone, from metadata, is in `history_bounds.newest_trade_time`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,14 +20,14 @@ from k2_ohlcv.lake.external_trades import ExternalTrades, find_time_column
 from k2_ohlcv.lake.metadata.files import TRADE_TIME_COLUMN, LiveFile, live_files
 from k2_ohlcv.lake.time_column import TimeColumn
 
-_MARKET = ("exchange", "symbol", "trade_id")
+_IDENTITY_COLUMNS = ("exchange", "symbol", "trade_id")
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class NewestTrade:
-    """The newest trade of a table. Market and id are None where they cannot be read."""
+    """The newest trade of a table. Market and id are None where the row cannot be read."""
 
     timestamp: datetime
     exchange: str | None = None
@@ -36,11 +36,11 @@ class NewestTrade:
 
     @property
     def as_text(self) -> str:
-        """The trade in words."""
+        """The trade as text."""
         if self.exchange is None or self.symbol is None:
             return f"a trade of {self.timestamp:%Y-%m-%d %H:%M:%S} UTC, whose row cannot be read"
-        named = f"trade {self.trade_id}" if self.trade_id is not None else "the trade"
-        return f"{named} of {self.exchange} {self.symbol} at {self.timestamp:%Y-%m-%d %H:%M:%S} UTC"
+        name = f"trade {self.trade_id}" if self.trade_id is not None else "the trade"
+        return f"{name} of {self.exchange} {self.symbol} at {self.timestamp:%Y-%m-%d %H:%M:%S} UTC"
 
     def as_json(self) -> dict[str, object]:
         """The trade as one JSON object."""
@@ -53,44 +53,47 @@ class NewestTrade:
 
 
 def find_newest_trade(trades: Table) -> NewestTrade | None:
-    """The newest trade of the table as it was loaded; None where there are none, or no file says its time."""
-    found = live_files(trades, trades.metadata.current_snapshot_id)
-    dated = [(f.latest, f) for f in found if not f.is_delete and f.latest is not None]
-    if not dated:
+    """Find the newest trade of the loaded table; None without trades, or where no file has time bounds."""
+    files = live_files(trades, trades.metadata.current_snapshot_id)
+    files_by_time = [(f.latest, f) for f in files if not f.is_delete and f.latest is not None]
+    if not files_by_time:
         return None
-    latest, newest = max(dated, key=lambda pair: pair[0])
+    latest, newest = max(files_by_time, key=lambda pair: pair[0])
     try:
         row = max(_newest_rows(trades, newest, latest), key=lambda r: r[TRADE_TIME_COLUMN], default=None)
     except (ValueError, NotImplementedError) as error:
-        # Such as delete files that PyIceberg does not read: what set the clock is still worth saying.
+        # For example delete files that PyIceberg cannot read. The time of the trade is still known.
         _log.warning("the newest trade cannot be read", path=newest.path, error=str(error))
         row = None
     return NewestTrade(latest) if row is None else NewestTrade(row[TRADE_TIME_COLUMN], *_as_texts(row))
 
 
 def _as_texts(row: Mapping[str, Any]) -> list[str | None]:
-    return [None if row.get(name) is None else str(row[name]) for name in _MARKET]
+    return [None if row.get(name) is None else str(row[name]) for name in _IDENTITY_COLUMNS]
 
 
 def _newest_rows(trades: Table, newest: LiveFile, latest: datetime) -> Iterator[dict[str, Any]]:
-    """The newest row of each batch of what may be the newest rows, under our names.
+    """Yield the newest row of each batch of candidate rows, under the project's column names.
 
-    A bound is a moment that a row has. A file may hold impossible moments beside it: these set no clock.
+    A bound is the time of a row. The scan is limited to that time, because the file may also have rows of
+    impossible times.
     """
     time = find_time_column(trades, TRADE_TIME_COLUMN)
-    theirs = {
-        name: theirs for name in (TRADE_TIME_COLUMN, *_MARKET) if (theirs := _column_name(trades, name))
+    table_columns = {
+        name: table_column
+        for name in (TRADE_TIME_COLUMN, *_IDENTITY_COLUMNS)
+        if (table_column := _column_name(trades, name))
     }
     span = Interval(latest, latest + MICROSECOND) if time.file_bounds(newest.file) else newest.span
     first, last = (_time_literal(time, _column_value(time, moment)) for moment in (span.start, span.last))
     column = Reference(time.field.name)
-    # Without a snapshot's id the scan takes the names of the current schema, as ours do.
+    # Without a snapshot id the scan uses the names of the current schema, as `table_columns` does.
     scan = trades.scan(
         And(
             GreaterThanOrEqual(term=column, value=literal(first)),
             LessThanOrEqual(term=column, value=literal(last)),
         ),
-        selected_fields=tuple(theirs.values()),
+        selected_fields=tuple(table_columns.values()),
     )
     for batch in scan.to_arrow_batch_reader():
         rows = pl.DataFrame(batch)
@@ -98,7 +101,7 @@ def _newest_rows(trades: Table, newest: LiveFile, latest: datetime) -> Iterator[
             moments = time.micros(rows[time.field.name])
             row = rows.row(moments.arg_max() or 0, named=True)
             moment = from_micros(int(moments.max() or 0))  # type: ignore[arg-type] # micros are ints
-            yield {**{name: row[column] for name, column in theirs.items()}, TRADE_TIME_COLUMN: moment}
+            yield {**{name: row[column] for name, column in table_columns.items()}, TRADE_TIME_COLUMN: moment}
 
 
 def _column_name(trades: Table, column: str) -> str | None:

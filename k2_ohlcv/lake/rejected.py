@@ -1,4 +1,7 @@
-"""The rows that ingestion refused: each kept once, however often its file is ingested."""
+"""Appends rejected rows. Each row is stored once, however often its file is ingested.
+
+Why a row is rejected is decided in `sources`.
+"""
 
 from datetime import UTC, datetime
 
@@ -11,20 +14,20 @@ from pyiceberg.table import Table
 from k2_ohlcv.lake.append import append_new, is_between, is_one_of
 from k2_ohlcv.lake.catalog import Lake
 
-#: What makes a refused row the same one. The markets may be told otherwise the next time.
+#: The columns that identify a rejected row. The market is left out: a later run may name another market.
 REJECTED_KEY = ("source", "line", "reason", "raw")
 
 
 def append_rejected(lake: Lake, rows: pa.Table, rejected_at: datetime) -> int:
-    """Keep refused rows that are not kept yet.
+    """Append the rejected rows that are not stored yet.
 
     Args:
         lake: the lake.
-        rows: `source`, `line`, `reason`, `raw`, `exchange`, `symbol`; a bounded number of them.
-        rejected_at: the moment of this ingestion.
+        rows: `source`, `line`, `reason`, `raw`, `exchange`, `symbol`; the caller bounds the number of rows.
+        rejected_at: the time of this ingestion.
 
     Returns:
-        How many were added.
+        The number of rows added.
     """
     added = 0
     rows = rows.group_by(list(REJECTED_KEY), use_threads=False).aggregate(
@@ -47,12 +50,12 @@ def append_rejected(lake: Lake, rows: pa.Table, rejected_at: datetime) -> int:
 
 
 def _without_stored(table: Table, rows: pa.Table) -> pa.Table:
-    lines = pc.min_max(rows["line"])
-    near = And(
+    line_range = pc.min_max(rows["line"])
+    row_filter = And(
         is_one_of("source", pc.unique(rows["source"]).to_pylist()),
-        is_between("line", lines["min"].as_py(), lines["max"].as_py()),
+        is_between("line", line_range["min"].as_py(), line_range["max"].as_py()),
     )
-    scan = table.scan(row_filter=near, selected_fields=REJECTED_KEY)
+    scan = table.scan(row_filter=row_filter, selected_fields=REJECTED_KEY)
     reader = ArrowScan(table.metadata, table.io, scan.projection(), scan.row_filter)
     for task in scan.plan_files():
         stored = (

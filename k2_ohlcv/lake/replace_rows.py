@@ -1,8 +1,8 @@
-"""Takes trades out of the table and puts others in, in one commit.
+"""Removes trades from the table and adds others, in one commit.
 
-A data file that holds a trade to remove is rewritten without that trade. The other rows of the
-file stay. Memory holds one data file at a time. Which trades go and come is decided in
-`k2_ohlcv.operations.delete_trades`.
+A data file that has a trade to remove is rewritten without that trade. The other rows of the file stay.
+Memory use is bounded by one data file. The choice of trades is in `operations.delete_trades` and
+`operations.replace_trades`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,19 +25,19 @@ from k2_ohlcv.lake.trades import protected_snapshots
 
 @dataclass(frozen=True)
 class RowsToRemove:
-    """The rows of a data file that go: their positions in the file as `read_rows` gives it, ascending."""
+    """The rows to remove from a data file, as ascending positions in the rows that `read_rows` returns."""
 
     task: FileScanTask
     positions: Int64s
 
 
 def read_rows(table: Table, task: FileScanTask) -> pa.Table:
-    """All live rows of a data file, in the order of the file."""
+    """Read all live rows of a data file, in the order of the file."""
     return ArrowScan(table.metadata, table.io, table.schema(), AlwaysTrue()).to_table([task])
 
 
 def read_removed_rows(table: Table, cuts: Sequence[RowsToRemove]) -> Iterator[pa.Table]:
-    """The rows that go, data file by data file."""
+    """Read the rows to remove, one data file at a time."""
     for cut in cuts:
         yield read_rows(table, cut.task).take(pa.array(cut.positions))
 
@@ -49,18 +49,18 @@ def commit_correction(
     added: Iterator[pa.Table],
     summary: Mapping[str, str],
 ) -> Table:
-    """Rewrite the files that are cut, write the trades that come, and commit both as one snapshot.
+    """Rewrite the files of removed rows, write the added trades, and commit both as one snapshot.
 
     Args:
         lake: the lake.
-        table: the trades table, as the cuts were made in it.
-        cuts: what goes.
-        added: what comes, in the table's columns, sorted by time.
-        summary: what the snapshot says of itself.
+        table: the loaded version of the trades table in which the rows to remove were found.
+        cuts: the rows to remove, by data file.
+        added: the trades to add, in the table's columns, sorted by time.
+        summary: entries of the snapshot's summary.
 
     Raises:
-        CommitFailedException, ValidationException: the table moved since it was loaded. Nothing is committed,
-            and the new data files are removed.
+        CommitFailedException, ValidationException: another writer committed since the table was loaded.
+            Nothing is committed, and the new data files are removed.
     """
     files: list[DataFile] = []
     try:
@@ -75,7 +75,7 @@ def commit_correction(
         removed_files=tuple(cut.task.file for cut in cuts),
         files=tuple(files),
         summary=summary,
-        # Asked after the rewriting, which takes its time: tags may have come meanwhile.
+        # Rewriting takes time. A tag may have been created meanwhile, so the table is loaded again.
         protected=frozenset(protected_snapshots(lake, lake.writable_trades())),
     )
     return commit_change(table, change)
@@ -83,8 +83,9 @@ def commit_correction(
 
 def _rewrite_file(table: Table, cut: RowsToRemove) -> list[DataFile]:
     rows = read_rows(table, cut.task)
-    stays = np.ones(rows.num_rows, bool)
-    stays[cut.positions] = False
-    if not stays.any():
+    is_retained = np.ones(rows.num_rows, bool)
+    is_retained[cut.positions] = False
+    if not is_retained.any():
         return []
-    return list(write_files(table, rows.filter(pa.array(stays)).sort_by([(TRADE_TIME_COLUMN, "ascending")])))
+    retained = rows.filter(pa.array(is_retained))
+    return list(write_files(table, retained.sort_by([(TRADE_TIME_COLUMN, "ascending")])))

@@ -1,7 +1,7 @@
-"""One retry for every commit that loses a race: each attempt starts over from loading the table.
+"""Retries a commit after a conflict. Each attempt starts over from loading the table.
 
-PyIceberg's own retry is off. It would put what was computed from an older base onto a newer one.
-How to commit is in `commit`.
+PyIceberg's own retry is off, because it applies a change computed from an older base to a newer one.
+The commit itself is in `commit`.
 """
 
 from collections.abc import Callable
@@ -21,12 +21,12 @@ from tenacity import (
 
 from k2_ohlcv.domain.errors import CommitConflictError
 
-#: What a lost race raises: the table moved since it was loaded.
+#: The errors of a conflict: another writer committed to the table since it was loaded.
 CONFLICT_ERRORS = (CommitFailedException, ValidationException)
 
-#: Attempts of one commit. Another writer holds the table for well under a second.
+#: Attempts of one commit. The commit of another writer takes well under a second.
 MAX_ATTEMPTS = 8
-#: Pauses are random, so that writers spread out. Their upper bound doubles from the first to the longest.
+#: Upper bounds of the random pauses, in seconds. The bound doubles with each attempt up to the maximum.
 _MIN_PAUSE, _MAX_PAUSE = 0.2, 5.0
 
 _T = TypeVar("_T")
@@ -40,24 +40,24 @@ def retry_conflicts(
     *,
     attempts: int | None = None,
     purpose: str = "",
-    advice: str = "nothing is lost, run it again when fewer write at once",
+    advice: str = "no data is lost. Run it again when fewer processes write to the table",
 ) -> _T:
-    """Load a table and commit to it, again from the load while other writers commit first.
+    """Load a table and commit to it. A conflict starts over from the load.
 
     Args:
-        load: loads the table, as the catalog has it now.
-        commit: decides and commits against the table that it is given, and against no other.
-        attempts: how many in all; `MAX_ATTEMPTS` where nothing is said.
-        purpose: what the attempts are for, as the error says it.
-        advice: what to do when every attempt was lost, as the error says it.
+        load: loads the current version of the table from the catalog.
+        commit: decides and commits against the given table only.
+        attempts: the number of attempts; None means `MAX_ATTEMPTS`.
+        purpose: the purpose of the attempts, for the error text.
+        advice: the user's next step after the last conflict, for the error text.
 
     Returns:
-        What the attempt that succeeded returned.
+        The result of the successful attempt.
 
     Raises:
         CommitConflictError: other writers won every attempt.
     """
-    most = MAX_ATTEMPTS if attempts is None else attempts
+    limit = MAX_ATTEMPTS if attempts is None else attempts
     name = ""
 
     def attempt() -> _T:
@@ -66,18 +66,24 @@ def retry_conflicts(
         name = table.name()[-1]
         return commit(table)
 
-    def log_conflict(state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        _log.warning("conflict", table=name, attempt=state.attempt_number, error=str(error))
-
-    retrying = Retrying(
-        retry=retry_if_exception_type(CONFLICT_ERRORS),
-        stop=stop_after_attempt(most),
-        wait=wait_random_exponential(multiplier=_MIN_PAUSE, max=_MAX_PAUSE),
-        after=log_conflict,
-    )
     try:
-        return retrying(attempt)
-    except RetryError as lost:
-        during = f"during each of {most} attempts{f' {purpose}' if purpose else ''}"
-        raise CommitConflictError(f"other writers committed to {name} {during}; {advice}") from lost
+        return _retrying(limit, lambda state: _log_conflict(name, state))(attempt)
+    except RetryError as last_conflict:
+        during = f"during each of {limit} attempts{f' {purpose}' if purpose else ''}"
+        message = f"other writers committed to {name} {during}; {advice}"
+        raise CommitConflictError(message) from last_conflict
+
+
+def _retrying(attempts: int, after: Callable[[RetryCallState], None]) -> Retrying:
+    """A retry policy for conflicts. Random pauses let several writers alternate."""
+    return Retrying(
+        retry=retry_if_exception_type(CONFLICT_ERRORS),
+        stop=stop_after_attempt(attempts),
+        wait=wait_random_exponential(multiplier=_MIN_PAUSE, max=_MAX_PAUSE),
+        after=after,
+    )
+
+
+def _log_conflict(table: str, state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    _log.warning("conflict", table=table, attempt=state.attempt_number, error=str(error))

@@ -1,6 +1,6 @@
-"""From the errors of databases and disks to one sentence: what is wrong with the storage, and what to do.
+"""Translates errors of databases and disks into a sentence with the cause and the next step.
 
-Every other error is left as it is: it may be a fault of ours, and its traceback is what helps to find that.
+Other errors are not translated. They may be faults of this project, and need their traceback.
 """
 
 import errno
@@ -11,17 +11,19 @@ from collections.abc import Iterator
 from k2_ohlcv.domain.addresses import redact_secrets
 from k2_ohlcv.domain.errors import StorageError
 
-_DISK_FULL = "the disk is full. Free some space (k2-ohlcv retention says what would go), and run this again"
-#: By what SQLite or the database's driver says: what it means, and what to do.
+_DISK_FULL = (
+    "the disk is full. Free some space (k2-ohlcv retention reports data past retention), and run this again"
+)
+#: Patterns of the messages of SQLite and database drivers, each with its cause and the next step.
 _MEANINGS = (
     (
         r"database (?:table )?is locked",
-        "the database is busy: another process has held it for longer than we wait. Run this again",
+        "the database is busy: another process locks it for longer than the wait limit. Run this again",
     ),
     (
         r"readonly database|attempt to write a readonly",
-        "the database cannot be written: it, or its folder, is read-only. Give this user the right to write, "
-        "or set K2_HOME to another folder",
+        "the database cannot be written: the file or its folder is read-only. Give this user the right to "
+        "write, or set K2_HOME to another folder",
     ),
     (
         r"database or disk is full",
@@ -29,19 +31,19 @@ _MEANINGS = (
     ),
     (
         r"file is not a database|file is encrypted|malformed",
-        "the file is no database, or is damaged. Restore it from a copy, or move it away to begin with an "
-        "empty one",
+        "the file is no database, or is damaged. Restore the file from a copy, or move it away to start with "
+        "an empty database",
     ),
     (
         r"unable to open database file",
-        "the database cannot be opened. See that its folder is there and that this user may write to it",
+        "the database cannot be opened. Check that its folder exists and that this user may write to it",
     ),
-    (r"disk i/o error", "the disk that holds the database fails. See to the disk, and run this again"),
+    (r"disk i/o error", "the disk of the database fails. Check the disk, and run this again"),
     (
         r"authentication failed|no password supplied|no pg_hba\.conf entry|role .* does not exist|"
         r"permission denied for",
-        "the database server does not let this user in. Correct the user and the password in its address, or "
-        "give the user the right, and run this again",
+        "the database server refuses this user. Correct the user and the password in its address, or give "
+        "the user the right, and run this again",
     ),
     (
         r"database \".*\" does not exist",
@@ -49,16 +51,16 @@ _MEANINGS = (
     ),
     (
         r"ssl was required|does not support ssl|certificate|sslmode",
-        "no encrypted connection to the database server can be made. Correct sslmode and the certificates in "
-        "its address",
+        "the encrypted connection to the database server fails. Correct sslmode and the certificates in its "
+        "address",
     ),
     (
         r"too many (?:clients|connections)|remaining connection slots",
-        "the database server takes no more connections. Have it take more, or run less at once",
+        "the database server accepts no more connections. Raise its limit, or run fewer processes",
     ),
     (
         r"is starting up|is shutting down|in recovery mode|administrator command|not accepting connections",
-        "the database server is being started or stopped. Run this again when it is up",
+        "the database server is starting or stopping. Run this again when the server is up",
     ),
     (
         r"connection refused|could not connect|could not translate host|server closed the connection|"
@@ -70,19 +72,19 @@ _MEANINGS = (
 _CATALOG, _DAGSTER = "the catalog: ", "Dagster's storage: "
 _ERRNOS = {
     errno.ENOSPC: _DISK_FULL,
-    errno.EDQUOT: "this user's share of the disk is used up. Free some space, and run this again",
-    errno.EROFS: "the disk is read-only. Set K2_HOME to a folder that can be written",
-    errno.EACCES: "this user may not do that there. Give it the right, or set K2_HOME to another folder",
+    errno.EDQUOT: "this user's disk quota is used up. Free some space, and run this again",
+    errno.EROFS: "the disk is read-only. Set K2_HOME to a writable folder",
+    errno.EACCES: "this user has no permission. Give the user the right, or set K2_HOME to another folder",
 }
 
 
 def describe_storage_error(error: BaseException) -> StorageError | None:
-    """The error in one sentence, where it or one of its causes is that of a database or a disk; else None."""
+    """Describe a database or disk error in a sentence. None where neither the error nor a cause is one."""
     for cause in _causes(error):
         meaning = _meaning(cause)
         if meaning is not None:
-            said = redact_secrets(" ".join(str(getattr(cause, "orig", None) or cause).split()))
-            return StorageError(f"{_place(cause)}{meaning} ({said})")
+            original = redact_secrets(" ".join(str(getattr(cause, "orig", None) or cause).split()))
+            return StorageError(f"{_storage_name(cause)}{meaning} ({original})")
     return None
 
 
@@ -106,24 +108,27 @@ def _meaning(error: BaseException) -> str | None:
     return None
 
 
-def _place(error: BaseException) -> str:
-    """Which database it was, by the table that was asked for: the catalog's have names of their own."""
+def _storage_name(error: BaseException) -> str:
+    """The name of the failed storage. The table in a SQL statement tells which database it is."""
     if isinstance(error, OSError):
         return f"{error.filename}: " if error.filename else ""
     statement = str(getattr(error, "statement", None) or "")
     if statement:
         return _CATALOG if "iceberg_" in statement else _DAGSTER
-    return _caller(error)
+    return _storage_of_caller(error)
 
 
-def _caller(error: BaseException) -> str:
-    """Which database it was where no connection was made: by the library that asked for it last."""
-    place, trace = "", error.__traceback__
+def _storage_of_caller(error: BaseException) -> str:
+    """The name of the failed storage, by the last library in the traceback.
+
+    A failed connection has no SQL statement.
+    """
+    name, trace = "", error.__traceback__
     while trace is not None:
         library = str(trace.tb_frame.f_globals.get("__name__", "")).split(".", 1)[0]
         if library == "pyiceberg":
-            place = _CATALOG
+            name = _CATALOG
         elif library in {"dagster", "dagster_postgres"}:
-            place = _DAGSTER
+            name = _DAGSTER
         trace = trace.tb_next
-    return place
+    return name

@@ -1,6 +1,6 @@
-"""The trades table: adding trades exactly once, and which of its snapshots a commit may drop.
+"""Appends trades exactly once, and names the trades snapshots that a commit may not expire.
 
-Which rows are stored already is found out in `dedupe`.
+The search for stored trades is in `dedupe`, the commit in `append`.
 """
 
 from collections.abc import Set
@@ -30,43 +30,46 @@ _log = structlog.get_logger(__name__)
 
 
 def append_trades(lake: Lake, incoming: TradeBatch, ingested_at: datetime) -> DedupeResult:
-    """Add those incoming rows that the table does not have, in one snapshot, or none where there are none.
+    """Add the incoming rows that the table does not have, in one snapshot. Without new rows none is made.
 
-    Where many small files have gathered in the days that they touch, a further snapshot makes them few: every
-    look-up and every refresh would have to open them all.
+    Days of new rows that have many small files are then compacted, in further snapshots. Every search for
+    duplicates and every refresh would otherwise open all small files.
 
     Raises:
-        CommitConflictError: others committed first, each time.
+        CommitConflictError: other writers won every attempt.
     """
-    verdict: DedupeResult | None = None
+    result: DedupeResult | None = None
 
     def find_new(table: Table) -> pa.Table:
-        nonlocal verdict
-        verdict = find_duplicates(table, incoming)
-        return to_stored_rows(incoming, verdict.new, ingested_at)
+        nonlocal result
+        result = find_duplicates(table, incoming)
+        return to_stored_rows(incoming, result.new, ingested_at)
 
     table = append_new(lake.writable_trades, find_new, lambda table: protected_snapshots(lake, table))
-    assert verdict is not None
-    touched = np.unique(incoming.moments[verdict.new] // _DAY_MICROS) * _DAY_MICROS
-    if many := _partitions_to_compact(
-        table, {Grain.DAY.partition(from_micros(day)) for day in touched.tolist()}
-    ):
+    assert result is not None
+    day_starts = np.unique(incoming.moments[result.new] // _DAY_MICROS) * _DAY_MICROS
+    days = {Grain.DAY.partition(from_micros(start)) for start in day_starts.tolist()}
+    if partitions := _partitions_to_compact(table, days):
         try:
-            compact_partitions(lake.writable_trades, many, lambda table: protected_snapshots(lake, table))
+            compact_partitions(
+                lake.writable_trades, partitions, lambda table: protected_snapshots(lake, table)
+            )
         except (OSError, CommitStateUnknownException) as error:
-            # The rows are in, and what reads them is none the worse: the next append tries again.
-            _log.warning("small files stay", table=table.name()[-1], partitions=len(many), error=str(error))
-    return verdict
+            # The rows are committed and correct. The next append tries the compaction again.
+            _log.warning(
+                "small files stay", table=table.name()[-1], partitions=len(partitions), error=str(error)
+            )
+    return result
 
 
 def _partitions_to_compact(table: Table, days: Set[Interval]) -> list[Interval]:
-    """Those of some days in which many small files lie."""
+    """The days that have many small files."""
     sizes = file_sizes(table)
     return partitions_to_compact({day: sizes[day] for day in days if day in sizes}, ())
 
 
 def to_stored_rows(incoming: TradeBatch, new: Mask, ingested_at: datetime) -> pa.Table:
-    """Some incoming rows in the columns of the table."""
+    """The new ones of the incoming rows, in the columns of the table."""
     rows = incoming.rows if new.all() else incoming.rows.filter(pa.array(new))
     exchanges, symbols = (pa.array(names, pa.string()) for names in zip(*incoming.markets, strict=True))
     clock = pa.repeat(pa.scalar(ingested_at.astimezone(UTC), pa.timestamp("us", "UTC")), rows.num_rows)
@@ -81,30 +84,32 @@ def to_stored_rows(incoming: TradeBatch, new: Mask, ingested_at: datetime) -> pa
 
 
 def protected_snapshots(lake: Lake, trades: Table) -> set[int]:
-    """Snapshots of trades that a commit may not drop.
+    """The snapshots of trades that a commit may not expire.
 
-    A refresh reads what changed since its table's watermark: that snapshot and all after it stay, for the
-    candle table that is furthest behind. Whatever a branch or tag names stays too.
+    A refresh compares the watermark's snapshot with the current one. The oldest watermark's snapshot and all
+    later ones therefore stay. The snapshots of branches and tags stay too.
     """
     if len(trades.metadata.snapshots) < MIN_SNAPSHOTS_KEPT:
-        return {s.snapshot_id for s in trades.metadata.snapshots}  # none is old: no candle table is loaded
+        # Few snapshots: none expires, and loading the candle tables is not needed.
+        return {s.snapshot_id for s in trades.metadata.snapshots}
     since_watermarks = snapshots_since_oldest_needed(snapshot_infos(trades.metadata), _read_watermarks(lake))
     return since_watermarks | referenced_snapshots(trades.metadata)
 
 
 def _read_watermarks(lake: Lake) -> set[int]:
-    found = set()
-    for contract in CANDLE_SPECS.values():
+    """The trades snapshots of the watermarks of all candle tables."""
+    snapshot_ids = set()
+    for spec in CANDLE_SPECS.values():
         try:
-            mark = Watermark.from_table(lake.catalog.load_table(contract.identifier))
+            watermark = Watermark.from_table(lake.catalog.load_table(spec.identifier))
         except NoSuchTableError:
             continue
-        if mark:
-            found.add(mark.snapshot_id)
-    return found
+        if watermark:
+            snapshot_ids.add(watermark.snapshot_id)
+    return snapshot_ids
 
 
 def current_snapshot_id(lake: Lake) -> int | None:
-    """The id of the table's current snapshot, or None where nothing was ever added."""
+    """The id of the current trades snapshot; None where the table never had a trade."""
     snapshot = lake.trades().current_snapshot()
     return snapshot.snapshot_id if snapshot else None

@@ -16,8 +16,8 @@ from k2_ohlcv.engine.impossible_times import find_impossible_times
 from k2_ohlcv.engine.session import Engine
 from k2_ohlcv.frames.candles import MAX_SAMPLE_ROWS
 from k2_ohlcv.frames.checks import Finding
-from k2_ohlcv.lake.metadata.files import data_files
 from k2_ohlcv.lake.metadata.lag import find_stale_since
+from k2_ohlcv.lake.metadata.manifests import data_files
 from k2_ohlcv.lake.metadata.pending_changes import PendingChanges
 from k2_ohlcv.lake.watermark import Watermark
 from k2_ohlcv.operations.reports import ReconciledWindows

@@ -98,7 +98,7 @@ def test_a_read_only_disk(home: Path) -> None:
     [
         (sqlite3.OperationalError("database or disk is full"), "the disk is full"),
         (sqlite3.OperationalError("attempt to write a readonly database"), "cannot be written"),
-        (sqlite3.OperationalError("disk I/O error"), "the disk that holds the database fails"),
+        (sqlite3.OperationalError("disk I/O error"), "the disk of the database fails"),
         (sqlite3.OperationalError("unable to open database file"), "cannot be opened"),
         (sqlite3.DatabaseError("database disk image is malformed"), "is damaged"),
         (OSError(errno.ENOSPC, "No space left on device", "/x/y"), "/x/y: the disk is full"),
@@ -123,12 +123,12 @@ def test_each_is_named_with_what_to_do(error: Exception, what: str) -> None:
 @pytest.mark.parametrize(
     ("said", "what"),
     [
-        ('FATAL: password authentication failed for user "k2"', "does not let this user in"),
-        ('FATAL: role "k2" does not exist', "does not let this user in"),
+        ('FATAL: password authentication failed for user "k2"', "refuses this user"),
+        ('FATAL: role "k2" does not exist', "refuses this user"),
         ('FATAL: database "k2" does not exist', "has no such database"),
-        ("server does not support SSL, but SSL was required", "no encrypted connection"),
-        ("FATAL: sorry, too many clients already", "takes no more connections"),
-        ("FATAL: the database system is starting up", "is being started or stopped"),
+        ("server does not support SSL, but SSL was required", "the encrypted connection"),
+        ("FATAL: sorry, too many clients already", "accepts no more connections"),
+        ("FATAL: the database system is starting up", "is starting or stopping"),
         ("Connection refused\n\tIs the server running on that host?", "does not answer"),
     ],
 )

@@ -28,7 +28,7 @@ from k2_ohlcv.engine.rollup import compute_windows
 from k2_ohlcv.engine.session import Engine
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.external_trades import ExternalTradesConfig
-from k2_ohlcv.lake.metadata.files import data_files
+from k2_ohlcv.lake.metadata.manifests import data_files
 from k2_ohlcv_tests.support import external_tables
 from k2_ohlcv_tests.support.engine_lake import EngineLake
 

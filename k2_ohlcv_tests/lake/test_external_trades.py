@@ -34,7 +34,7 @@ from k2_ohlcv.domain.errors import TableSpecError, UsageError
 from k2_ohlcv.domain.intervals import MICROSECOND, Interval, to_micros
 from k2_ohlcv.domain.timeframe import Grain
 from k2_ohlcv.domain.trading_times import possible_trade_times
-from k2_ohlcv.lake import external_trades
+from k2_ohlcv.lake import external_verification
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.external_trades import ExternalTrades, ExternalTradesConfig, find_time_column
 from k2_ohlcv.lake.metadata.files import live_files
@@ -48,9 +48,9 @@ ROW = {"exchange": "X", "symbol": "A", "trade_id": 1, "timestamp": AT, "price": 
 
 @pytest.fixture(autouse=True)
 def _unsaid() -> Iterator[None]:
-    external_trades._warn_about_doubles.cache_clear()
+    external_verification._warn_about_doubles.cache_clear()
     yield
-    external_trades._warn_about_doubles.cache_clear()
+    external_verification._warn_about_doubles.cache_clear()
 
 
 def reading(lake: Lake, table: Table, **columns: str) -> Lake:
@@ -164,9 +164,9 @@ def test_doubles_are_said_once(lake: Lake) -> None:
 def test_nothing_is_ever_written_to_it(lake: Lake) -> None:
     table = external_tables.create_table(lake, external_tables.COLUMNS, [ROW])
     source = reading(lake, table)
-    with pytest.raises(UsageError, match="someone else's table and never written to"):
+    with pytest.raises(UsageError, match="is an external table and is never written to"):
         source.writable_trades()
-    with pytest.raises(UsageError, match="someone else's"):
+    with pytest.raises(UsageError, match="is an external table"):
         source.trades().append(table.scan().to_arrow())
     assert len(table.refresh().snapshots()) == 1
     assert lake.writable_trades().name() == lake.trades().name()
@@ -264,7 +264,7 @@ def test_truncated_longs_are_partitions_of_time(lake: Lake) -> None:
         [ROW | {"timestamp": to_micros(AT) // 1000}],
         spec=spec,
     )
-    found = external_trades.ExternalTrades(table, {"timestamp": 4}, TimeUnit.MILLIS)
+    found = ExternalTrades(table, {"timestamp": 4}, TimeUnit.MILLIS)
     snapshot = found.current_snapshot()
     assert snapshot is not None
     (file,) = live_files(found, snapshot.snapshot_id)

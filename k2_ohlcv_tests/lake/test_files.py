@@ -3,7 +3,8 @@
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.external_trades import ExternalTrades
-from k2_ohlcv.lake.metadata.files import _new_cache, table_grain, time_column_name
+from k2_ohlcv.lake.metadata.files import table_grain, time_column_name
+from k2_ohlcv.lake.metadata.manifests import new_cache
 from k2_ohlcv.lake.schemas import TABLE_SPECS
 from k2_ohlcv.lake.time_column import TimeUnit
 
@@ -28,7 +29,7 @@ def test_an_external_table_is_read_as_trades_whatever_its_name(lake: Lake) -> No
 
 def test_the_cache_is_bounded_by_entries_and_keeps_one_large_manifest() -> None:
     """Many small ones go, those read longest ago first; one beyond the bound is kept alone."""
-    cache = _new_cache(10)
+    cache = new_cache(10)
     for name in "abc":
         cache[name] = (1, 2, 3)
     assert list(cache) == ["b", "c"]

@@ -98,7 +98,7 @@ def test_a_file_that_cannot_be_read_counts_with_its_bounds(
 
 @pytest.mark.parametrize(
     ("name", "most", "read"),
-    [("MOST_ROWS", 4, 2), ("MOST_ROWS", 3, 1), ("MOST_FILES", 2, 2), ("MOST_FILES", 1, 1)],
+    [("MAX_ROWS", 4, 2), ("MAX_ROWS", 3, 1), ("MAX_FILES", 2, 2), ("MAX_FILES", 1, 1)],
 )
 def test_what_is_read_is_bounded(
     lake: Lake, monkeypatch: pytest.MonkeyPatch, name: str, most: int, read: int

@@ -13,7 +13,7 @@ import pytest
 
 from k2_ohlcv.domain.errors import BadFileError, UsageError
 from k2_ohlcv.domain.intervals import Interval, day_start
-from k2_ohlcv.lake import dedupe
+from k2_ohlcv.lake import candidate_rows
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.external_trades import ExternalTradesConfig
 from k2_ohlcv.lake.history_bounds import FROZEN_BEFORE
@@ -139,7 +139,7 @@ def test_large_stored_files_are_looked_through_in_pieces(
     """And no row of them is missed, at whatever edge of a piece it lies."""
     rows = [f"{T + i * i},{i + 1},1,{i}\n" for i in range(50)] + [f"{T},1,1,z\n"]
     run(HEADER + "".join(rows))
-    monkeypatch.setattr(dedupe, "_PIECE_ROWS", piece_rows)
+    monkeypatch.setattr(candidate_rows, "_PIECE_ROWS", piece_rows)
     assert counts(run(HEADER + "".join(rows))) == (0, 51, 0, 0)
     assert counts(run(HEADER + "".join(row.replace(",1,", ",2,", 1) for row in rows))) == (0, 0, 51, 0)
 

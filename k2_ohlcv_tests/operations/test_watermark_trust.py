@@ -245,7 +245,7 @@ def test_a_replaced_trades_table_is_another_one(started: EngineLake) -> None:
     started.lake.catalog.drop_table(TRADES_SPEC.identifier)
     other = [make_trade(7, AT + timedelta(minutes=3), "55")]
     lakes.add_trades(started.lake, other)
-    assert "the trades table is another one" in (preview_refresh(started.lake, MINUTE).reason or "")
+    assert "the trades table is another table" in (preview_refresh(started.lake, MINUTE).reason or "")
     assert_refreshed(started, other)
 
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from pyiceberg.manifest import FileFormat
 from pyiceberg.table import Table
 
-from k2_ohlcv.lake.metadata.files import data_files
+from k2_ohlcv.lake.metadata.manifests import data_files
 from k2_ohlcv.lake.trade_columns import read_field_ids
 
 _FIELD_ID = b"PARQUET:field_id"

@@ -1,7 +1,7 @@
-"""What compactions moved and retention dropped: files that differ, and no window that does.
+"""Finds files that compaction rewrote or retention dropped. Their windows are not dirty.
 
-A `replace` snapshot writes the rows of some files into others. Retention drops whole files, in commits that
-it marks; the candles of their windows are frozen then.
+A `replace` snapshot writes the rows of some files into others. Retention drops whole files and marks its
+snapshots; the candles of the dropped trades are frozen. Comparing two snapshots is in `snapshot_diff`.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,15 @@ from k2_ohlcv.lake.metadata.files import LiveFile, build_live_file, live_files
 
 @dataclass
 class RewrittenFiles:
-    """What such snapshots did: rows moved into other files or were dropped, and no window changed by it."""
+    """The files that compaction and retention snapshots removed and wrote between two snapshots.
 
-    #: For each file that such a snapshot wrote or removed: all that it removed, and all that it wrote.
+    Attributes:
+        sources: for each file that a compaction wrote, all files that the compaction removed.
+        results: for each removed file, all files that its compaction wrote; none for retention.
+        before: the paths of the live files at the earlier snapshot.
+        after: the paths of the live files at the later snapshot.
+    """
+
     sources: dict[str, list[LiveFile]] = field(default_factory=dict)
     results: dict[str, list[LiveFile]] = field(default_factory=dict)
     before: set[str] = field(default_factory=set)
@@ -27,53 +33,56 @@ class RewrittenFiles:
 
     @classmethod
     def find(cls, trades: Table, before: int, after: int) -> "RewrittenFiles":
-        """The moves in the history of `after` that `before` does not have, as far as it is there."""
+        """Find the rewritten files in the history of `after` that is not the history of `before`."""
         snapshot = trades.metadata.snapshot_by_id(after)
-        known = {s.snapshot_id for s in ancestors_of(trades.metadata.snapshot_by_id(before), trades.metadata)}
-        moves = cls()
+        shared = {
+            s.snapshot_id for s in ancestors_of(trades.metadata.snapshot_by_id(before), trades.metadata)
+        }
+        rewritten = cls()
         for ancestor in ancestors_of(snapshot, trades.metadata):
-            if ancestor.snapshot_id in known:
+            if ancestor.snapshot_id in shared:
                 break
             if _is_compaction(trades, ancestor):
                 removed, written = _changed_files(trades, ancestor)
-                moves.sources |= {f.path: removed for f in written}
-                moves.results |= {f.path: written for f in removed}
+                rewritten.sources |= {f.path: removed for f in written}
+                rewritten.results |= {f.path: written for f in removed}
             elif _is_retention_drop(ancestor):
-                moves.results |= {f.path: [] for f in _changed_files(trades, ancestor)[0]}
-        if moves.results:
-            moves.before = {f.path for f in live_files(trades, before)}
-            moves.after = {f.path for f in live_files(trades, after)}
-        return moves
+                rewritten.results |= {f.path: [] for f in _changed_files(trades, ancestor)[0]}
+        if rewritten.results:
+            rewritten.before = {f.path for f in live_files(trades, before)}
+            rewritten.after = {f.path for f in live_files(trades, after)}
+        return rewritten
 
     def exclude_rewrites(
-        self, gone: Sequence[LiveFile], come: Sequence[LiveFile]
+        self, removed: Sequence[LiveFile], added: Sequence[LiveFile]
     ) -> tuple[list[LiveFile], list[LiveFile]]:
-        """The files that really went and came: not those that only moved."""
-        came = {f.path: f for file in come for f in self._source_files(file)}
-        went = [f for f in gone if not self._is_kept(f)]
-        return went, [f for f in came.values() if f.path not in self.before]
+        """The removed and added files without rewrites: rows that only changed their file are left out."""
+        sources = {f.path: f for file in added for f in self._source_files(file)}
+        new_files = [f for f in sources.values() if f.path not in self.before]
+        return [f for f in removed if not self._is_preserved(f)], new_files
 
     def _source_files(self, file: LiveFile) -> list[LiveFile]:
-        """The files that a file's rows came in, before they were moved into it.
+        """The original files of a file's rows, before compaction.
 
-        Only where all that was moved beside it is still there. Else its sources hold rows that are gone.
+        The file itself is its source if a result of the same compaction was deleted later. The original files
+        then have rows that are no longer live.
         """
         sources = self.sources.get(file.path, [])
-        if not sources or not all(map(self._is_kept, sources)):
+        if not sources or not all(map(self._is_preserved, sources)):
             return [file]
-        return [origin for source in sources for origin in self._source_files(source)]
+        return [original for source in sources for original in self._source_files(source)]
 
-    def _is_kept(self, file: LiveFile) -> bool:
-        """Whether all rows of a file that went are in files that are there, or dropped by retention."""
+    def _is_preserved(self, file: LiveFile) -> bool:
+        """Whether all rows of a removed file are in live files, or were dropped by retention."""
         return file.path in self.results and all(
-            f.path in self.after or self._is_kept(f) for f in self.results[file.path]
+            f.path in self.after or self._is_preserved(f) for f in self.results[file.path]
         )
 
 
 def _is_compaction(trades: Table, snapshot: Snapshot) -> bool:
-    """Whether a snapshot only moved rows: a compaction of files that no delete file bore on.
+    """Whether a snapshot is a compaction in a table without delete files.
 
-    One that applies row-level deletes on the way writes other rows than its sources have.
+    A compaction that applies row-level deletes changes the rows.
     """
     if snapshot.summary is None or snapshot.summary.operation != Operation.REPLACE:
         return False
@@ -82,12 +91,12 @@ def _is_compaction(trades: Table, snapshot: Snapshot) -> bool:
 
 
 def _is_retention_drop(snapshot: Snapshot) -> bool:
-    """Whether a snapshot is one of those in which retention dropped partitions."""
+    """Whether retention dropped partitions in a snapshot."""
     return snapshot.summary is not None and RETENTION_SUMMARY_KEY in snapshot.summary.additional_properties
 
 
 def _changed_files(trades: Table, snapshot: Snapshot) -> tuple[list[LiveFile], list[LiveFile]]:
-    """The data files that one snapshot removed, and those that it wrote."""
+    """The files that one snapshot removed, and the files that the snapshot wrote."""
     removed: list[LiveFile] = []
     written: list[LiveFile] = []
     for manifest in snapshot.manifests(trades.io):

@@ -1,8 +1,8 @@
-"""Which data files the row-level deletes of a snapshot bear on, by Iceberg's rules of scope and sequence.
+"""Finds the delete files that apply to a data file, by Iceberg's rules of scope and sequence number.
 
-A position delete or deletion vector bears on data files of lower or equal sequence numbers, an equality
-delete on lower ones only. Without a file that it names, a delete bears on its partition; an equality delete
-that is not partitioned bears on all. Which rows it deletes there, only the engine knows.
+A position delete or deletion vector applies to data files of lower or equal sequence numbers. An equality
+delete applies to lower numbers only. A delete that names no data file applies to its partition. An
+unpartitioned equality delete applies to all data files. The deleted rows themselves are found by the engine.
 """
 
 from collections.abc import Hashable, Iterable
@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pyiceberg.manifest import DataFile, DataFileContent
 from pyiceberg.table import Table
 
-from k2_ohlcv.lake.metadata.files import deleted_file, deletes_with_sequence
+from k2_ohlcv.lake.metadata.manifests import deleted_file, deletes_with_sequence
 
 
 @dataclass
 class RowDeletes:
-    """Delete files by their scope, each with the greatest sequence number of the data files it bears on."""
+    """Delete files by scope, each with the greatest sequence number of the data files it applies to."""
 
     _by_path: dict[str, list[tuple[DataFile, int]]] = field(default_factory=dict)
     _by_partition: dict[Hashable, list[tuple[DataFile, int]]] = field(default_factory=dict)
@@ -24,37 +24,37 @@ class RowDeletes:
 
     @classmethod
     def from_snapshot(cls, table: Table, snapshot_id: int) -> "RowDeletes":
-        """The row-level deletes that are live at a snapshot."""
+        """Read the row-level deletes that are live at a snapshot."""
         return cls.from_files(table, deletes_with_sequence(table, snapshot_id))
 
     @classmethod
     def from_files(cls, table: Table, numbered: Iterable[tuple[DataFile, int]]) -> "RowDeletes":
-        """From some delete files of a table with their sequence numbers."""
-        found = cls()
-        bare = {number for number, spec in table.specs().items() if not spec.fields}
+        """Sort delete files with their sequence numbers by scope."""
+        deletes = cls()
+        unpartitioned = {number for number, spec in table.specs().items() if not spec.fields}
         for file, sequence in numbered:
-            equality = is_equality_delete(file)
-            reach = (file, sequence - 1 if equality else sequence)
+            is_equality = is_equality_delete(file)
+            delete = (file, sequence - 1 if is_equality else sequence)
             if (path := deleted_file(file)) is not None:
-                found._by_path.setdefault(path, []).append(reach)
-            elif equality and file.spec_id in bare:
-                found._everywhere.append(reach)
+                deletes._by_path.setdefault(path, []).append(delete)
+            elif is_equality and file.spec_id in unpartitioned:
+                deletes._everywhere.append(delete)
             else:
-                found._by_partition.setdefault(_delete_scope(file), []).append(reach)
-        return found
+                deletes._by_partition.setdefault(_delete_scope(file), []).append(delete)
+        return deletes
 
     def deletes_for(self, file: DataFile, sequence: int) -> list[DataFile]:
-        """The delete files that may have deleted rows of a data file of that sequence number."""
+        """The delete files that apply to a data file of that sequence number."""
         scopes = (
             self._everywhere,
             self._by_path.get(file.file_path, ()),
             self._by_partition.get(_delete_scope(file), ()),
         )
-        return [delete for scope in scopes for delete, reach in scope if sequence <= reach]
+        return [delete for scope in scopes for delete, greatest in scope if sequence <= greatest]
 
 
 def is_equality_delete(file: DataFile) -> bool:
-    """Whether a file deletes rows by their values. PyIceberg 0.12 cannot read beside such files."""
+    """Whether a file deletes rows by their values. PyIceberg 0.12 cannot apply such deletes."""
     return bool(file.content == DataFileContent.EQUALITY_DELETES)
 
 

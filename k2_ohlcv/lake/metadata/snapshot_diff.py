@@ -1,10 +1,8 @@
-"""What happened to trades between two snapshots: which files, and which moments.
+"""Compares two snapshots of trades: the files that differ, and the windows whose trades may differ.
 
-The difference of the two snapshots' live files, from the manifests that they do not share. It does not matter
-how the one became the other (appends, overwrites, a rollback): what is live at one only is what differs.
-Walking the history instead would miss the files of a snapshot that expired in between.
-
-The moments here are not aligned to anything: whoever asks aligns them to its windows.
+The files that differ are live at one of the two snapshots only. The operations between the snapshots
+(appends, overwrites, a rollback) do not matter. A walk through the history instead would miss the files of
+an expired snapshot. Files that compaction rewrote are found in `rewritten_files`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,16 +18,17 @@ from k2_ohlcv.domain.intervals import Interval, coalesce, from_micros, is_covere
 from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.domain.trading_times import possible_trade_times
 from k2_ohlcv.lake.external_trades import ExternalTrades, find_time_column
-from k2_ohlcv.lake.metadata.files import TRADE_TIME_COLUMN, LiveFile, deleted_file, diff_files, live_files
+from k2_ohlcv.lake.metadata.files import TRADE_TIME_COLUMN, LiveFile, diff_files, live_files
+from k2_ohlcv.lake.metadata.manifests import deleted_file
 from k2_ohlcv.lake.metadata.rewritten_files import RewrittenFiles
 from k2_ohlcv.lake.metadata.row_deletes import RowDeletes
 from k2_ohlcv.lake.time_column import TimeColumn
 
-#: Rows and files that are read to find windows more closely. What is beyond counts with its bounds: reading
-#: it would cost as much as computing its windows.
+#: Maximum rows and files that are read to find the dirty windows exactly. Beyond that, all windows within
+#: the files' bounds are dirty, because reading would cost as much as recomputing them.
 MAX_ROWS, MAX_FILES = 5_000_000, 500
 
-#: Seconds since the epoch until 2200, for clocks of writers that are far off.
+#: Seconds from the epoch to 2200. Limits the snapshot time of a writer with a wrong clock.
 _MAX_CLOCK_SECONDS = 7_258_118_400
 
 
@@ -38,12 +37,12 @@ class SnapshotDiff:
     """The files in which two snapshots of trades differ.
 
     Attributes:
-        removed_files: data files that only the earlier one has.
-        added_files: data files that only the later one has.
-        deleted_spans: where delete files may have deleted rows: those that only one of the snapshots has, and
-            those that bear on files of `removed_files` at the earlier one, or of `added_files` at the later
-            one. What such data files hold is not what is live.
-        reason: why the difference cannot be known, and everything may have changed; None where it is known.
+        removed_files: data files that only the earlier snapshot has.
+        added_files: data files that only the later snapshot has.
+        deleted_spans: time spans in which delete files may have deleted rows. They cover delete files that
+            only one snapshot has, and removed or added data files to which a delete file applies. The live
+            rows of such data files differ from the rows in the file.
+        reason: why the difference is unknown and all windows may be dirty; None where it is known.
     """
 
     removed_files: tuple[LiveFile, ...] = ()
@@ -53,19 +52,19 @@ class SnapshotDiff:
 
     @property
     def bounds(self) -> list[Interval]:
-        """Where anything may have changed, by the bounds of the files alone."""
+        """The time spans in which trades may differ, by the bounds of the files."""
         return coalesce([*(f.span for f in (*self.removed_files, *self.added_files)), *self.deleted_spans])
 
 
 def diff_snapshots(trades: Table, before: int | None, after: int) -> SnapshotDiff:
     """Compare two snapshots of trades, from metadata alone.
 
-    Files that `replace` snapshots (compaction) only moved are left out, as far as the history still tells.
+    Files that compaction rewrote are left out, as long as the compaction's snapshot is in the history.
 
     Args:
-        trades: the trades table, its metadata knowing `after`.
-        before: the snapshot that candles are equal to; None where there is none.
-        after: the snapshot that they shall be equal to.
+        trades: the trades table, whose metadata has the snapshot `after`.
+        before: the snapshot that the candles are equal to; None without a watermark.
+        after: the snapshot that a refresh makes the candles equal to.
     """
     if before is None:
         return SnapshotDiff(reason="the table has no watermark yet")
@@ -75,121 +74,125 @@ def diff_snapshots(trades: Table, before: int | None, after: int) -> SnapshotDif
         return SnapshotDiff(
             reason=f"the trades snapshot of the watermark, {before}, has expired or is of another table"
         )
-    gone, come = diff_files(trades, before, after)
-    spans = _deleted_spans(trades, [f for f in (*gone, *come) if f.is_delete], (before, after))
+    removed, added = diff_files(trades, before, after)
+    spans = _deleted_spans(trades, [f for f in (*removed, *added) if f.is_delete], (before, after))
     if spans is None:
         return SnapshotDiff(
-            reason="delete files were added or removed whose rows cannot be told from metadata"
+            reason="delete files were added or removed, and metadata does not name their rows"
         )
-    spans += _spans_with_deletes(trades, before, gone) + _spans_with_deletes(trades, after, come)
-    moved = RewrittenFiles.find(trades, before, after)
-    gone, come = moved.exclude_rewrites(
-        [f for f in gone if not f.is_delete], [f for f in come if not f.is_delete]
+    spans += _spans_with_deletes(trades, before, removed) + _spans_with_deletes(trades, after, added)
+    rewritten = RewrittenFiles.find(trades, before, after)
+    removed, added = rewritten.exclude_rewrites(
+        [f for f in removed if not f.is_delete], [f for f in added if not f.is_delete]
     )
-    gone, come = ([f for f in files if not f.has_only_impossible_times] for files in (gone, come))
-    return SnapshotDiff(tuple(gone), tuple(come), (*spans, *_newly_possible(trades, before)))
+    removed, added = ([f for f in files if not f.has_only_impossible_times] for files in (removed, added))
+    return SnapshotDiff(tuple(removed), tuple(added), (*spans, *_newly_possible(trades, before)))
 
 
 def trades_spans(trades: Table, snapshot_id: int | None) -> list[Interval]:
-    """Where there are trades at a snapshot, to the bounds of each data file."""
+    """The time spans of the trades at a snapshot, by the bounds of the data files."""
     files = live_files(trades, snapshot_id)
     return coalesce(f.span for f in files if not f.is_delete and not f.has_only_impossible_times)
 
 
 @dataclass(frozen=True)
 class DirtyWindows:
-    """Windows that may have changed.
+    """The dirty windows of a timeframe.
 
     Attributes:
         intervals: whole windows, coalesced.
-        files_read: trades files that were opened to find them.
+        files_read: the number of trades files that were read to find the windows.
     """
 
     intervals: tuple[Interval, ...]
     files_read: int
 
 
-def find_dirty_windows(trades: Table, found: SnapshotDiff, timeframe: Timeframe) -> DirtyWindows:
-    """The windows in which rows differ, as closely as reading the changed files can tell.
+def find_dirty_windows(trades: Table, diff: SnapshotDiff, timeframe: Timeframe) -> DirtyWindows:
+    """Find the windows in which trades differ, by reading the removed and added files.
 
-    A copy-on-write change replaces whole files: where those gone and come can both be read, only rows that
-    are not in both count. Files that are large, no longer there, or of one window count with their bounds.
+    A copy-on-write change rewrites whole files. Rows that a removed and an added file share are therefore not
+    dirty. For files that are too large, missing or of a single window, the bounds decide.
     """
-    spans, rows, opened = list(found.deleted_spans), 0, 0
-    for gone, come in _group_overlapping(found):
-        files = [*gone, *come]
+    spans, rows, files_read = list(diff.deleted_spans), 0, 0
+    for removed, added in _group_overlapping(diff):
+        files = [*removed, *added]
         size = sum(f.file.record_count for f in files)
         bounds = [f.span for f in files]
-        few = rows + size <= MAX_ROWS and opened + len(files) <= MAX_FILES
-        one_window = timeframe.align(bounds) == [timeframe.window(files[0].span.start)]
-        told = is_covered(found.deleted_spans, bounds)
+        is_small = rows + size <= MAX_ROWS and files_read + len(files) <= MAX_FILES
+        is_one_window = timeframe.align(bounds) == [timeframe.window(files[0].span.start)]
+        is_known_dirty = is_covered(diff.deleted_spans, bounds)
         frames = (
-            _read_files(trades, files, whole=bool(gone and come))
-            if few and not one_window and not told
+            _read_files(trades, files, with_values=bool(removed and added))
+            if is_small and not is_one_window and not is_known_dirty
             else None
         )
         if frames is None:
             spans += bounds
         else:
-            rows, opened = rows + size, opened + len(files)
-            spans += _changed_window_starts(frames[: len(gone)], frames[len(gone) :], timeframe)
-    return DirtyWindows(tuple(timeframe.align(spans)), opened)
+            rows, files_read = rows + size, files_read + len(files)
+            spans += _changed_windows(frames[: len(removed)], frames[len(removed) :], timeframe)
+    return DirtyWindows(tuple(timeframe.align(spans)), files_read)
 
 
-def _group_overlapping(found: SnapshotDiff) -> list[tuple[list[LiveFile], list[LiveFile]]]:
-    """The changed files by connected spans of time: only files that overlap can hold the same rows."""
+def _group_overlapping(diff: SnapshotDiff) -> list[tuple[list[LiveFile], list[LiveFile]]]:
+    """Group removed and added files by connected time spans. Only overlapping files can share rows."""
     groups: list[tuple[list[LiveFile], list[LiveFile]]] = []
-    for span in found.bounds:
-        gone = [f for f in found.removed_files if f.span.intersect(span)]
-        come = [f for f in found.added_files if f.span.intersect(span)]
-        if gone:
-            groups.append((gone, come))
+    for span in diff.bounds:
+        removed = [f for f in diff.removed_files if f.span.intersect(span)]
+        added = [f for f in diff.added_files if f.span.intersect(span)]
+        if removed:
+            groups.append((removed, added))
         else:
-            groups.extend(([], [f]) for f in come)
+            groups.extend(([], [f]) for f in added)
     return groups
 
 
-def _read_files(trades: Table, files: Sequence[LiveFile], *, whole: bool) -> list[pl.DataFrame] | None:
-    """The files' rows, or only their times, as microseconds in `TRADE_TIME_COLUMN`, whoever's table it is.
+def _read_files(trades: Table, files: Sequence[LiveFile], *, with_values: bool) -> list[pl.DataFrame] | None:
+    """Read the rows of files, or their times only, with microseconds in `TRADE_TIME_COLUMN`.
 
-    Rows of impossible times are left out, as they are in no window. None where a file is no longer there, or
-    does not say which of its columns is which.
+    Rows of impossible times belong to no window and are left out. The result is None where a file is missing
+    or its columns cannot be identified.
     """
     time = find_time_column(trades, TRADE_TIME_COLUMN)
-    names = _value_columns(trades) if whole else [time.field.name]
+    names = _value_columns(trades) if with_values else [time.field.name]
     scan = ArrowScan(trades.metadata, trades.io, trades.schema().select(*names), AlwaysTrue())
     try:
         frames = [pl.DataFrame(scan.to_table([FileScanTask(f.file)])) for f in files]
     except (FileNotFoundError, ValueError):
         return None
     times = possible_trade_times()
-    inside = pl.col(TRADE_TIME_COLUMN).is_between(to_micros(times.start), to_micros(times.last))
-    return [_add_time(time, frame).filter(inside) for frame in frames]
+    is_possible = pl.col(TRADE_TIME_COLUMN).is_between(to_micros(times.start), to_micros(times.last))
+    return [_with_micros(time, frame).filter(is_possible) for frame in frames]
 
 
-def _add_time(time: TimeColumn, frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame with its times as microseconds, and the other columns by number: theirs may have any name."""
+def _with_micros(time: TimeColumn, frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with its times as microseconds, and its other columns named by number.
+
+    The columns of an external table may have any name.
+    """
     name = time.field.name
-    others = {f"{i}": frame[column] for i, column in enumerate(frame.columns) if column != name}
-    return pl.DataFrame({TRADE_TIME_COLUMN: time.micros(frame[name]), **others})
+    values = {f"{i}": frame[column] for i, column in enumerate(frame.columns) if column != name}
+    return pl.DataFrame({TRADE_TIME_COLUMN: time.micros(frame[name]), **values})
 
 
 def _value_columns(trades: Table) -> list[str]:
-    """The columns in which a trade is another one, if they differ."""
+    """The columns whose values make two trades different."""
     if isinstance(trades, ExternalTrades):
-        return [field.name for ours in trades.columns if (field := trades.field(ours))]
+        return [field.name for column in trades.columns if (field := trades.field(column))]
     return [field.name for field in trades.schema().fields if field.name != "ingested_at"]
 
 
-def _changed_window_starts(
-    gone: Sequence[pl.DataFrame], come: Sequence[pl.DataFrame], timeframe: Timeframe
+def _changed_windows(
+    removed: Sequence[pl.DataFrame], added: Sequence[pl.DataFrame], timeframe: Timeframe
 ) -> list[Interval]:
-    rows = pl.concat([*gone, *come])
-    if gone and come:
-        sign = pl.concat(
-            [pl.repeat(-1, sum(map(len, gone)), eager=True), pl.repeat(1, sum(map(len, come)), eager=True)]
-        )
-        counted = rows.with_columns(sign.alias("sign")).group_by(rows.columns).agg(pl.col("sign").sum())
+    """The windows of rows that occur in removed and added files a different number of times."""
+    rows = pl.concat([*removed, *added])
+    if removed and added:
+        removed_sign = pl.repeat(-1, sum(map(len, removed)), eager=True)
+        added_sign = pl.repeat(1, sum(map(len, added)), eager=True)
+        signed = rows.with_columns(pl.concat([removed_sign, added_sign]).alias("sign"))
+        counted = signed.group_by(rows.columns).agg(pl.col("sign").sum())
         rows = counted.filter(pl.col("sign") != 0)
     micros = rows[TRADE_TIME_COLUMN]
     starts = (micros - micros % timeframe.micros).unique()
@@ -197,9 +200,9 @@ def _changed_window_starts(
 
 
 def _newly_possible(trades: Table, before: int) -> list[Interval]:
-    """Where rows of an earlier snapshot may lie that were ahead of all possible times then, and are not now.
+    """The spans of rows whose time was in the future at the earlier snapshot, and is possible now.
 
-    The snapshot's own time is the earliest at which candles can have been made of it.
+    Candles of a snapshot are computed no earlier than the snapshot's own time.
     """
     snapshot = trades.metadata.snapshot_by_id(before)
     assert snapshot is not None
@@ -209,13 +212,13 @@ def _newly_possible(trades: Table, before: int) -> list[Interval]:
     )
     if then.end >= now.end:
         return []
-    late = Interval(then.end, now.end)
+    newly_possible = Interval(then.end, now.end)
     files = live_files(trades, before)
-    return [due for f in files if not f.is_delete and (due := f.span.intersect(late))]
+    return [span for f in files if not f.is_delete and (span := f.span.intersect(newly_possible))]
 
 
 def _spans_with_deletes(trades: Table, snapshot: int, files: Sequence[LiveFile]) -> list[Interval]:
-    """Where those data files lie on which delete files of a snapshot bear: reading them raw says nothing."""
+    """The spans of data files to which delete files of a snapshot apply."""
     deletes = RowDeletes.from_snapshot(trades, snapshot)
     return [f.span for f in files if not f.is_delete and deletes.deletes_for(f.file, f.sequence)]
 
@@ -223,20 +226,19 @@ def _spans_with_deletes(trades: Table, snapshot: int, files: Sequence[LiveFile])
 def _deleted_spans(
     trades: Table, deletes: Sequence[LiveFile], snapshots: Iterable[int]
 ) -> list[Interval] | None:
-    """Where delete files may have deleted rows; None where that may be anywhere."""
+    """The time spans in which delete files may have deleted rows; None where that is unknown."""
     if not deletes:
         return []
     data = [f for s in snapshots for f in live_files(trades, s) if not f.is_delete]
-    by_path = {f.path: f.span for f in data}
+    spans_by_path = {f.path: f.span for f in data}
     spans: list[Interval] = []
     for delete in deletes:
         path = deleted_file(delete.file)
         if path is not None:
-            if path in by_path:
-                spans.append(by_path[path])
+            if path in spans_by_path:
+                spans.append(spans_by_path[path])
             continue
-        same = [f.span for f in data if f.file.partition == delete.file.partition]
         if delete.file.spec_id != trades.spec().spec_id or not trades.spec().fields:
             return None
-        spans += same
+        spans += [f.span for f in data if f.file.partition == delete.file.partition]
     return spans

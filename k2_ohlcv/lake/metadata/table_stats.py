@@ -16,15 +16,9 @@ from pyiceberg.table.snapshots import Snapshot
 from k2_ohlcv.domain.intervals import Interval
 from k2_ohlcv.domain.timeframe import Grain, Timeframe
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.metadata.files import (
-    LiveFile,
-    deleted_file,
-    file_partition,
-    file_time_span,
-    live_files,
-    table_grain,
-)
+from k2_ohlcv.lake.metadata.files import LiveFile, file_partition, file_time_span, live_files, table_grain
 from k2_ohlcv.lake.metadata.lag import count_snapshots_since, find_stale_since
+from k2_ohlcv.lake.metadata.manifests import deleted_file
 from k2_ohlcv.lake.metadata.pending_changes import PendingChanges
 
 

@@ -19,7 +19,7 @@ from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
 from k2_ohlcv.engine.session import Engine
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.history_bounds import EXPIRED_BEFORE, FROZEN_BEFORE, read_bound
-from k2_ohlcv.lake.metadata import files
+from k2_ohlcv.lake.metadata import files, manifests
 from k2_ohlcv.lake.schemas import CANDLE_SPECS, TRADES_SPEC
 from k2_ohlcv.operations.reconcile import preview_refresh
 from k2_ohlcv_tests.support import lakes
@@ -77,7 +77,7 @@ class World:
     def reopen(self) -> None:
         """A new process: nothing is left of what the last one knew."""
         self.lake = lakes.open_lake(self.home)
-        for reader in (files._list_manifests, files._files_with_sequence, files._manifest_spans):
+        for reader in (manifests._list_manifests, manifests._files_with_sequence, files._manifest_spans):
             reader.cache_clear()
 
     # What there is.
