@@ -241,7 +241,7 @@ def test_files_that_cannot_be_read_as_a_whole(land: Write, tmp_path: Path) -> No
         damaged: "to its end",
         cut(land("cut.csv.gz", text), 0.5): "to its end",
         several: "exactly one file, this one contains a.csv, b.csv",
-        tmp_path / "none.zip": "holds nothing",
+        tmp_path / "none.zip": "contains nothing",
         land("empty.csv", ""): "empty",
         land("empty.csv.gz", ""): "no rows",
         land("blank.csv", "\n \n"): "no rows",
