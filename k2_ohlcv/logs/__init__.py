@@ -1,4 +1,4 @@
-"""Logs and progress, by one name. How they are made is in the modules beside this."""
+"""Logs and progress messages. This module only exports the names of its submodules."""
 
 from k2_ohlcv.logs.configure import FIELDS, ROOT, configure, get_logger
 from k2_ohlcv.logs.dagster_events import failure_message, partitions_of_run, set_run_snapshot

@@ -1,7 +1,7 @@
-"""Logs: one line of text, or one JSON object a line, on stderr; the same from the CLI and from Dagster runs.
+"""Configures logs on stderr: a line of text, or a JSON object, per event. CLI and Dagster runs log alike.
 
-Knows the fields of a line and how they get there. What is worth a line is decided where it happens. Progress,
-which is for the eyes of who waits and is never kept, passes through here as well.
+The handler and the fields of a log line belong here. Each module decides itself what to log. Fields of
+Dagster events are in `dagster_events`.
 """
 
 import logging
@@ -14,14 +14,14 @@ from structlog.typing import EventDict, WrappedLogger
 
 from k2_ohlcv.logs.dagster_events import event_fields, event_level, run_fields
 
-#: The loggers of this project are below this name.
+#: The parent of all loggers of this project.
 ROOT = "k2_ohlcv"
-#: The name under which fields travel on a standard log record (`extra={FIELDS: {...}}`).
+#: The attribute of a standard log record that carries the fields (`extra={FIELDS: {...}}`).
 FIELDS = "k2"
 
 
 def get_logger(name: str) -> Any:
-    """A structlog logger: `log.info("what happened", table=..., seconds=...)`."""
+    """Get a structlog logger: `log.info("what happened", table=..., seconds=...)`."""
     return structlog.stdlib.get_logger(name)
 
 
@@ -32,71 +32,71 @@ def configure(
     events: bool = True,
     keep: bool = True,
 ) -> None:
-    """Send this process's logs to stderr in the chosen form. A second call changes nothing unless told to.
+    """Send the logs of this process to stderr. With `keep`, a second call changes nothing.
 
-    With `json_lines` all loggers of the process are taken over, warnings too, so that stderr holds nothing
-    else. In text only our own are. Dagster's console logger of a run is ours from then on in both.
+    With `json_lines`, all loggers and warnings of the process use this handler, so stderr has only JSON.
+    Without, only the loggers of this project do. Dagster's console logger of a run uses the handler in both
+    cases.
 
     Args:
-        json_lines: JSON objects, else text for people.
-        level: the least level that is shown.
-        events: show what happens to runs and steps, too.
-        keep: leave an earlier configuration as it is.
+        json_lines: write JSON objects instead of text.
+        level: the lowest level that is shown.
+        events: also show events of runs and steps.
+        keep: do not change an earlier configuration.
     """
     owner = logging.getLogger(None if json_lines else ROOT)
-    ours = logging.getLogger(ROOT)
-    if any(isinstance(handler, _Handler) for handler in [*owner.handlers, *ours.handlers]):
+    project = logging.getLogger(ROOT)
+    if any(isinstance(handler, _Handler) for handler in [*owner.handlers, *project.handlers]):
         if keep:
             return
-        for logger in (logging.getLogger(), ours):
+        for logger in (logging.getLogger(), project):
             logger.handlers = [handler for handler in logger.handlers if not isinstance(handler, _Handler)]
     _configure_structlog()
     handler = _Handler(sys.stderr, level, events)
     handler.setFormatter(_formatter(json_lines))
     owner.addHandler(handler)
-    _RunLogger.ours = handler
+    _RunLogger.project_handler = handler
     logging.setLoggerClass(_RunLogger)
-    ours.setLevel(level)
-    ours.propagate = json_lines
+    project.setLevel(level)
+    project.propagate = json_lines
     if json_lines:
-        _take_over(handler)
+        _replace_root_handlers(handler)
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Picks what is worth a line. Dagster sends its events at a level that says nothing of their weight."""
+    """Filters records by level. The record level of a Dagster event is ignored: its type gives the level."""
 
-    def __init__(self, stream: TextIO, least: int, events: bool) -> None:
+    def __init__(self, stream: TextIO, level: int, events: bool) -> None:
         super().__init__(stream)
-        self._least = least
+        self._min_level = level
         self._events = events
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """See the class."""
+        """Select the records to write. See the class."""
         event = (getattr(record, "dagster_meta", None) or {}).get("dagster_event")
         if event is None:
-            return record.levelno >= self._least
-        return self._events and event_level(event.event_type_value) >= self._least
+            return record.levelno >= self._min_level
+        return self._events and event_level(event.event_type_value) >= self._min_level
 
 
 class _RunLogger(logging.Logger):
-    """Gives Dagster's console logger our handler.
+    """Gives the project's handler to Dagster's console logger.
 
-    A logger in the definitions would serve only those runs whose configuration names it, and the runs that
-    the UI starts from an asset's page do not. But Dagster makes its console logger, for every run, of the
-    process's logger class.
+    A logger in the definitions works only for runs whose configuration names it. Runs that the UI starts from
+    an asset's page do not. For every run, Dagster creates its console logger from the process's logger class.
     """
 
-    ours: logging.Handler | None = None
+    project_handler: logging.Handler | None = None
 
     def addHandler(self, hdlr: logging.Handler) -> None:  # noqa: N802 # logging's name
-        """Take ours in place of the one that Dagster gives its console logger."""
-        if self.name == "dagster" and self.ours is not None:
-            self.handlers = [self.ours]
+        """Use the project's handler for Dagster's console logger, instead of Dagster's handler."""
+        if self.name == "dagster" and self.project_handler is not None:
+            self.handlers = [self.project_handler]
         else:
             super().addHandler(hdlr)
 
 
-def _take_over(handler: logging.Handler) -> None:
+def _replace_root_handlers(handler: logging.Handler) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
@@ -140,7 +140,7 @@ def _formatter(json_lines: bool) -> logging.Formatter:
 
 
 def _add_fields(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
-    """Put what travelled on the record into the line: our fields, and what Dagster knows of the run."""
+    """Copy the fields of the log record into the line: the project's fields, and Dagster's run and event."""
     record: logging.LogRecord = line["_record"]
     meta: Mapping[str, Any] = getattr(record, "dagster_meta", None) or {}
     if meta:

@@ -1,4 +1,4 @@
-"""Progress for people who wait. It is shown, never kept."""
+"""Progress messages for an interactive user. They are shown and never stored."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,14 +8,14 @@ _progress: ContextVar[Callable[[str], None] | None] = ContextVar("k2_progress", 
 
 
 def report_progress(message: str) -> None:
-    """Tell who waits, if anyone does, what is being done now."""
+    """Show what happens now, if a caller asked for progress."""
     if show := _progress.get():
         show(message)
 
 
 @contextmanager
 def show_progress(show: Callable[[str], None]) -> Iterator[None]:
-    """Show the progress of what is called inside."""
+    """Send progress messages inside this context to `show`."""
     token = _progress.set(show)
     try:
         yield

@@ -66,8 +66,8 @@ class FileReader:
         rows, rejected = self._rows_of_days(batch.trades), self._rows_of_days(batch.rejected)
         self.rejected += rejected.num_rows
         self.rejected_buffer.add(rejected, source)
-        if batch.has_unterminated_line is not None:
-            self.unterminated[source] = batch.has_unterminated_line
+        if batch.unterminated_line is not None:
+            self.unterminated[source] = batch.unterminated_line
         if not rows.num_rows:
             return
         self.trades += rows.num_rows

@@ -1,1 +1,1 @@
-"""Landing files to trades, one file per format. Knows nothing of tables or commits."""
+"""Parses landing files into trades, one module per format. Tables and commits do not belong here."""

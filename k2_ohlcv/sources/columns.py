@@ -1,4 +1,4 @@
-"""A converted column and the reasons why rows of it are unusable."""
+"""A converted column, with the reason for each row that cannot be converted."""
 
 from dataclasses import dataclass
 
@@ -11,10 +11,10 @@ Int64s = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ParsedColumn:
-    """A converted column, and why rows of it are unusable.
+    """A converted column, with the reason for each row that cannot be converted.
 
     Attributes:
-        values: as many values as there were rows; a row at fault has any value.
+        values: one value per row. The value of a row with an error has no meaning.
         errors: row number -> reason.
     """
 

@@ -1,7 +1,7 @@
-"""A landing file as one stream of bytes, whatever wraps it: plain, gzip or zip, told by its first bytes.
+"""Opens a landing file as a stream of decompressed bytes. The first bytes show plain text, gzip or zip.
 
-A zip holds exactly one file (folders, `__MACOSX` and `.CHECKSUM` files apart): several would make line
-numbers and made ids ambiguous. What is inside has to be text: wrapped archives are not unwrapped twice.
+A zip must contain exactly one file. Several files would make line numbers and generated ids ambiguous.
+Folders, `__MACOSX` and `.CHECKSUM` files do not count. An archive inside an archive is rejected.
 """
 
 import errno
@@ -19,32 +19,32 @@ from k2_ohlcv.domain.errors import BadFileError
 from k2_ohlcv.domain.printable import make_printable, make_printable_path
 from k2_ohlcv.sources.file_kinds import GZIP, HEAD_BYTES, ZIP, describe_unsupported, detect_file_kind
 
-#: What this machine lacks while it reads: no fault of the file, and perhaps gone in a minute.
+#: Errors of the machine, not of the file: no open files, memory or disk space left. A retry may succeed.
 _MACHINE_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT}
 
 
 class Stream(Protocol):
-    """What a file is read through."""
+    """A readable stream of bytes."""
 
     def read(self, size: int, /) -> bytes:
-        """At most so many bytes, none at the end."""
+        """Read at most `size` bytes. The result is empty at the end of the stream."""
 
 
 def is_machine_error(error: BaseException) -> bool:
-    """Whether an error of reading says something of this machine, and nothing of the file."""
+    """Whether a read error is caused by the machine and not by the file."""
     return isinstance(error, OSError) and error.errno in _MACHINE_ERRNOS
 
 
 def detect_kind(path: Path) -> str:
-    """What the file is to be read as, from its first bytes.
+    """Detect the kind of a file from its first bytes.
 
     Raises:
-        BadFileError: it is not there, not a regular file, not readable, empty, or of a kind that is not read.
+        BadFileError: the file is missing, not a regular file, not readable, empty, or of an unsupported kind.
     """
     shown = make_printable_path(path)
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
-            raise BadFileError(f"{shown}: cannot be opened: it is no regular file")
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would block
+            raise BadFileError(f"{shown}: cannot be opened: it is not a regular file")
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
     except OSError as error:
@@ -52,24 +52,24 @@ def detect_kind(path: Path) -> str:
             raise
         raise BadFileError(f"{shown}: cannot be opened: {error.strerror}") from error
     if not head:
-        raise BadFileError(f"{shown}: the file is empty (0 bytes): fetch it again")
+        raise BadFileError(f"{shown}: the file is empty (0 bytes): download it again")
     reject_unsupported(path, head)
     return detect_file_kind(head)
 
 
 def reject_unsupported(path: Path, head: bytes) -> None:
-    """Refuse what is known to be neither a table of text nor one of the wrappings that are read.
+    """Reject a file of a known kind that ingestion does not support.
 
     Raises:
-        BadFileError: it is of such a kind.
+        BadFileError: the file is of such a kind.
     """
-    if found := describe_unsupported(head):
-        what, remedy = found
-        raise BadFileError(f"{make_printable_path(path)}: is {what}, which is not read: {remedy}")
+    if unsupported := describe_unsupported(head):
+        kind, remedy = unsupported
+        raise BadFileError(f"{make_printable_path(path)}: is {kind}, which is not supported: {remedy}")
 
 
 class _GuardedStream:
-    """A stream whose errors of reading say which file broke off, and what to do."""
+    """A stream whose read errors name the file and the remedy."""
 
     def __init__(self, path: Path, stream: Any) -> None:
         self._path = path
@@ -88,19 +88,19 @@ def _convert_read_errors(path: Path) -> Iterator[None]:
     except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         if is_machine_error(error):
             raise
-        said = make_printable(error) or type(error).__name__  # the end of a file has no text
+        reason = make_printable(error) or type(error).__name__  # an EOFError may have no text
         raise BadFileError(
-            f"{make_printable_path(path)}: cannot be read to its end ({said}): fetch it again"
+            f"{make_printable_path(path)}: cannot be read to its end ({reason}): download it again"
         ) from error
 
 
 @contextmanager
 def open_decompressed(path: Path) -> Iterator[Stream]:
-    """The unwrapped bytes of a file.
+    """Open a file as a stream of decompressed bytes.
 
     Raises:
-        BadFileError: the wrapping is cut or broken, or a zip does not hold exactly one file. What is
-            behind shows only as it is read.
+        BadFileError: the compression is broken, or a zip does not contain exactly one file. Damage further
+            on in the file is found only when the stream is read.
     """
     kind = detect_kind(path)
     with ExitStack() as stack:
@@ -117,7 +117,7 @@ def open_decompressed(path: Path) -> Iterator[Stream]:
 
 
 def read_all(stream: Stream, size: int) -> bytes:
-    """Exactly `size` bytes, or what is left where that is less."""
+    """Read `size` bytes. The result is shorter only at the end of the stream."""
     parts = []
     while size > 0:
         part = stream.read(size)
@@ -140,7 +140,7 @@ def _zip_member(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
     if len(members) != 1:
         names = ", ".join(make_printable(info.filename) for info in members[:5]) or "nothing"
         raise BadFileError(
-            f"{shown}: a zip has to hold exactly one file, this one holds {names}: unpack it first"
+            f"{shown}: a zip must contain exactly one file, this one contains {names}: unpack it first"
         )
     if members[0].flag_bits & 1:
         raise BadFileError(f"{shown}: {make_printable(members[0].filename)} is encrypted: unpack it first")

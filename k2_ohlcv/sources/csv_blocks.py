@@ -1,7 +1,7 @@
-"""Text to rows, block by block, with the physical line of every row.
+"""Parses blocks of CSV text into raw rows, with the physical line number of each row.
 
-A block whose every line has the right number of fields is parsed at once; any other is taken line by line, so
-that a malformed row costs itself and nothing after it. Both ways give the same rows with the same lines.
+Arrow parses a block in one step if every line has the right number of fields. Other blocks are parsed line by
+line, so a malformed line does not affect the following lines. Both ways give the same rows and line numbers.
 """
 
 import csv
@@ -21,21 +21,21 @@ from k2_ohlcv.sources.line_blocks import LineBlock
 from k2_ohlcv.sources.rows import BROKEN_SCHEMA, RawRows, truncate_raw
 
 _GAP = re.compile(rb"\n\r?\n")
-# Cells without quotes, or in quotes, a doubled one standing for one within.
+# Cells without quotes, or whole cells in quotes with doubled quotes inside.
 _WHOLE_CELLS = re.compile(r"""("([^"]|"")*"|[^",]*)(,("([^"]|"")*"|[^",]*))*""")
 _UTF8_MARK = b"\xef\xbb\xbf"
-# Lines that are Python texts at one time: some 1 kB each.
+# Lines in memory as Python texts at one time, about 1 kB each.
 _GROUP_LINES = 20_000
 
 
 def decode_lines(data: bytes) -> Iterator[str]:
-    """The lines of a block as text, without their ends; what is not UTF-8 is replaced."""
-    for line in BytesIO(data):  # parts at the newline only, as the numbers of lines are counted
+    """Decode the lines of a block, without line ends. Bytes that are not UTF-8 are replaced."""
+    for line in BytesIO(data):  # splits only at newlines, like the count of lines
         yield line.decode("utf-8", "replace").removesuffix("\n").removesuffix("\r")
 
 
 def split_fields(line: str) -> list[str] | None:
-    """The fields of a line, or None where quotes do not enclose whole cells."""
+    """Split a line into fields. None if quotes do not enclose whole cells."""
     if '"' not in line:
         return line.split(",")
     try:
@@ -45,7 +45,7 @@ def split_fields(line: str) -> list[str] | None:
 
 
 def parse_block(block: LineBlock, layout: Layout) -> RawRows:
-    """The rows of a block. Lines of blanks are not rows."""
+    """Parse the rows of a block. Blank lines are not rows."""
     if block.error:
         return _broken_block(block, layout, block.error)
     count = block.count_lines() if block.data else 0
@@ -58,7 +58,7 @@ def parse_block(block: LineBlock, layout: Layout) -> RawRows:
 
 
 class _RawText:
-    """The text of a row; only a block with a bad row pays for its lines as text."""
+    """The text of a row. Lines are decoded only for a block that has a rejected row."""
 
     def __init__(self, block: LineBlock, lines: Int64s) -> None:
         self._block = block
@@ -72,10 +72,11 @@ class _RawText:
 
 
 def _is_simple(data: bytes) -> bool:
-    """Whether Arrow and Python's csv see the same rows in the same lines.
+    """Whether Arrow and Python's csv find the same rows on the same lines.
 
-    Arrow also ends a row at a lone carriage return, takes some empty lines for rows of empty cells, and reads
-    quotes within a cell, or around several lines, in its own way. It drops a byte order mark from any block.
+    Arrow also ends a row at a lone carriage return, and parses some empty lines as rows of empty cells.
+    Arrow differs for quotes inside a cell or around several lines. Arrow drops a byte order mark from any
+    block.
     """
     if not data or data.startswith((b"\n", b"\r\n", _UTF8_MARK)) or _GAP.search(data):
         return False
@@ -85,7 +86,7 @@ def _is_simple(data: bytes) -> bool:
 
 
 def _quotes_enclose_cells(data: bytes) -> bool:
-    """Whether quotes come in pairs, each around one whole cell of one line."""
+    """Whether each pair of quotes encloses one whole cell on one line."""
     characters = np.frombuffer(b"\n" + data + b"\n", np.uint8)
     quotes = np.flatnonzero(characters == ord('"'))
     if len(quotes) % 2:
@@ -105,18 +106,18 @@ def _single_column(column: pa.ChunkedArray) -> pa.Array:
 
 def _parse_columns(block: LineBlock, layout: Layout) -> pa.Table | None:
     names = [f"c{i}" for i in range(layout.width)]
-    wanted = [names[at] for at in layout.roles.values()]
+    required = [names[at] for at in layout.roles.values()]
     try:
         return pcsv.read_csv(
             pa.py_buffer(block.data),
-            # One thread: the caller parses several blocks side by side. One chunk: rows keep their place.
+            # One thread, because the caller parses several blocks in parallel. One chunk keeps the row order.
             read_options=pcsv.ReadOptions(
                 column_names=names, block_size=len(block.data) + 1, use_threads=False
             ),
             parse_options=pcsv.ParseOptions(ignore_empty_lines=False),
             convert_options=pcsv.ConvertOptions(
-                column_types=dict.fromkeys(wanted, pa.string()),
-                include_columns=wanted,
+                column_types=dict.fromkeys(required, pa.string()),
+                include_columns=required,
                 strings_can_be_null=False,
             ),
         )
@@ -126,7 +127,7 @@ def _parse_columns(block: LineBlock, layout: Layout) -> pa.Table | None:
 
 @dataclass
 class _ParsedLines:
-    """Parsed lines: cells of the wanted columns, and what is no row."""
+    """Parsed lines: cells of the required columns, and broken lines."""
 
     cells: list[list[str]] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
@@ -158,9 +159,9 @@ def _parse_by_line(block: LineBlock, layout: Layout) -> RawRows:
         [BROKEN_SCHEMA.empty_table()],
         [np.empty(0, np.int64)],
     )
-    while some := list(islice(texts, _GROUP_LINES)):
+    while numbered_texts := list(islice(texts, _GROUP_LINES)):
         group = _ParsedLines()
-        for number, text in some:
+        for number, text in numbered_texts:
             group.add(number, text, layout)
         columns.append(group.columns(layout))
         lines.append(np.array(group.lines, np.int64))
@@ -176,12 +177,15 @@ def _parse_by_line(block: LineBlock, layout: Layout) -> RawRows:
 
 
 def _broken_block(block: LineBlock, layout: Layout, reason: str) -> RawRows:
-    """A block whose one line is no row."""
+    """Make the raw rows of a block whose only line is not a row."""
     (raw,) = decode_lines(block.data)
-    none = np.empty(0, np.int64)
+    no_lines = np.empty(0, np.int64)
     columns = dict(zip(layout.roles, _ParsedLines().columns(layout), strict=True))
     return RawRows(
-        columns, none, _RawText(block, none), _broken_rows([(block.first_line, reason, truncate_raw(raw))])
+        columns,
+        no_lines,
+        _RawText(block, no_lines),
+        _broken_rows([(block.first_line, reason, truncate_raw(raw))]),
     )
 
 

@@ -1,4 +1,7 @@
-"""Which layout a text has: by its header, else by what its first rows hold. Never by its name."""
+"""Detects the layout of a text from its header, else from the values of its first rows.
+
+The file name is not used.
+"""
 
 from dataclasses import replace
 from itertools import dropwhile, islice
@@ -17,33 +20,33 @@ _SAMPLE_LINES = 50
 
 
 def check_format(name: str) -> None:
-    """Hold the name of a format against those that there are.
+    """Check the name of a format.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: the format is unknown.
     """
     if name not in FORMATS:
-        raise UsageError(f"no format {name!r}: there are {', '.join(FORMATS)}")
+        raise UsageError(f"unknown format {name!r}: choose one of {', '.join(FORMATS)}")
 
 
 def detect_format(first: LineBlock, path: Path, name: str) -> tuple[Layout, LineBlock]:
-    """The layout of a text, and its first block without the header.
+    """Detect the layout of a text, and remove the header from its first block.
 
     Args:
         first: the first block of the text.
         path: the file, for messages.
-        name: `auto`, or the family that the caller says it is of.
+        name: `auto`, or the family of layouts that the caller chose.
 
     Raises:
-        BadFileError: it is empty, or no layout fits.
+        BadFileError: the text is empty, or no layout fits.
     """
     numbered = enumerate(decode_lines(first.data))
     lines = list(islice(dropwhile(lambda numbered: not numbered[1].strip(), numbered), _SAMPLE_LINES))
     if not lines:
-        raise BadFileError(f"{make_printable_path(path)}: the file holds no rows: fetch it again")
+        raise BadFileError(f"{make_printable_path(path)}: the file has no rows: download it again")
     start, line = lines[0]
     head = split_fields(line) or [line]
-    # A row with a number in it is data, be its first cell ever so broken.
+    # A header has no numbers. A row with a number is data, even if its first cell is broken.
     if not is_number(head[0]) and not any(is_number(cell) for cell in head[1:]):
         layout = _layout_by_header(head, path, name)
         return layout, _skip_lines(first, start + 1)
@@ -69,32 +72,33 @@ def _layout_by_header(head: list[str], path: Path, name: str) -> Layout:
         if names in layout.headers and name in ("auto", layout.family):
             return layout
     try:
-        found = generic.layout_from_header(head) if name in ("auto", "table") else None
+        table_layout = generic.layout_from_header(head) if name in ("auto", "table") else None
     except BadFileError as error:
         raise BadFileError(f"{make_printable_path(path)}: {error}") from None
-    if found is None:
+    if table_layout is None:
         columns = ", ".join(head)
-        # Bytes that are not UTF-8 have become this character. A whole line of them tells nobody anything.
+        # Bytes that are not UTF-8 became the replacement character. A message with them would not help.
         is_text = "\N{REPLACEMENT CHARACTER}" not in columns
-        what = (
+        description = (
             f"with the columns {make_printable(columns)}" if is_text else "whose first line is not UTF-8 text"
         )
-        raise BadFileError(_unknown_format_error(path, name, what))
-    return found
+        raise BadFileError(_unknown_format_error(path, name, description))
+    return table_layout
 
 
 def _skip_lines(block: LineBlock, count: int) -> LineBlock:
     at = 0
     for _ in range(count):
         at = block.data.find(b"\n", at) + 1 or len(block.data)
-    fault = block.error if at < len(block.data) else None
-    return replace(block, data=block.data[at:], first_line=block.first_line + count, error=fault)
+    error = block.error if at < len(block.data) else None
+    return replace(block, data=block.data[at:], first_line=block.first_line + count, error=error)
 
 
-def _unknown_format_error(path: Path, name: str, what: str) -> str:
-    wanted = "any known format" if name == "auto" else f"the format {name}"
+def _unknown_format_error(path: Path, name: str, description: str) -> str:
+    expected = "any known format" if name == "auto" else f"the format {name}"
     return (
-        f"{make_printable_path(path)}: a table {what} is not of {wanted}. Known are Binance's trades and "
-        "aggTrades dumps, Kraken's (unixtime,price,volume), and a table with a header: timestamp, price, "
-        "quantity (or amount, qty, size), optionally trade_id (or id), symbol, exchange"
+        f"{make_printable_path(path)}: a table {description} is not of {expected}. "
+        "The known formats are Binance's trades and aggTrades dumps, Kraken's dumps (unixtime,price,volume), "
+        "and tables with a header: timestamp, price, quantity (or amount, qty, size), "
+        "optionally trade_id (or id), symbol, exchange"
     )

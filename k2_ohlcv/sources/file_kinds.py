@@ -1,15 +1,15 @@
-"""What a file is, told by its first bytes: what is read here, and what is only named in a message."""
+"""Detects the kind of a file from its first bytes. Unsupported kinds are named in error messages."""
 
 ZIP, GZIP, PARQUET, TEXT = "zip", "gzip", "parquet", "text"
 
-#: So many bytes tell every kind.
+#: Every kind is recognisable from this many bytes.
 HEAD_BYTES = 512
 _SUPPORTED = ((b"PK\x03\x04", ZIP), (b"PK\x05\x06", ZIP), (b"\x1f\x8b", GZIP), (b"PAR1", PARQUET))
 
 _TO_CONVERT = "convert it to CSV or Parquet first"
 _TO_UNPACK = "unpack it, or pack it as gzip or zip, first"
-# The start of the file, what it is, and what to do with it.
-_OTHER_KINDS = (
+# The first bytes of a file, the kind of the file, and the remedy.
+_UNSUPPORTED = (
     (b"ARROW1", "an Arrow (feather) file", _TO_CONVERT),
     (b"FEA1", "a feather file", _TO_CONVERT),
     (b"\xff\xff\xff\xff", "an Arrow stream", _TO_CONVERT),
@@ -30,20 +30,20 @@ _TAR_OFFSET = 257
 
 
 def detect_file_kind(head: bytes) -> str:
-    """What a file is to be read as."""
+    """Detect how to read a file: as zip, gzip, Parquet or text."""
     return next((kind for magic, kind in _SUPPORTED if head.startswith(magic)), TEXT)
 
 
 def describe_unsupported(head: bytes) -> tuple[str, str] | None:
-    """What a file that cannot be read is, and what to do; None where it may be text.
+    """Describe a file of an unsupported kind, with the remedy. None if the file may be text.
 
     Args:
-        head: its first `HEAD_BYTES`, or all of it where it is shorter.
+        head: the first `HEAD_BYTES` of the file, or the whole file if it is shorter.
     """
-    for magic, what, remedy in _OTHER_KINDS:
+    for magic, kind, remedy in _UNSUPPORTED:
         if head.startswith(magic):
-            return what, remedy
-    # These begin with letters, which a table might too.
+            return kind, remedy
+    # The magic bytes of these kinds are letters, and a table of text may begin with the same letters.
     if head.startswith(b"BZh") and head[4:10] == b"1AY&SY":
         return "bzip2 compressed", _TO_UNPACK
     if head.startswith(b"ORC") and head[3:4] and not b" " <= head[3:4] <= b"~":

@@ -1,7 +1,7 @@
-"""The landing folder: which of its files may be read, and why the others are not.
+"""Lists the files of the landing folder, with a reason for each file that is rejected.
 
-Only regular files below the landing folder are read. A link that leads out of it, and a name that is not
-UTF-8, are refused by name. When files are read is for the sensor to say.
+Only regular files inside the landing folder are read. Links to other folders and names that are not UTF-8 are
+rejected. The sensor decides when a file is read.
 """
 
 import os
@@ -14,17 +14,17 @@ from k2_ohlcv.domain.errors import BadFileError
 from k2_ohlcv.domain.printable import is_utf8, make_printable, make_printable_path
 from k2_ohlcv.sources.file_kinds import HEAD_BYTES, TEXT, describe_unsupported, detect_file_kind
 
-#: Files that a copying program has not finished carry such names.
+#: Suffixes of files that a program is still copying.
 _UNFINISHED_SUFFIXES = {".tmp", ".part", ".partial"}
 
 
 @dataclass(frozen=True)
 class FolderListing:
-    """What lies in a landing folder.
+    """The contents of a landing folder.
 
     Attributes:
-        files: files to read, in a steady order.
-        rejected: the printable path of a file or folder within the landing folder -> why it is not read.
+        files: the readable files, in a stable order.
+        rejected: printable path of a file or folder, relative to the landing folder -> reason.
     """
 
     files: tuple[Path, ...]
@@ -32,17 +32,18 @@ class FolderListing:
 
 
 def list_files(landing: Path) -> FolderListing:
-    """The files of a landing folder, without hidden and unfinished ones. A missing folder is an empty one.
+    """List the files of a landing folder. Hidden and unfinished files are left out.
 
-    Nothing in the folder makes this fail: an odd file or folder is refused, and the others are listed.
+    A missing landing folder has no files. A file or folder that cannot be read is rejected, and the listing
+    continues.
     """
     files: list[Path] = []
-    refused: dict[str, str] = {}
+    rejected: dict[str, str] = {}
 
     def add_unreadable(error: OSError) -> None:
         if Path(error.filename) != landing:
             name = Path(error.filename).relative_to(landing)
-            refused[make_printable_path(name)] = f"the folder cannot be listed: {error.strerror}"
+            rejected[make_printable_path(name)] = f"the folder cannot be listed: {error.strerror}"
 
     for folder, folders, names in os.walk(landing, onerror=add_unreadable):
         inside = Path(folder).relative_to(landing)
@@ -51,19 +52,19 @@ def list_files(landing: Path) -> FolderListing:
                 continue
             reason = reject_reason(landing, inside / name)
             if reason:
-                refused[make_printable_path(inside / name)] = reason
+                rejected[make_printable_path(inside / name)] = reason
             elif name in names:
                 files.append(landing / inside / name)
         folders[:] = [name for name in folders if not name.startswith(".") and is_utf8(name)]
-    return FolderListing(tuple(sorted(files)), refused)
+    return FolderListing(tuple(sorted(files)), rejected)
 
 
 def reject_reason(landing: Path, name: Path) -> str | None:
-    """Why a file or folder is not read, or None where it may be, or is gone meanwhile.
+    """The reason why a file or folder is rejected. None if it can be read, or no longer exists.
 
     Args:
         landing: the landing folder.
-        name: the path within it.
+        name: the path relative to the landing folder.
     """
     if not is_utf8(name):
         return "its name is not UTF-8: rename it"
@@ -72,30 +73,30 @@ def reject_reason(landing: Path, name: Path) -> str | None:
         if path.resolve().is_relative_to(landing.resolve()):
             return _special_file_kind(path)
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, no permission, a zero byte
-        return f"it cannot be looked at: {make_printable(getattr(error, 'strerror', None) or error)}"
-    return "it lies outside the landing folder: copy it there"
+        return f"it cannot be read: {make_printable(getattr(error, 'strerror', None) or error)}"
+    return "it is outside the landing folder: copy it there"
 
 
 def _special_file_kind(path: Path) -> str | None:
-    """What a path is where that is neither a regular file nor a folder."""
+    """Describe a path that is neither a regular file nor a folder. None for these two kinds."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
         return "it is a link to nothing: remove it" if path.is_symlink() else None
     if stat.S_ISDIR(mode):
         return "it is a link to a folder: copy the files there" if path.is_symlink() else None
-    return None if stat.S_ISREG(mode) else "it is no regular file: remove it"
+    return None if stat.S_ISREG(mode) else "it is not a regular file: remove it"
 
 
 def find_file(landing: Path, name: str) -> Path | None:
-    """The landing file of that name, or None where there is none (any more).
+    """Find a landing file by name. None if no such file exists (any more).
 
     Args:
         landing: the landing folder.
-        name: `EXCHANGE/SYMBOL/file`, as a person or a sensor gave it.
+        name: `EXCHANGE/SYMBOL/file`, from a user or a sensor.
 
     Raises:
-        BadFileError: the name leads elsewhere, or to what is no file to read.
+        BadFileError: the path is outside the landing folder, or is not a readable file.
     """
     if reason := reject_reason(landing, Path(name)):
         raise BadFileError(f"{make_printable(name)}: {reason}")
@@ -104,9 +105,9 @@ def find_file(landing: Path, name: str) -> Path | None:
 
 
 def is_unterminated(path: Path) -> bool:
-    """Whether a file is plain text that does not end in an end of line. What cannot be opened is not."""
+    """Whether a file is plain text without an end of line at the end. False if it cannot be opened."""
     try:
-        if not path.is_file():  # opening a pipe would wait for ever
+        if not path.is_file():  # opening a pipe would block
             return False
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)

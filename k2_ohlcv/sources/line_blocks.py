@@ -1,7 +1,8 @@
-"""A stream of text cut into blocks of whole lines. No line and no number of lines can exceed their memory.
+"""Cuts a stream of text into blocks of whole lines. Limits on lines and line lengths bound the memory.
 
-Parsing the lines is in `lines`. Two kinds of lines stand alone, in blocks that say why they are no rows: an
-absurdly long line, of which only the start is kept, and a last line without an end, which may be cut.
+Two kinds of lines get a block of their own, with an error: a line that is too long, and a last line without
+an end of line. Only the start of a long line is stored. A last line without an end may be cut off.
+Parsing the lines is in `csv_blocks`.
 """
 
 from collections.abc import Iterator
@@ -14,13 +15,13 @@ from k2_ohlcv.sources.compression import Stream, read_all, reject_unsupported
 from k2_ohlcv.sources.file_kinds import HEAD_BYTES, TEXT, detect_file_kind
 from k2_ohlcv.sources.rows import MAX_RAW_TEXT, UNTERMINATED_REASON
 
-#: Some 200,000 rows of a Binance dump: big enough for vector speed, small enough to have several in flight.
+#: About 200,000 rows of a Binance dump: large enough for vector speed, small enough for parallel blocks.
 MAX_BLOCK_BYTES = 16 << 20
-#: Lines of a block: a row costs some 300 bytes while it is judged, however short its line is.
+#: The most lines of a block. A row takes about 300 bytes during conversion, even if its line is short.
 MAX_BLOCK_LINES = 250_000
-#: The longest line in bytes; a row of a dump has some 80.
+#: The longest line in bytes. A line of a dump has about 80.
 MAX_LINE_BYTES = 1 << 20
-# No character takes more than four bytes.
+# A UTF-8 character has at most four bytes.
 _RAW_BYTES = 4 * (MAX_RAW_TEXT + 1)
 _UTF8_MARK = b"\xef\xbb\xbf"
 
@@ -30,9 +31,9 @@ class LineBlock:
     """Whole lines of a file.
 
     Attributes:
-        data: the lines; only the start of one that is too long.
-        first_line: the 1-based number of the first.
-        error: why its one line is no row, or None where its lines are to be parsed.
+        data: the lines, or the start of one line that is too long.
+        first_line: the 1-based number of the first line.
+        error: the reason why the only line of the block is not a row. None if the lines can be parsed.
     """
 
     data: bytes
@@ -40,24 +41,24 @@ class LineBlock:
     error: str | None = None
 
     def count_lines(self) -> int:
-        """How many lines there are, the last one with or without its end."""
+        """Count the lines, including a last line without an end."""
         return self.data.count(b"\n") + (not self.data.endswith(b"\n"))
 
 
 def cut_blocks(
     stream: Stream, path: Path, size: int | None = None, *, is_complete: bool = False
 ) -> Iterator[LineBlock]:
-    """A stream cut into blocks of whole lines.
+    """Cut a stream into blocks of whole lines.
 
     Args:
         stream: text.
         path: the file, for messages.
-        size: the bytes that are read at once, by default `MAX_BLOCK_BYTES`.
-        is_complete: whether a checksum tells that the end of the stream is the end of the text. Else a last
-            line without an end of line may be cut, and is no row.
+        size: the bytes per read. The default is `MAX_BLOCK_BYTES`.
+        is_complete: whether a checksum proves that the text is complete. If not, a last line without an end
+            of line may be cut, and is not a row.
 
     Raises:
-        BadFileError: it is not text.
+        BadFileError: the stream is not text.
     """
     size = size or MAX_BLOCK_BYTES
     buffer, line, ended = b"", 1, False
@@ -82,7 +83,7 @@ def cut_blocks(
 def _check_start(chunk: bytes, path: Path) -> bytes:
     if detect_file_kind(chunk) != TEXT:
         raise BadFileError(
-            f"{make_printable_path(path)}: holds another {detect_file_kind(chunk)} file inside: "
+            f"{make_printable_path(path)}: contains another {detect_file_kind(chunk)} file inside: "
             "unpack it first"
         )
     reject_unsupported(path, chunk[:HEAD_BYTES])
@@ -90,7 +91,10 @@ def _check_start(chunk: bytes, path: Path) -> bytes:
 
 
 def _split_block(data: bytes, line: int) -> Iterator[tuple[LineBlock, int]]:
-    """Whole lines as blocks of not too many, and those that are too long; each with its number of lines."""
+    """Split whole lines into blocks of bounded size, each with its number of lines.
+
+    A line that is too long gets a block of its own.
+    """
     at = 0
     for start, end in [*_find_long_lines(data), (len(data), len(data))]:
         for part in _halve_lines(data[at:start]):
@@ -104,9 +108,10 @@ def _split_block(data: bytes, line: int) -> Iterator[tuple[LineBlock, int]]:
 
 
 def _find_long_lines(data: bytes) -> Iterator[tuple[int, int]]:
-    """Where lines longer than `MAX_LINE_BYTES` begin and end.
+    """Find the start and end of each line longer than `MAX_LINE_BYTES`.
 
-    Each of them fills some stripe of half that length. So only stripes without an end of line are looked at.
+    Such a line fills at least one whole stripe of half that length. Only stripes without an end of line
+    therefore need a search.
     """
     stripe, done = MAX_LINE_BYTES // 2, 0
     for start in range(0, len(data), stripe):
@@ -119,7 +124,7 @@ def _find_long_lines(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _halve_lines(data: bytes) -> Iterator[bytes]:
-    """Lines in parts of `MAX_BLOCK_LINES` at most."""
+    """Split lines into parts of at most `MAX_BLOCK_LINES`."""
     if not data:
         return
     if data.count(b"\n") <= MAX_BLOCK_LINES:
@@ -136,7 +141,7 @@ def _too_long_block(data: bytes, line: int) -> LineBlock:
 
 
 def _rest_after_line(stream: Stream, size: int) -> bytes:
-    """What follows the end of the line that is being read; nothing where that is the last one."""
+    """Skip the rest of the current line, and read the bytes after its end. Empty after the last line."""
     while chunk := read_all(stream, size):
         if at := chunk.find(b"\n") + 1:
             return chunk[at:]

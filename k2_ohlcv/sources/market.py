@@ -1,7 +1,7 @@
-"""Which market a file is of: from the options, its own columns, or where it lies.
+"""Finds the market (exchange and symbol) of a landing file.
 
-In this order, for exchange and symbol each alone: the option; a column of that name; the path
-`landing/<EXCHANGE>/<SYMBOL>/…`; what the format itself knows (Kraken's `PAIR.csv`).
+The sources of each name, in order of precedence: the option, a column of the file, the path
+`landing/<EXCHANGE>/<SYMBOL>/…`, the file name of the format (Kraken's `PAIR.csv`).
 """
 
 from collections.abc import Collection
@@ -15,18 +15,18 @@ from k2_ohlcv.sources.name_columns import name_error
 
 @dataclass(frozen=True)
 class Market:
-    """An exchange and a symbol; None where each row says its own."""
+    """An exchange and a symbol. None means that each row has its own value."""
 
     exchange: str | None
     symbol: str | None
 
 
 def market_from_path(path: Path, landing: Path | None) -> Market:
-    """What the path `landing/<EXCHANGE>/<SYMBOL>/…` says, or nothing where the file lies elsewhere.
+    """Read the market from the path `landing/<EXCHANGE>/<SYMBOL>/…`. Other paths give no names.
 
     Args:
         path: the file.
-        landing: the landing folder; by default the last folder called `landing` in the path.
+        landing: the landing folder. The default is the last folder named `landing` in the path.
     """
     path = path.absolute()
     if landing is not None and path.is_relative_to(landing.absolute()):
@@ -41,19 +41,19 @@ def market_from_path(path: Path, landing: Path | None) -> Market:
 def resolve_market(
     path: Path, options: Market, columns: Collection[str], landing: Path | None, known: Market
 ) -> Market:
-    """The market of a file.
+    """Find the market of a file.
 
     Args:
         path: the file.
-        options: what the caller says.
-        columns: the roles that the file has columns for.
-        landing: the landing folder, where there is one.
-        known: what the format itself knows.
+        options: the exchange and symbol that the caller gives.
+        columns: the roles of the file's columns.
+        landing: the landing folder, if there is one.
+        known: the market from the file name, for formats that define it.
 
     Raises:
-        UsageError: nothing says the exchange or the symbol, or it is said with a name that cannot be one.
+        UsageError: the exchange or the symbol is unknown, or its name is not valid.
     """
-    found = market_from_path(path, landing)
+    from_path = market_from_path(path, landing)
     names: dict[str, str | None] = {}
     for role in ("exchange", "symbol"):
         given = (getattr(options, role) or "").strip()
@@ -62,14 +62,14 @@ def resolve_market(
         elif role in columns:
             names[role] = None
         else:
-            names[role] = (getattr(found, role) or getattr(known, role) or "").strip()
+            names[role] = (getattr(from_path, role) or getattr(known, role) or "").strip()
             if not names[role]:
                 raise UsageError(
-                    f"{make_printable_path(path)}: nothing says the {role}: give --{role}, a column {role}, "
+                    f"{make_printable_path(path)}: the {role} is unknown: give --{role}, a column {role}, "
                     "or put the file at landing/<EXCHANGE>/<SYMBOL>/"
                 )
-        if (name := names[role]) and (fault := name_error(role, name)):
+        if (name := names[role]) and (error := name_error(role, name)):
             raise UsageError(
-                f"{make_printable_path(path)}: the {fault} ('{make_printable(name)}'): give another"
+                f"{make_printable_path(path)}: the {error} ('{make_printable(name)}'): choose another"
             )
     return Market(names["exchange"], names["symbol"])

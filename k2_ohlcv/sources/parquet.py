@@ -1,4 +1,4 @@
-"""A plain table in Parquet: the same names as in CSV, in whatever types it has."""
+"""Reads Parquet tables of trades. Column names are the same as in CSV. Column types may vary."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,15 +16,15 @@ from k2_ohlcv.sources.formats.layout import Layout
 from k2_ohlcv.sources.rows import RawRows
 
 _BATCH_ROWS = 250_000
-#: Bytes of a batch, as far as the file's own metadata tells.
+#: The most bytes of a batch, estimated from the file's metadata.
 _BATCH_BYTES = 64 << 20
 
 
 def parquet_layout(path: Path) -> Layout:
-    """The layout of a Parquet file.
+    """Read the layout of a Parquet file from its schema.
 
     Raises:
-        BadFileError: it is cut or broken, has no rows, or other columns.
+        BadFileError: the file is broken, has no rows, or does not have the required columns.
     """
     try:
         with pq.ParquetFile(path) as file:
@@ -32,7 +32,7 @@ def parquet_layout(path: Path) -> Layout:
     except (pa.ArrowException, OSError) as error:
         raise BadFileError(
             f"{make_printable_path(path)}: the Parquet file cannot be read "
-            f"({make_printable(error)}): fetch it again"
+            f"({make_printable(error)}): download it again"
         ) from error
     try:
         layout = generic.layout_from_header(names)
@@ -41,11 +41,10 @@ def parquet_layout(path: Path) -> Layout:
     if layout is None:
         raise BadFileError(
             f"{make_printable_path(path)}: has the columns {make_printable(', '.join(names))}: "
-            "needed are timestamp, "
-            "price and quantity (or amount, qty, size)"
+            "required are timestamp, price and quantity (or amount, qty, size)"
         )
     if not rows:
-        raise BadFileError(f"{make_printable_path(path)}: the file holds no rows: fetch it again")
+        raise BadFileError(f"{make_printable_path(path)}: the file has no rows: download it again")
     for role, at in layout.roles.items():
         _check_column_type(path, role, names[at], schema.field(at).type)
     return layout
@@ -61,32 +60,31 @@ def _check_column_type(path: Path, role: str, name: str, kind: pa.DataType) -> N
     if not fits.get(role, text or whole):
         raise BadFileError(
             f"{make_printable_path(path)}: the column {make_printable(name)} is of type "
-            f"{make_printable(kind)}, which is no "
-            f"{role}: convert it first"
+            f"{make_printable(kind)}, which cannot be a {role}: convert it first"
         )
 
 
 def read_parquet(path: Path, layout: Layout) -> Iterator[RawRows]:
-    """The rows of a Parquet file; a row's line is its 1-based number.
+    """Read the rows of a Parquet file. The line of a row is its 1-based row number.
 
     Raises:
-        BadFileError: the file breaks off.
+        BadFileError: the file cannot be read to its end.
     """
     first = 1
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            wanted = {role: names[at] for role, at in layout.roles.items()}
+            names_by_role = {role: names[at] for role, at in layout.roles.items()}
             rows = _batch_rows(file.metadata)
-        with pq.ParquetFile(path, read_dictionary=_text_columns(path, wanted.values())) as file:
-            for batch in file.iter_batches(rows, columns=list(wanted.values())):
-                yield _raw_rows(batch, wanted, first)
+        text_columns = _text_columns(path, names_by_role.values())
+        with pq.ParquetFile(path, read_dictionary=text_columns) as file:
+            for batch in file.iter_batches(rows, columns=list(names_by_role.values())):
+                yield _raw_rows(batch, names_by_role, first)
                 first += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         raise BadFileError(
             f"{make_printable_path(path)}: the Parquet file cannot be read to its end "
-            f"({make_printable(error)}): "
-            "fetch it again"
+            f"({make_printable(error)}): download it again"
         ) from error
 
 
@@ -97,14 +95,14 @@ def _batch_rows(metadata: pq.FileMetaData) -> int:
 
 
 def _text_columns(path: Path, names: Iterable[str]) -> list[str]:
-    """Columns of text. They are read as dictionaries: a long text that is in every row is there once."""
+    """Find the columns of text. They are read as dictionaries, so a repeated text is stored only once."""
     schema = pq.read_schema(path)
     kinds = ((name, schema.field(name).type) for name in names)
     return [name for name, kind in kinds if pa.types.is_string(kind) or pa.types.is_large_string(kind)]
 
 
-def _raw_rows(batch: pa.RecordBatch, wanted: dict[str, str], first: int) -> RawRows:
-    columns = {role: _decode_dictionary(batch.column(name)) for role, name in wanted.items()}
+def _raw_rows(batch: pa.RecordBatch, names_by_role: dict[str, str], first: int) -> RawRows:
+    columns = {role: _decode_dictionary(batch.column(name)) for role, name in names_by_role.items()}
 
     def raw(row: int) -> str:
         return ",".join(_cell_text(column, row) for column in columns.values())
@@ -115,13 +113,13 @@ def _raw_rows(batch: pa.RecordBatch, wanted: dict[str, str], first: int) -> RawR
 def _cell_text(column: pa.Array, row: int) -> str:
     try:
         value = column[row].as_py()
-    except (ValueError, OverflowError):  # a time that Python has no name for: its number
+    except (ValueError, OverflowError):  # a time outside Python's range: show its number
         value = column.slice(row, 1).view(pa.int64())[0]
     return "" if value is None else str(value)
 
 
 def _decode_dictionary(column: pa.Array) -> pa.Array:
-    """A column without dictionary; texts that are too long for any use are cut, and rejected later."""
+    """Decode a dictionary column. Texts that are too long are cut, and rejected later."""
     if pa.types.is_dictionary(column.type):
         values = _as_text(column.dictionary)
         return values.take(column.indices) if pa.types.is_string(values.type) else column.dictionary_decode()
@@ -133,12 +131,11 @@ def _as_text(column: pa.Array) -> pa.Array:
         return column
     try:
         column.validate(full=True)
-    except pa.ArrowInvalid:  # bytes that are not UTF-8 cost only their row
+    except pa.ArrowInvalid:  # only rows with bytes that are not UTF-8 are rejected
         column = pa.array([_decode_value(value) for value in pc.cast(column, pa.large_binary())], pa.string())
     if (pc.max(pc.binary_length(column)).as_py() or 0) > MAX_NUMBER_LENGTH:
-        column = pc.utf8_slice_codeunits(
-            column, 0, MAX_NUMBER_LENGTH + 1
-        )  # still too long, and rejected as such
+        # One character too long, so that the row is rejected for its length.
+        column = pc.utf8_slice_codeunits(column, 0, MAX_NUMBER_LENGTH + 1)
     return pc.cast(column, pa.string())
 
 

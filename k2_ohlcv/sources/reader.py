@@ -1,6 +1,6 @@
-"""A landing file as batches of trades: opens it, recognises it, reads it, whatever it is.
+"""Reads a landing file of any supported format as batches of trades.
 
-This is the door of the room: callers need nothing else of it.
+This is the entry point of `sources`: callers need no other module to read a file.
 """
 
 from collections import deque
@@ -24,8 +24,8 @@ from k2_ohlcv.sources.line_blocks import LineBlock, cut_blocks
 from k2_ohlcv.sources.market import Market, resolve_market
 from k2_ohlcv.sources.rows import UNTERMINATED_REASON, ParsedBatch, parse_rows
 
-# Arrow lets go of the interpreter while it parses, so two threads are twice as fast; each block in flight
-# costs some 100 MB, so there are few.
+# Arrow releases the interpreter lock while it parses, so two threads are twice as fast. Each parallel block
+# takes about 100 MB, so the number of threads is small.
 _MAX_THREADS = 2
 _T = TypeVar("_T")
 
@@ -35,24 +35,24 @@ def read_file(
     *,
     exchange: str | None = None,
     symbol: str | None = None,
-    format: str = "auto",  # noqa: A002 - as the option of the command line is called
+    format: str = "auto",  # noqa: A002 - the name of the command-line option
     landing: Path | None = None,
     now: datetime | None = None,
 ) -> Iterator[ParsedBatch]:
-    """The trades of a file, and its rows that are none, in bounded batches in the order of its lines.
+    """Read the trades and rejected rows of a file, in bounded batches in line order.
 
     Args:
-        path: a CSV file, plain or in gzip or zip, or a Parquet file; told apart by content.
-        exchange: the exchange, before any column or path.
-        symbol: the symbol, before any column or path.
-        format: `auto`, or one of `detect_format.FORMATS`.
-        landing: the landing folder, for paths `<EXCHANGE>/<SYMBOL>/…` in it.
-        now: the moment that a trade may not be a day ahead of, by default the present.
+        path: a CSV file (plain, gzip or zip) or a Parquet file. The content shows the kind.
+        exchange: takes precedence over a column and over the path.
+        symbol: takes precedence over a column and over the path.
+        format: one of `detect.FORMATS`.
+        landing: the landing folder, for paths `<EXCHANGE>/<SYMBOL>/…`.
+        now: the current time by default. A trade more than a day later is rejected.
 
     Raises:
-        BadFileError: the file cannot be read as a whole; batches may have come before that shows.
-        UsageError: the format is unknown, or nothing says what market the file is of.
-        OSError: this machine has no memory, space or open files left: not the file's failure.
+        BadFileError: the file cannot be read completely. Some batches may have been yielded before.
+        UsageError: the format or the market is unknown.
+        OSError: the machine has no memory, disk space or open files left.
     """
     check_format(format)
     if not is_utf8(path):
@@ -62,14 +62,12 @@ def read_file(
     except K2Error:
         raise
     except Exception as error:
-        # Whatever reading a file raises is that file's failure, and no reason to try again. Nothing else
-        # happens in here: what becomes of the batches is outside.
+        # Only reading happens here. Any other error is therefore caused by the file, and a retry is useless.
         if is_machine_error(error):
             raise
+        reason = f"{type(error).__name__}: {make_printable(error)}"
         raise BadFileError(
-            f"{make_printable_path(path)}: cannot be read ({type(error).__name__}: "
-            f"{make_printable(error)}): fetch it "
-            "again, or write it anew"
+            f"{make_printable_path(path)}: cannot be read ({reason}): download or create it again"
         ) from error
 
 
@@ -80,8 +78,8 @@ def _read_batches(
     if kind == PARQUET:
         if name not in ("auto", "table"):
             raise BadFileError(
-                f"{make_printable_path(path)}: a Parquet file is not of the format {name}: it "
-                "is a plain table"
+                f"{make_printable_path(path)}: a Parquet file is not of the format {name}: "
+                "it is a plain table"
             )
         layout = parquet.parquet_layout(path)
         market = resolve_market(path, options, layout.roles, landing, Market(None, None))
@@ -90,30 +88,30 @@ def _read_batches(
         )
         return
     with open_decompressed(path) as stream:
-        # The checksum of a wrapping tells that it is whole; plain text may end anywhere.
-        pieces = cut_blocks(stream, path, is_complete=kind != TEXT)
-        first = _first_piece(pieces, path)
+        # The checksum of a gzip or zip file proves that the text is complete. Plain text may be cut anywhere.
+        blocks = cut_blocks(stream, path, is_complete=kind != TEXT)
+        first = _first_block(blocks, path)
         layout, first = detect_format(first, path, name)
         known = (
-            kraken.market_from_filename(path, said=name == "kraken")
+            kraken.market_from_filename(path, is_chosen=name == "kraken")
             if layout is kraken.LAYOUT
             else Market(None, None)
         )
         market = resolve_market(path, options, layout.roles, landing, known)
-        empty = True
-        for batch in _map_parallel(_build_parser(layout, market, now), chain([first], pieces)):
-            empty = empty and not batch.trades.num_rows and not batch.rejected.num_rows
+        is_empty = True
+        for batch in _map_parallel(_build_parser(layout, market, now), chain([first], blocks)):
+            is_empty = is_empty and not batch.trades.num_rows and not batch.rejected.num_rows
             yield batch
-        if empty:
+        if is_empty:
             raise BadFileError(
-                f"{make_printable_path(path)}: the file holds a header and no rows: fetch it again"
+                f"{make_printable_path(path)}: the file has a header and no rows: download it again"
             )
 
 
-def _first_piece(pieces: Iterator[LineBlock], path: Path) -> LineBlock:
-    first = next(pieces, None)
+def _first_block(blocks: Iterator[LineBlock], path: Path) -> LineBlock:
+    first = next(blocks, None)
     if first is None:
-        raise BadFileError(f"{make_printable_path(path)}: the file holds no rows: fetch it again")
+        raise BadFileError(f"{make_printable_path(path)}: the file has no rows: download it again")
     if first.error and first.error != UNTERMINATED_REASON:
         raise BadFileError(
             f"{make_printable_path(path)}: line 1 {first.error}: this is not a table of trades"
@@ -122,24 +120,24 @@ def _first_piece(pieces: Iterator[LineBlock], path: Path) -> LineBlock:
 
 
 def _build_parser(layout: Layout, market: Market, now: datetime) -> Callable[[LineBlock], ParsedBatch]:
-    def work(block: LineBlock) -> ParsedBatch:
+    def parse(block: LineBlock) -> ParsedBatch:
         return replace(
             parse_rows(csv_blocks.parse_block(block, layout), market, now), daily_ids=layout.daily_ids
         )
 
-    return work
+    return parse
 
 
-def _map_parallel(work: Callable[[_T], ParsedBatch], pieces: Iterable[_T]) -> Iterator[ParsedBatch]:
-    """The batches in order, a few of them made ahead on other threads."""
-    flying: deque[Future[ParsedBatch]] = deque()
+def _map_parallel(parse: Callable[[_T], ParsedBatch], blocks: Iterable[_T]) -> Iterator[ParsedBatch]:
+    """Parse blocks on a few threads, and yield the batches in order."""
+    pending: deque[Future[ParsedBatch]] = deque()
     pool = ThreadPoolExecutor(_MAX_THREADS)
     try:
-        for piece in pieces:
-            flying.append(pool.submit(work, piece))
-            if len(flying) > _MAX_THREADS:
-                yield flying.popleft().result()
-        while flying:
-            yield flying.popleft().result()
+        for block in blocks:
+            pending.append(pool.submit(parse, block))
+            if len(pending) > _MAX_THREADS:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)

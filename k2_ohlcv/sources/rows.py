@@ -1,4 +1,4 @@
-"""What every format gives: bounded batches of trades, and of rows that cannot be one."""
+"""Converts raw rows of any format into a batch of trades and a batch of rejected rows."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,9 +17,9 @@ from k2_ohlcv.sources.timestamps import parse_times
 TIMESTAMP_TYPE = pa.timestamp("us", "UTC")
 NAME_TYPE = pa.dictionary(pa.int32(), pa.string())
 
-#: Characters of a refused row's text that are kept; "..." stands for the others.
+#: The longest stored text of a rejected row, in characters. "..." replaces the rest.
 MAX_RAW_TEXT = 1_000
-#: The reason of a last line that has no end of line: it may have been cut within a number.
+#: The reason for a last line without an end of line. The line may be cut inside a number.
 UNTERMINATED_REASON = "unterminated"
 
 TRADES_SCHEMA = pa.schema(
@@ -43,20 +43,20 @@ REJECTED_SCHEMA = pa.schema(
         ("timestamp", TIMESTAMP_TYPE),
     ]
 )
-#: What is not even a row of a table.
+#: Lines that cannot be split into the expected columns.
 BROKEN_SCHEMA = pa.schema([REJECTED_SCHEMA.field(name) for name in ("line", "reason", "raw")])
 
 
 @dataclass(frozen=True)
 class RawRows:
-    """Rows as a format names their columns, not yet judged.
+    """Rows with a column per role, before conversion.
 
     Attributes:
-        columns: role (`timestamp`, `price`, `quantity`, and where there are `trade_id`, `exchange`,
-            `symbol`) to column.
-        lines: the 1-based physical line, or row of a Parquet file, of each row.
-        raw: the text of a row, given its number in these rows.
-        broken: what is not even a row, of schema `BROKEN_SCHEMA`.
+        columns: role -> column. The roles are `timestamp`, `price`, `quantity`, and optionally `trade_id`,
+            `exchange`, `symbol`.
+        lines: the 1-based physical line of each row, or its row number in a Parquet file.
+        raw: gives the text of a row, for its index in these rows.
+        broken: lines that are not rows, of schema `BROKEN_SCHEMA`.
     """
 
     columns: Mapping[str, pa.Array]
@@ -67,12 +67,12 @@ class RawRows:
 
 @dataclass(frozen=True)
 class ParsedBatch:
-    """Trades of a file in the order of their lines, and the rows that are none.
+    """Trades of a file in the order of their lines, and rejected rows.
 
     Attributes:
-        trades: of schema `TRADES_SCHEMA`; `trade_id` is null where the format has none.
-        rejected: of schema `REJECTED_SCHEMA`; `timestamp` is null where it is what is wrong.
-        daily_ids: whether ids are unique in their day only, as the format says.
+        trades: of schema `TRADES_SCHEMA`. `trade_id` is null if the format has no ids.
+        rejected: of schema `REJECTED_SCHEMA`. `timestamp` is null if the time is not valid.
+        daily_ids: whether the format's ids are unique only within a UTC day.
     """
 
     trades: pa.Table
@@ -80,15 +80,15 @@ class ParsedBatch:
     daily_ids: bool = False
 
     @property
-    def has_unterminated_line(self) -> int | None:
-        """The line of the file that may be cut, where this batch has that."""
+    def unterminated_line(self) -> int | None:
+        """The number of the last line of the file if it has no end of line, else None."""
         reasons = self.rejected["reason"]
         last = reasons[-1].as_py() if len(reasons) else None
         return int(self.rejected["line"][-1].as_py()) if last == UNTERMINATED_REASON else None
 
 
 def parse_rows(rows: RawRows, market: Market, now: datetime) -> ParsedBatch:
-    """Convert rows and part the trades from what cannot be one."""
+    """Convert rows, and separate trades from rejected rows."""
     size = len(rows.lines)
     moments = parse_times(rows.columns["timestamp"], now)
     prices = parse_decimals(_as_texts(rows.columns["price"]), PRICE)
@@ -127,16 +127,16 @@ def _rejected_rows(rows: RawRows, trades: pa.Table, bad: Int64s, parts: tuple[Pa
 
 
 def _valid_values(values: pa.Array, rows: Int64s, part: ParsedColumn) -> pa.Array:
-    """The values of rows, null where a value itself is what is wrong."""
-    right = pa.array([row not in part.errors for row in rows.tolist()], pa.bool_())
-    return pc.if_else(right, values, pa.scalar(None, values.type))
+    """The values of rows, with null for each value that has an error."""
+    is_valid = pa.array([row not in part.errors for row in rows.tolist()], pa.bool_())
+    return pc.if_else(is_valid, values, pa.scalar(None, values.type))
 
 
 def _add_broken_rows(rejected: pa.Table, broken: pa.Table, market: Market) -> pa.Table:
     size = broken.num_rows
     if not size:
         return rejected
-    more = pa.Table.from_arrays(
+    broken_rows = pa.Table.from_arrays(
         [
             *broken.columns,
             pa.repeat(pa.scalar(market.exchange, pa.string()), size),
@@ -145,17 +145,17 @@ def _add_broken_rows(rejected: pa.Table, broken: pa.Table, market: Market) -> pa
         ],
         schema=REJECTED_SCHEMA,
     )
-    return pa.concat_tables([rejected, more]).sort_by("line") if rejected.num_rows else more
+    return pa.concat_tables([rejected, broken_rows]).sort_by("line") if rejected.num_rows else broken_rows
 
 
 def truncate_raw(text: str) -> str:
-    """As much of a refused row's text as is kept."""
+    """Cut the text of a rejected row to the length that is stored."""
     return text if len(text) <= MAX_RAW_TEXT else f"{text[:MAX_RAW_TEXT]}..."
 
 
 def _as_texts(column: pa.Array) -> pa.Array:
-    # Arrow writes a float as the shortest text that reads back as the same float, which is what its
-    # owner meant; an integer or a decimal of any scale becomes its exact digits.
+    # Arrow writes a float as the shortest text that converts back to the same float. Integers and decimals
+    # become their exact digits.
     return column if pa.types.is_string(column.type) else pc.cast(column, pa.string())
 
 

@@ -1,7 +1,7 @@
-"""Columns of times to UTC microseconds, each with the rows whose time no trade has.
+"""Converts columns of times to UTC microseconds, with a reason for each row whose time is not valid.
 
-Whole columns are converted at once where their text is plain; a row that is written in some other way is read
-alone. Both ways give the same moment, and no value passes a float or overflows.
+A whole column is converted in one step if its texts are plain. Texts in another notation are converted row by
+row. Both ways give the same result. No value passes through a float, and no value overflows.
 """
 
 import re
@@ -24,82 +24,83 @@ from k2_ohlcv.sources.decimals import (
     read_text_offsets,
 )
 
-#: Bitcoin's first block is of January 2009: what claims to be older is not a trade of it.
+#: Bitcoin's first block is from January 2009, so no trade is older.
 OLDEST_MICROS = to_micros(trading_times.OLDEST_TRADE)
 
-# Ahead of every clock, and far from the end of 64 bits: what lies beyond is taken for this.
-_FUTURE_REASON = 2**62
+# Stands for every later time: later than any clock, and safe from 64-bit overflow.
+_FAR_FUTURE = 2**62
 _ISO_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ].*)?", re.ASCII)
 _FRACTION = re.compile(r"(\.[0-9]{6})[0-9]+")
-#: Microseconds in a unit, or units in a microsecond.
+#: Microseconds per unit.
 _MULTIPLIERS = {"s": 1_000_000, "ms": 1_000, "us": 1}
+#: Nanoseconds per microsecond.
 _NANOSECONDS = 1_000
-# Digits finer than a microsecond are cut, so all of a number has to be there until then.
-_EXACT_TYPES = Context(prec=2 * MAX_NUMBER_LENGTH, rounding=ROUND_DOWN)
+# Truncates digits finer than a microsecond. The precision covers the longest accepted number.
+_TRUNCATING_CONTEXT = Context(prec=2 * MAX_NUMBER_LENGTH, rounding=ROUND_DOWN)
 
 
 def parse_times(column: pa.Array, now: datetime) -> ParsedColumn:
-    """A column of times to timestamp[us, UTC]; faults where one is no time, or none that a trade has.
+    """Convert a column to timestamp[us, UTC], with an error for each row without a valid trade time.
 
     Args:
         column: text (ISO 8601, or a number since the epoch), integers, floats, dates or timestamps.
-        now: the moment of reading; more than a day ahead of it is a fault.
+        now: the current time. A time more than a day after `now` is an error.
     """
-    faults: dict[int, str] = {}
-    micros = _parse_micros(column, faults)
+    errors: dict[int, str] = {}
+    micros = _parse_micros(column, errors)
     for row in np.flatnonzero(micros < OLDEST_MICROS).tolist():
-        faults.setdefault(row, "timestamp is before 2009-01-01")
+        errors.setdefault(row, "timestamp is before 2009-01-01")
     for row in np.flatnonzero(micros > to_micros(now + DAY)).tolist():
-        faults.setdefault(row, "timestamp is more than a day ahead")
-    return ParsedColumn(pa.array(micros).view(pa.timestamp("us", "UTC")), faults)
+        errors.setdefault(row, "timestamp is more than a day ahead")
+    return ParsedColumn(pa.array(micros).view(pa.timestamp("us", "UTC")), errors)
 
 
-def _parse_micros(column: pa.Array, faults: dict[int, str]) -> Int64s:
+def _parse_micros(column: pa.Array, errors: dict[int, str]) -> Int64s:
     kind = column.type
     if pa.types.is_timestamp(kind):
-        return _to_micros(_fill_nulls(column.view(pa.int64()), faults), kind.unit)
+        return _to_micros(_fill_nulls(column.view(pa.int64()), errors), kind.unit)
     if pa.types.is_date64(kind):
-        return _to_micros(_fill_nulls(column.view(pa.int64()), faults), "ms")
+        return _to_micros(_fill_nulls(column.view(pa.int64()), errors), "ms")
     if pa.types.is_date32(kind):
-        days = _fill_nulls(pc.cast(column.view(pa.int32()), pa.int64()), faults)
-        return _to_micros(days * 86_400, "s")  # of 32 bits, so that seconds fit
+        days = _fill_nulls(pc.cast(column.view(pa.int32()), pa.int64()), errors)
+        return _to_micros(days * 86_400, "s")  # days have 32 bits: seconds fit 64
     if pa.types.is_integer(kind):
-        return _scale_numbers(_fill_nulls(_parse_int64s(column), faults))
+        return _scale_numbers(_fill_nulls(_parse_int64s(column), errors))
     texts = pc.cast(column, pa.string())
     for convert in (_parse_whole_numbers, _parse_fractions, _parse_iso_texts):
         micros = convert(texts)
         if micros is not None:
             return micros
     texts = pc.fill_null(texts, "").to_pylist()
-    return np.array([_parse_or_error(row, text, faults) for row, text in enumerate(texts)], np.int64)
+    return np.array([_parse_or_error(row, text, errors) for row, text in enumerate(texts)], np.int64)
 
 
 def _to_micros(values: Int64s, unit: str) -> Int64s:
-    """Values of a unit in microseconds; what would overflow is cut to a moment that no trade has.
+    """Convert values of a unit to microseconds, truncated like the digits of a text.
 
-    Finer than a microsecond is cut, as it is where the text has more digits.
+    A value that would overflow becomes a time that is not valid for a trade.
     """
     if unit == "ns":
         return values // _NANOSECONDS
     multiplier = _MULTIPLIERS[unit]
-    return np.clip(values, 0, _FUTURE_REASON // multiplier) * multiplier
+    return np.clip(values, 0, _FAR_FUTURE // multiplier) * multiplier
 
 
 def _parse_int64s(column: pa.Array) -> pa.Array:
     if pa.types.is_uint64(column.type):
-        column = pc.min_element_wise(column, pa.scalar(_FUTURE_REASON, pa.uint64()), skip_nulls=False)
+        column = pc.min_element_wise(column, pa.scalar(_FAR_FUTURE, pa.uint64()), skip_nulls=False)
     return pc.cast(column, pa.int64())
 
 
-def _fill_nulls(values: pa.Array, faults: dict[int, str]) -> Int64s:
+def _fill_nulls(values: pa.Array, errors: dict[int, str]) -> Int64s:
     for row in np.flatnonzero(pc.is_null(values).to_numpy(zero_copy_only=False)).tolist():
-        faults[row] = "timestamp is not a time"
+        errors[row] = "timestamp is not a time"
     filled: Int64s = pc.fill_null(values, OLDEST_MICROS).to_numpy(zero_copy_only=False)
     return filled
 
 
 def _scale_numbers(numbers: Int64s) -> Int64s:
-    """Seconds, milliseconds, microseconds or nanoseconds, told apart by magnitude, to microseconds."""
+    """Convert numbers to microseconds. The magnitude shows the unit: s, ms, µs or ns."""
     factors: tuple[tuple[int, Callable[[Int64s], Int64s]], ...] = (
         (10**11, lambda n: n * 1_000_000),
         (10**14, lambda n: n * 1_000),
@@ -107,7 +108,7 @@ def _scale_numbers(numbers: Int64s) -> Int64s:
     )
     if not len(numbers):
         return numbers
-    for limit, convert in factors:  # nearly always the whole column is in one unit
+    for limit, convert in factors:  # fast path: the whole column has one unit
         if numbers.max() < limit and (numbers.min() >= limit // 1000 or limit == factors[0][0]):
             return convert(np.maximum(numbers, 0))
     scaled = numbers // 1_000
@@ -123,7 +124,7 @@ def _parse_whole_numbers(texts: pa.Array) -> Int64s | None:
 
 
 def _is_nanoseconds(texts: pa.Array) -> bool:
-    """Whether all are of 19 digits and within 64 bits: nanoseconds until the year 2262."""
+    """Whether all texts have 19 digits and fit 64 bits. Such numbers are nanoseconds until the year 2262."""
     if texts.null_count or not len(texts):
         return False
     characters, lengths = read_text_bytes(texts), np.diff(read_text_offsets(texts))
@@ -134,7 +135,7 @@ def _is_nanoseconds(texts: pa.Array) -> bool:
 
 
 def _parse_fractions(texts: pa.Array) -> Int64s | None:
-    """Fractional seconds, all of them at most nine digits after the point."""
+    """Convert fractional seconds with at most nine decimals. None if a text has more."""
     if not is_plain_text(texts, point=True):
         return None
     try:
@@ -144,14 +145,14 @@ def _parse_fractions(texts: pa.Array) -> Int64s | None:
     words = np.frombuffer(values.buffers()[1], np.int64).reshape(-1, 2)[
         values.offset : values.offset + len(values)
     ]
-    # Seconds times 10^9 fill the low word until the year 2262; other units are read row by row.
+    # Seconds times 10^9 fit the low word until the year 2262. Larger numbers are converted row by row.
     return words[:, 0] // 1_000 if not words[:, 1].any() and (words[:, 0] >= 0).all() else None
 
 
 def _parse_iso_texts(texts: pa.Array) -> Int64s | None:
     if texts.null_count or not len(texts) or read_text_bytes(texts)[4:5].tobytes() != b"-":
         return None
-    for kind in (pa.timestamp("us", "UTC"), pa.timestamp("us")):  # with a zone, or without: UTC
+    for kind in (pa.timestamp("us", "UTC"), pa.timestamp("us")):  # a text without a zone is UTC
         try:
             micros: Int64s = pc.cast(pc.cast(texts, kind), pa.int64()).to_numpy()
         except pa.ArrowInvalid:
@@ -160,25 +161,25 @@ def _parse_iso_texts(texts: pa.Array) -> Int64s | None:
     return None
 
 
-def _parse_or_error(row: int, text: str, faults: dict[int, str]) -> int:
+def _parse_or_error(row: int, text: str, errors: dict[int, str]) -> int:
     micros = parse_micros(text)
     if micros is None:
-        faults[row] = "timestamp is not a time"
+        errors[row] = "timestamp is not a time"
         return OLDEST_MICROS
     return micros
 
 
 def parse_micros(text: str) -> int | None:
-    """The microseconds since the epoch that a text says, finer digits cut, or None where it is no time."""
+    """Convert a text to microseconds since the epoch, truncated. None if the text is not a time."""
     text = text.strip()
     if len(text) > MAX_NUMBER_LENGTH:
         return None
     if NUMBER_PATTERN.fullmatch(text):
         number = Decimal(text)
         if number <= 0 or number.adjusted() > 18:
-            return 0 if number <= 0 else _FUTURE_REASON
+            return 0 if number <= 0 else _FAR_FUTURE
         shift = next((s for limit, s in ((11, 6), (14, 3), (17, 0)) if number.adjusted() < limit), -3)
-        return int(number.scaleb(shift, _EXACT_TYPES))
+        return int(number.scaleb(shift, _TRUNCATING_CONTEXT))
     if not _ISO_DATE.fullmatch(text):
         return None
     try:

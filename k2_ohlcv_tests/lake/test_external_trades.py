@@ -93,8 +93,8 @@ def span(table: ExternalTrades) -> Interval:
         ({"K2_TRADES_TABLE": "a.b", "K2_TRADES_KEPT": "90"}, "K2_TRADES_KEPT='90' is not a.*such as 30d"),
         ({"K2_TRADES_TABLE": "a.b", "K2_TRADES_KEPT": "1d"}, "K2_TRADES_KEPT='1d' is too short"),
         ({"K2_TRADES_TABLE": "a.b", "K2_TRADES_COLUMNS": "prize=p"}, "'prize=p'.*one of exchange"),
-        ({"K2_TRADES_TABLE": "a.b", "K2_TRADES_COLUMNS": "price"}, "'price' is not ours=theirs"),
-        ({"K2_TRADES_TABLE": "a.b", "K2_TRADES_COLUMNS": "price="}, "'price=' is not ours=theirs"),
+        ({"K2_TRADES_TABLE": "a.b", "K2_TRADES_COLUMNS": "price"}, "'price' is not name=column"),
+        ({"K2_TRADES_TABLE": "a.b", "K2_TRADES_COLUMNS": "price="}, "'price=' is not name=column"),
         ({"K2_TRADES_TABLE": "a.b", "K2_TRADES_COLUMNS": "price=p,price=q"}, "each once"),
     ],
 )

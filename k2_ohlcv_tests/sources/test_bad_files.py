@@ -173,7 +173,7 @@ def test_no_error_shows_raw_bytes(tmp_path: Path) -> None:
 def test_what_is_no_regular_file(tmp_path: Path) -> None:
     """Opening a pipe would wait for a writer for ever."""
     os.mkfifo(tmp_path / "pipe.csv")
-    assert "no regular file" in refusal(tmp_path / "pipe.csv")
+    assert "not a regular file" in refusal(tmp_path / "pipe.csv")
 
 
 def test_names_that_no_trade_has(land: Write) -> None:

@@ -42,10 +42,10 @@ def test_only_regular_files_below_it_are_read(landing: Path) -> None:
         "X/AB/out.csv": "outside",
         "X/AB/up.csv": "outside",
         "X/AB/nothing.csv": "link to nothing",
-        "X/AB/loop.csv": "cannot be looked at",
+        "X/AB/loop.csv": "cannot be read",
         "Y": "outside",
         "Z": "link to a folder",
-        "X/AB/pipe.csv": "no regular file",
+        "X/AB/pipe.csv": "not a regular file",
         "X/AB/caf\\xe9.csv": "not UTF-8",
         "X/AB/caf\\xe9": "not UTF-8",
         "X/AB/x\\x1b[2J.csv": "outside",
@@ -69,7 +69,7 @@ def test_a_landing_folder_that_is_itself_a_link_or_missing(landing: Path) -> Non
 )
 def test_a_name_that_leads_elsewhere_is_refused(landing: Path, name: str) -> None:
     (landing / "X" / "AB" / "out.csv").symlink_to("/etc/passwd")
-    with pytest.raises(BadFileError, match=r"outside|cannot be looked at") as caught:
+    with pytest.raises(BadFileError, match=r"outside|cannot be read") as caught:
         find_file(landing, name)
     assert str(caught.value).isprintable()
 

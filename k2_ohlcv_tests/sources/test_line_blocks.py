@@ -25,16 +25,16 @@ READ = """
 import resource, sys
 from pathlib import Path
 from k2_ohlcv.domain.errors import BadFileError
-from k2_ohlcv.sources.reader import read
-from k2_ohlcv.sources.staging.rejected_buffer import Refusals
+from k2_ohlcv.sources.reader import read_file
+from k2_ohlcv.sources.staging.rejected_buffer import RejectedBuffer
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 before, counts = peak(), [0, 0]
-refusals = Refusals(Path(sys.argv[2]))
+buffer = RejectedBuffer(Path(sys.argv[2]))
 try:
-    for batch in read(Path(sys.argv[1]), exchange="E", symbol="S"):
+    for batch in read_file(Path(sys.argv[1]), exchange="E", symbol="S"):
         counts = [counts[0] + batch.trades.num_rows, counts[1] + batch.rejected.num_rows]
-        refusals.add(batch.rejected, sys.argv[1])
-    for table in refusals.batches():
+        buffer.add(batch.rejected, sys.argv[1])
+    for table in buffer.read_batches():
         assert table.nbytes < 200 << 20
 except BadFileError as error:
     assert len(str(error)) < 1000

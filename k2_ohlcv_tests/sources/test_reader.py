@@ -182,7 +182,7 @@ def test_a_last_line_without_an_end(
     batches = list(read_file(path, exchange="E", symbol="S"))
     assert [line for b in batches for line in b.trades["line"].to_pylist()] == trades
     (*_, last) = batches
-    assert last.has_unterminated_line == unterminated
+    assert last.unterminated_line == unterminated
     if unterminated:
         raw = text.splitlines()[-1]
         assert last.rejected.to_pylist()[-1]["reason"] == "unterminated"
@@ -240,15 +240,15 @@ def test_files_that_cannot_be_read_as_a_whole(land: Write, tmp_path: Path) -> No
         cut(land("cut.zip", text), 0.5): "to its end",
         damaged: "to its end",
         cut(land("cut.csv.gz", text), 0.5): "to its end",
-        several: "exactly one file, this one holds a.csv, b.csv",
-        tmp_path / "none.zip": "holds nothing",
+        several: "exactly one file, this one contains a.csv, b.csv",
+        tmp_path / "none.zip": "contains nothing",
         land("empty.csv", ""): "empty",
         land("empty.csv.gz", ""): "no rows",
         land("blank.csv", "\n \n"): "no rows",
         land("header.csv", "timestamp,price,amount\n"): "a header and no rows",
         land("candles.csv", "open_time,open,close\n1723161255,1,2\n"): "columns open_time, open, close",
         land("numbers.csv", "1,2,3,4\n"): "without a header",
-        land("twice.csv", "timestamp,price,amount,price\n1,2,3,4\n"): "price is there 2 times",
+        land("twice.csv", "timestamp,price,amount,price\n1,2,3,4\n"): "price appears 2 times",
         land("utf16.csv", text.encode("utf-16")): "UTF-16",
         land("nested.zip", damaged.read_bytes()): "another zip file inside",
         land("long.csv", "1" * 100): "without a header",

@@ -1,1 +1,1 @@
-"""The layouts of trade files, one file a format."""
+"""The layouts of trade files, one module per format."""

@@ -1,8 +1,8 @@
-"""Binance's public dumps: spot, USD-M and COIN-M futures, `trades` and `aggTrades`.
+"""Layouts of Binance's public dumps: spot, USD-M and COIN-M futures, `trades` and `aggTrades`.
 
-Times are ms, in spot files of 2025 and later µs. Futures files have had a header since 2022. In COIN-M
-files the quantity is in contracts, as in the exchange's own volumes; its column of base amounts is not read.
-Ids of `trades` and of `aggTrades` are of two kinds: land one of them for a market, not both.
+Times are in ms, or in µs for spot files since 2025. Futures files have a header since 2022. The quantity of
+COIN-M files is in contracts, as in the exchange's volumes. Their column of base amounts is not read.
+`trades` and `aggTrades` have different ids. Ingest only one of the two for a market.
 """
 
 from k2_ohlcv.sources.formats.layout import Layout

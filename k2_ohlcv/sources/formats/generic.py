@@ -1,7 +1,7 @@
-"""A plain table with a header, CSV or Parquet: the columns are found by their names, in any order.
+"""The layout of a plain table with a header, CSV or Parquet. Columns are found by name, in any order.
 
-`timestamp`, `price`, `quantity` (or `amount`, `qty`, `size`), and where there are `trade_id` (or `id`),
-`symbol` and `exchange`. Other columns are not read.
+The columns are `timestamp`, `price`, `quantity` (or `amount`, `qty`, `size`), and optionally `trade_id`
+(or `id`), `symbol` and `exchange`. Other columns are not read.
 """
 
 from collections.abc import Sequence
@@ -21,22 +21,22 @@ _REQUIRED_COLUMNS = ("timestamp", "price", "quantity")
 
 
 def normalize_header(header: Sequence[str]) -> tuple[str, ...]:
-    """The names of a header without spaces, quotes and case."""
+    """Normalize column names: without spaces and quotes, in lower case."""
     return tuple(name.strip().strip('"').strip().lower() for name in header)
 
 
 def layout_from_header(header: Sequence[str]) -> Layout | None:
-    """The layout of a table of that header, or None where a required column is missing.
+    """Make the layout for a header. None if a required column is missing.
 
     Raises:
-        BadFileError: a column that is needed is there twice.
+        BadFileError: a column appears more than once.
     """
     names = normalize_header(header)
     roles: dict[str, int] = {}
     for role, choices in _COLUMN_NAMES.items():
         for name in choices:
             if names.count(name) > 1:
-                raise BadFileError(f"the column {name} is there {names.count(name)} times: keep one of them")
+                raise BadFileError(f"the column {name} appears {names.count(name)} times: keep one of them")
             if name in names:
                 roles[role] = names.index(name)
                 break

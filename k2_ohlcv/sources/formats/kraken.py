@@ -1,8 +1,8 @@
-"""Kraken's dump: `PAIR.csv`, no header, `unixtime,price,volume`, no ids; equal rows are distinct trades.
+"""The layout of Kraken's dumps: `PAIR.csv`, no header, `unixtime,price,volume`, no ids.
 
-Nothing inside names the market. The file's name gives the symbol where it is a pair such as `XBTUSD`. The
-exchange is taken to be KRAKEN only where the caller says `--format kraken`: others publish the same three
-columns.
+Equal rows are distinct trades. The content does not name the market. The file name gives the symbol if it is
+a pair such as `XBTUSD`. The exchange is KRAKEN only with `--format kraken`, because other exchanges publish
+the same three columns.
 """
 
 import re
@@ -16,7 +16,7 @@ LAYOUT = Layout("Kraken trades", "kraken", "tdd", {"timestamp": 0, "price": 1, "
 _PAIR_NAME = re.compile(r"([A-Z0-9]{5,16})\.csv(\.gz|\.zip)?", re.ASCII)
 
 
-def market_from_filename(path: Path, *, said: bool) -> Market:
-    """What the file's name says of its market, and, where the format was asked for, the format itself."""
+def market_from_filename(path: Path, *, is_chosen: bool) -> Market:
+    """Read the symbol from the file name. If the caller chose the format, the exchange is KRAKEN."""
     pair = _PAIR_NAME.fullmatch(path.name)
-    return Market("KRAKEN" if said else None, pair.group(1) if pair else None)
+    return Market("KRAKEN" if is_chosen else None, pair.group(1) if pair else None)

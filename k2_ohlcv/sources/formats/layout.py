@@ -1,10 +1,10 @@
-"""What a layout of a dump is, and how a line is held against it."""
+"""The layout of a dump, and the test whether a row matches the layout."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-# What a cell must look like for a file without a header to be of a layout.
+# The pattern of each kind of cell, to recognise the layout of a file without a header.
 _CELL_PATTERNS = {
     "i": re.compile(r"[0-9]+", re.ASCII),
     "d": re.compile(r"[0-9]*\.?[0-9]+([eE][+-]?[0-9]+)?", re.ASCII),
@@ -18,14 +18,14 @@ class Layout:
     """The columns of a dump.
 
     Attributes:
-        name: as messages call it.
-        family: the word for it in `--format`.
-        cells: one letter a column, for files without a header: `i` an integer, `d` a number, `b` true or
-            false, `t` a time since the epoch. Empty where the layout always has a header.
-        roles: role of a trade -> position of its column.
-        headers: the headers that this layout is known to have, in lower case.
-        width: how many columns there are.
-        daily_ids: whether its ids begin anew each UTC day; else an id is unique in its market.
+        name: the name in messages.
+        family: the value for `--format`.
+        cells: one letter per column, for files without a header: `i` an integer, `d` a number, `b` true or
+            false, `t` a time since the epoch. Empty if the layout always has a header.
+        roles: role -> position of its column.
+        headers: the known headers of this layout, in lower case.
+        width: the number of columns.
+        daily_ids: whether ids start again each UTC day. If not, an id is unique in its market.
     """
 
     name: str
@@ -40,12 +40,12 @@ class Layout:
         object.__setattr__(self, "width", self.width or len(self.cells))
 
     def has_valid_cells(self, row: Sequence[str]) -> bool:
-        """Whether a row without a header looks like this layout."""
+        """Whether the cells of a row match this layout."""
         return len(row) == len(self.cells) and all(
             _CELL_PATTERNS[kind].fullmatch(cell.strip()) for kind, cell in zip(self.cells, row, strict=True)
         )
 
 
 def is_number(cell: str) -> bool:
-    """Whether a cell is a plain number, and so not the name of a column."""
+    """Whether a cell is a plain number. Column names are not numbers."""
     return bool(re.fullmatch(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*", cell, re.ASCII))

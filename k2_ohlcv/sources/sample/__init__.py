@@ -1,4 +1,4 @@
-"""The bundled sample of real trades, and daily candles that someone else made of them; see its README.md."""
+"""The bundled sample: real trades, and daily candles of an independent source. See README.md."""
 
 import csv
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ MARKET = ("BITSTAMP", "BTCUSD")
 
 @dataclass(frozen=True)
 class DailyCandle:
-    """A daily candle (UTC) as Bitcoincharts gives it: 12 significant digits.
+    """A daily candle (UTC) from Bitcoincharts, with 12 significant digits.
 
-    `notional` is the sum of price times quantity, `vwap` that by the volume.
+    `notional` is the sum of price times quantity. `vwap` is notional divided by volume.
     """
 
     day: date
@@ -30,12 +30,12 @@ class DailyCandle:
 
 
 def sample_trades_file() -> Path:
-    """The file of trades, a plain table for `ingest`."""
+    """The path of the trades file, a plain table for `ingest`."""
     return _FOLDER / "bitstamp-btcusd-2013.csv.gz"
 
 
 def read_daily_candles() -> list[DailyCandle]:
-    """The independent daily candles of the six full days, in order."""
+    """Read the independent daily candles of the six full days, in order."""
     with (_FOLDER / "candles-1d.csv").open(newline="") as file:
         rows = list(csv.reader(file))[1:]
     return [DailyCandle(date.fromisoformat(day), *map(Decimal, values)) for day, *values in rows]

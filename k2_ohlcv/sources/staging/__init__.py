@@ -1,1 +1,1 @@
-"""What an ingestion keeps on disk until it commits: sorted trades and rejected rows."""
+"""Temporary files of an ingestion until it commits: sorted trades and rejected rows."""

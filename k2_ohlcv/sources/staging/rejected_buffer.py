@@ -1,4 +1,4 @@
-"""Rows that are not taken, on disk until they are kept: a file may be nothing but such rows."""
+"""Buffers rejected rows on disk until the commit, because every row of a large file may be rejected."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+#: Reasons are stored and identify a rejected row. A new text would store the same row again.
 CONFLICT = "conflict: this trade_id is stored, or came before, with other values"
 TOO_LATE = "too late: the trades of that time have expired, and their candles are frozen"
 
@@ -22,20 +23,20 @@ REJECTED_BUFFER_SCHEMA = pa.schema(
 )
 _BATCH_ROWS = 250_000
 _BATCH_BYTES = 64 << 20
-# What is written at once: of a row's raw text there are up to `MAX_RAW_TEXT` characters.
+# Rows per write. The raw text of a row has up to `MAX_RAW_TEXT` characters.
 _CHUNK_ROWS = 16_384
 
 
 class RejectedBuffer:
-    """Refused rows of all files, written as they come."""
+    """The rejected rows of all files, written to disk in order of arrival."""
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / "refused.arrow"
+        self._path = folder / "rejected.arrow"
         self._sink: pa.OSFile | None = None
         self._writer: pa.RecordBatchWriter | None = None
 
     def add(self, rows: pa.Table, source: str) -> None:
-        """Put in rejected rows (`rows.REJECTED_SCHEMA`) of a source."""
+        """Add rejected rows (`rows.REJECTED_SCHEMA`) of a source."""
         if rows.num_rows:
             columns = [
                 pa.repeat(pa.scalar(source), rows.num_rows),
@@ -44,7 +45,7 @@ class RejectedBuffer:
             self.add_rows(pa.Table.from_arrays(columns, schema=REJECTED_BUFFER_SCHEMA))
 
     def add_rows(self, rows: pa.Table) -> None:
-        """Put in rows that say their source themselves."""
+        """Add rows that have a source column."""
         if not rows.num_rows:
             return
         if self._writer is None:
@@ -55,22 +56,22 @@ class RejectedBuffer:
         self._writer.write_table(rows, max_chunksize=_CHUNK_ROWS)
 
     def read_batches(self) -> Iterator[pa.Table]:
-        """All rows in bounded batches; nothing can be put in afterwards."""
+        """Read all rows in bounded batches. No rows can be added afterwards."""
         if self._writer is None or self._sink is None:
             return
         self._writer.close()
         self._sink.close()
-        held: list[pa.RecordBatch] = []
+        batches: list[pa.RecordBatch] = []
         rows = size = 0
         with pa.OSFile(str(self._path)) as source, pa.ipc.open_stream(source) as reader:
             for batch in reader:
-                held.append(batch)
+                batches.append(batch)
                 rows, size = rows + batch.num_rows, size + batch.nbytes
                 if rows >= _BATCH_ROWS or size >= _BATCH_BYTES:
-                    yield pa.Table.from_batches(held)
-                    held, rows, size = [], 0, 0
-        if held:
-            yield pa.Table.from_batches(held)
+                    yield pa.Table.from_batches(batches)
+                    batches, rows, size = [], 0, 0
+        if batches:
+            yield pa.Table.from_batches(batches)
 
 
 def build_rejected_rows(
@@ -81,14 +82,13 @@ def build_rejected_rows(
     markets: Sequence[tuple[str, str]],
     sources: Sequence[str],
 ) -> pa.Table:
-    """Rows of a batch as refused ones.
+    """Convert the selected trades of a batch to rejected rows.
 
-    Their raw text is made again from their values, in the order of a plain table: timestamp, price,
-    quantity, trade_id.
+    The raw text is generated from the values: timestamp, price, quantity, trade_id.
     """
     if not which.any():
         return REJECTED_BUFFER_SCHEMA.empty_table()
-    refused = rows.filter(pa.array(which)).to_pylist()
+    rejected = rows.filter(pa.array(which)).to_pylist()
     return pa.Table.from_pylist(
         [
             {
@@ -99,7 +99,7 @@ def build_rejected_rows(
                 "exchange": markets[row["market"]][0],
                 "symbol": markets[row["market"]][1],
             }
-            for row in refused
+            for row in rejected
         ],
         schema=REJECTED_BUFFER_SCHEMA,
     )

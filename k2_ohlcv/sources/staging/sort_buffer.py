@@ -1,8 +1,8 @@
-"""Rows on disk in the order of time: an external sort, so that a file of any size takes bounded memory.
+"""External merge sort of trades by timestamp. Memory use does not depend on file size.
 
-Parsed rows are gathered into runs, each sorted by time and written in small chunks whose first and last times
-are kept; a range of time is then read from the few chunks that touch it. Runs are Arrow files with lz4: they
-live for minutes and are read once, so speed of writing counts for more than size.
+Parsed rows are collected into runs. Each run is sorted by time and written in small chunks. The first and
+last time of each chunk stay in memory, so a time range is read from few chunks. Runs are Arrow files with
+lz4. They exist for minutes and are read once, so write speed matters more than size.
 """
 
 from collections import Counter
@@ -18,13 +18,13 @@ import pyarrow.compute as pc
 from k2_ohlcv.sources.columns import Int64s
 from k2_ohlcv.sources.rows import TIMESTAMP_TYPE, TRADES_SCHEMA
 
-#: What a run holds: some 60 MB in memory.
+#: The most rows of a run, about 60 MB in memory.
 MAX_RUN_ROWS = 1_000_000
 _CHUNK_ROWS = 65_536
 _HOUR = 3_600_000_000
 _DAY = 24 * _HOUR
 
-#: Trades as they lie in runs: the market and the file as numbers, the time as microseconds.
+#: The schema of a run. Market and file are numbers.
 RUN_SCHEMA = pa.schema(
     [
         ("market", pa.int32()),
@@ -36,7 +36,7 @@ RUN_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class TimeRange:
-    """A half-open range of time in microseconds, and how many rows are in it."""
+    """A half-open time range in microseconds, with its number of rows."""
 
     start: int
     end: int
@@ -50,7 +50,7 @@ class _SortedRun:
 
 
 class SortBuffer:
-    """Trades of files, put in as they are parsed and taken out by ranges of time."""
+    """Trades of files, added in file order and read by time range."""
 
     def __init__(self, folder: Path, run_rows: int = MAX_RUN_ROWS) -> None:
         self._folder = folder
@@ -61,7 +61,7 @@ class SortBuffer:
         self._hours: Counter[int] = Counter()
 
     def add(self, rows: pa.Table) -> None:
-        """Put rows in; files and their lines in order."""
+        """Add rows, in the order of files and lines."""
         if not rows.num_rows:
             return
         hours, counts = np.unique(to_micros_array(rows) // _HOUR, return_counts=True)
@@ -85,23 +85,24 @@ class SortBuffer:
         self._pending, self._pending_rows = [], 0
 
     def read(self, start: int, end: int) -> pa.Table:
-        """The rows of a half-open range of microseconds, ordered by time, file and line."""
+        """Read the rows of a half-open range of microseconds, ordered by time, file and line."""
         parts = [RUN_SCHEMA.empty_table()]
         for run in self._runs:
-            hits = [i for i, (first, last) in enumerate(run.bounds) if first < end and last >= start]
-            if hits:
+            chunks = [i for i, (first, last) in enumerate(run.bounds) if first < end and last >= start]
+            if chunks:
                 with pa.OSFile(str(run.path)) as source, pa.ipc.open_file(source) as reader:
                     parts += [
-                        _rows_between(pa.Table.from_batches([reader.get_batch(i)]), start, end) for i in hits
+                        _rows_between(pa.Table.from_batches([reader.get_batch(i)]), start, end)
+                        for i in chunks
                     ]
         parts += [_rows_between(rows, start, end) for rows in self._pending]
         return sort_by_time(pa.concat_tables(parts))
 
     def split_ranges(self, most: int) -> Iterator[TimeRange]:
-        """The rows' times in contiguous ranges of about `most` rows at most.
+        """Split the time into contiguous ranges of at most about `most` rows.
 
-        Whole days where they fit, else hours, else less. Rows of one microsecond are never parted, so a
-        single one may hold more.
+        A range is whole days if they fit, else hours, else shorter. Rows of one microsecond stay together, so
+        one microsecond may have more rows.
         """
         days: Counter[int] = Counter()
         for hour, count in self._hours.items():
@@ -127,7 +128,7 @@ class SortBuffer:
 
 
 def _cut_points(times: Int64s, most: int) -> Iterator[int]:
-    """Moments at which sorted times are cut into parts of so many at most, a single moment apart."""
+    """Find the times that cut sorted times into parts of at most `most`. Equal times stay together."""
     at = 0
     while len(times) - at > most:
         first = int(np.searchsorted(times, times[at + most]))
@@ -137,32 +138,32 @@ def _cut_points(times: Int64s, most: int) -> Iterator[int]:
 
 
 def _join_ranges(ranges: list[TimeRange], most: int) -> Iterator[TimeRange]:
-    held: TimeRange | None = None
+    pending: TimeRange | None = None
     for span in ranges:
         if not span.rows:
             continue
-        # Whole days go with whole days only: a day in pieces stays by itself.
-        same_kind = held and (
-            held.start // _DAY == span.start // _DAY or not (held.end % _DAY or span.end % _DAY)
+        # Join whole days only with whole days. Parts of a day join only within the day.
+        same_kind = pending and (
+            pending.start // _DAY == span.start // _DAY or not (pending.end % _DAY or span.end % _DAY)
         )
-        if held and same_kind and held.rows + span.rows <= most:
-            held = TimeRange(held.start, span.end, held.rows + span.rows)
+        if pending and same_kind and pending.rows + span.rows <= most:
+            pending = TimeRange(pending.start, span.end, pending.rows + span.rows)
             continue
-        if held:
-            yield held
-        held = span
-    if held:
-        yield held
+        if pending:
+            yield pending
+        pending = span
+    if pending:
+        yield pending
 
 
 def to_micros_array(rows: pa.Table) -> Int64s:
-    """The times of rows, in microseconds since the epoch."""
+    """Convert the times of rows to microseconds since the epoch."""
     values: Int64s = rows["timestamp"].cast(pa.int64()).to_numpy()
     return values
 
 
 def sort_by_time(rows: pa.Table) -> pa.Table:
-    """The rows ordered by time; those of one time as they were."""
+    """Sort rows by time. The sort is stable."""
     times = to_micros_array(rows)
     if not len(times) or (np.diff(times) >= 0).all():
         return rows

@@ -1,7 +1,7 @@
-"""A folder for the length of one ingestion, and the end of those that killed ones left.
+"""Creates the temporary folder of an ingestion, and removes folders of killed processes.
 
-Each is held by a lock on a file beside it, which the system lets go of when its process ends, however it
-ends.
+A process locks a file beside its folder. The operating system releases the lock when the process ends, even
+after a crash. A folder without a lock therefore belongs to a dead process.
 """
 
 import fcntl
@@ -16,21 +16,21 @@ _PREFIX = "ingest-"
 
 @contextmanager
 def open_temp_folder(workspace: Path) -> Iterator[Path]:
-    """A new empty folder in the workspace, removed at the end; those of dead processes are removed first."""
+    """Create a temporary folder, and remove it at the end. Folders of dead processes are removed first."""
     workspace.mkdir(parents=True, exist_ok=True)
     with (workspace / ".lock").open("w") as gate:
-        # One at a time from here to the lock on the new folder, so that no one takes it for a dead one's.
+        # The lock covers the time before the new folder is locked. No other process can remove it as dead.
         fcntl.flock(gate, fcntl.LOCK_EX)
         _remove_dead_folders(workspace)
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=workspace))
-        held = _lock_path(folder).open("w")
-        fcntl.flock(held, fcntl.LOCK_EX)
+        lock = _lock_path(folder).open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         _lock_path(folder).unlink(missing_ok=True)
-        held.close()
+        lock.close()
 
 
 def _lock_path(folder: Path) -> Path:
@@ -45,6 +45,6 @@ def _remove_dead_folders(workspace: Path) -> None:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                continue  # its process lives
+                continue  # its process is alive
             shutil.rmtree(folder, ignore_errors=True)
             _lock_path(folder).unlink(missing_ok=True)

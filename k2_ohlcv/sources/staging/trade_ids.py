@@ -1,7 +1,6 @@
-"""Which trade a row is: ids where there are none, and rows of one batch that are the same trade.
+"""Generates ids for trades without ids, and finds duplicate ids within a batch.
 
-Works on batches in the order of time, as `sort_buffer` gives them; all rows of one microsecond are in one
-batch.
+Batches are in time order, from `sort_buffer`. All rows of one microsecond are in one batch.
 """
 
 from collections.abc import Collection
@@ -23,15 +22,15 @@ _DAY_MICROS = 86_400_000_000
 
 @dataclass(frozen=True)
 class BatchWithIds:
-    """A batch whose rows all have ids.
+    """A batch in which every row has an id.
 
     Attributes:
-        rows: the batch, `trade_id` filled.
-        generated_id: which ids were made.
-        first_duplicate: for each row, the row of the batch that came first (by file and line) with the same
-            market and id; itself, nearly always.
-        shared_timestamps: rows with made ids whose market and time an earlier file of the same call has too.
-        has_daily_ids: rows whose id is unique in its day only; None where there are none.
+        rows: the batch, with `trade_id` filled.
+        generated_id: rows with a generated id.
+        first_duplicate: for each row, the index of the first row (by file and line) with the same market and
+            id. For nearly every row this is the row itself.
+        shared_timestamps: rows with generated ids whose market and time also appear in an earlier file.
+        has_daily_ids: rows whose id is unique only within its day. None if the batch has no such row.
     """
 
     rows: pa.Table
@@ -42,31 +41,31 @@ class BatchWithIds:
 
 
 def assign_ids(rows: pa.Table, daily_files: Collection[int] = ()) -> BatchWithIds:
-    """Give every row of a batch its id, and find the rows that share one.
+    """Generate missing ids of a batch, and find rows with the same id.
+
+    A generated id is `<timestamp in µs>-<ordinal>`. The ordinal counts from 0 among the rows of a file with
+    the same market and time. Equal rows therefore stay distinct trades, and a file always gives the same ids.
 
     Args:
         rows: the batch.
-        daily_files: the numbers of files whose ids are unique in their day only.
-
-    A made id is `<timestamp in µs>-<ordinal>`, the ordinal counted from 0 among the rows of that market and
-    time in the file, so that equal rows stay distinct trades and the same file gives the same ids.
+        daily_files: the numbers of files whose ids are unique only within a day.
     """
-    made: Mask = rows["trade_id"].is_null().to_numpy(zero_copy_only=False)
-    met = np.zeros(rows.num_rows, bool)
-    if made.any():
-        rows, met = _generate_ids(rows, made)
-    # Made ids are told apart by how they are made, but for those that an earlier file made too.
-    apart = made.all() and not met.any()
+    is_generated: Mask = rows["trade_id"].is_null().to_numpy(zero_copy_only=False)
+    is_shared = np.zeros(rows.num_rows, bool)
+    if is_generated.any():
+        rows, is_shared = _generate_ids(rows, is_generated)
+    # Generated ids are unique, unless an earlier file has the same market and time.
+    all_unique = is_generated.all() and not is_shared.any()
     daily = np.isin(rows["file"].to_numpy(), list(daily_files)) if daily_files else None
-    first = np.arange(len(made)) if apart else _first_duplicates(rows, daily)
-    return BatchWithIds(rows, made, first, met, daily)
+    first = np.arange(len(is_generated)) if all_unique else _first_duplicates(rows, daily)
+    return BatchWithIds(rows, is_generated, first, is_shared, daily)
 
 
-def _generate_ids(rows: pa.Table, made: Mask) -> tuple[pa.Table, Mask]:
+def _generate_ids(rows: pa.Table, is_generated: Mask) -> tuple[pa.Table, Mask]:
     times = to_micros_array(rows)
-    at = np.flatnonzero(made)
+    at = np.flatnonzero(is_generated)
     markets, files = rows["market"].to_numpy()[at], rows["file"].to_numpy()[at]
-    order = np.lexsort((files, times[at], markets))  # stable: lines stay in order
+    order = np.lexsort((files, times[at], markets))  # a stable sort keeps the order of lines
     at, markets, files = at[order], markets[order], files[order]
     moments = times[at]
     new_moment = _change_mask(markets) | _change_mask(moments)
@@ -76,12 +75,14 @@ def _generate_ids(rows: pa.Table, made: Mask) -> tuple[pa.Table, Mask]:
         pc.cast(pa.array(moments), pa.string()), pc.cast(pa.array(ordinals), pa.string()), "-"
     )
     back = np.argsort(at, kind="stable")
-    filled = pc.replace_with_mask(rows["trade_id"].combine_chunks(), pa.array(made), ids.take(pa.array(back)))
-    met = np.zeros(len(made), bool)
-    # A later file of the same market and time: past its first file's rows, counted from where the time began.
+    filled = pc.replace_with_mask(
+        rows["trade_id"].combine_chunks(), pa.array(is_generated), ids.take(pa.array(back))
+    )
+    is_shared = np.zeros(len(is_generated), bool)
+    # Find rows whose file is not the first file with the same market and time.
     first_file = files[np.maximum.accumulate(np.where(new_moment, np.arange(len(at)), 0))]
-    met[at[files != first_file]] = True
-    return rows.set_column(rows.schema.get_field_index("trade_id"), "trade_id", filled), met
+    is_shared[at[files != first_file]] = True
+    return rows.set_column(rows.schema.get_field_index("trade_id"), "trade_id", filled), is_shared
 
 
 def _change_mask(values: npt.NDArray[np.integer]) -> Mask:
@@ -112,12 +113,12 @@ def _first_duplicates(rows: pa.Table, daily: Mask | None) -> Int64s:
 
 
 def _id_codes(rows: pa.Table) -> Int64s | None:
-    """A number for each market and id, or None where it is plain that no two rows share them."""
+    """Number each pair of market and id. None if no two rows have the same pair."""
     ids = rows["trade_id"].combine_chunks()
     markets = rows["market"].to_numpy()
     if len(ids) < 2:
         return None
-    # Integers that differ come from texts that differ: cheaper to see than the texts themselves.
+    # Different integers have different texts. Comparing integers is cheaper than comparing texts.
     if is_plain_text(ids, point=False) and not (markets != markets[0]).any():
         numbers = pc.cast(ids, pa.int64()).to_numpy()
         if (np.diff(numbers) > 0).all() or (np.diff(np.sort(numbers)) > 0).all():
