@@ -18,7 +18,7 @@ LIVES ?= --lives 50 --steps 200 --processes 2
 # Test processes: each has an engine of its own, which uses the other cores while it computes.
 WORKERS ?= 2
 
-.PHONY: help setup demo dev test lint format bench soak lock clean clean-lake
+.PHONY: help setup demo dev test lint hooks format bench soak lock clean clean-lake
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ lint: $(STAMP) ## Check style and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+hooks: $(STAMP) ## Have git run the linters before each commit
+	$(VENV)/bin/pre-commit install
 
 format: $(STAMP) ## Put the code in its form
 	$(VENV)/bin/ruff check --fix .
