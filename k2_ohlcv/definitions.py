@@ -1,4 +1,4 @@
-"""The only place where Definitions is built. Importing it reads no environment; calling it does."""
+"""Assembles the Dagster graph. Only a call reads the environment; an import does not."""
 
 import warnings
 from collections.abc import Sequence
@@ -18,42 +18,42 @@ def build_definitions(settings: Settings) -> dg.Definitions:
     """The whole graph.
 
     Args:
-        settings: decide where partitions begin, how long tables may be behind, and how often sensors look;
-            the rest is read by each run for itself.
+        settings: where partitions begin, how stale tables may be, and how often sensors run. Each run reads
+            all other settings itself.
     """
     with warnings.catch_warnings():
-        # Backfill policies and the like are called beta; we pin Dagster's minor version because of them.
+        # Dagster calls backfill policies beta. Its minor version is pinned because of them.
         warnings.simplefilter("ignore", dg.BetaWarning)
         tables = assets.build_assets(settings)
-        tick = settings.sensor_seconds
+        seconds = settings.sensor_seconds
         days = _partitions_of_asset(tables, TRADES_TABLE)
-        clocked, all_schedules = schedules.build_scheduled_jobs()
+        scheduled_jobs, all_schedules = schedules.build_scheduled_jobs()
         return dg.Definitions(
             assets=tables,
             asset_checks=[*checks.build_checks(), *retention_checks.build_retention_checks()],
-            jobs=[*jobs.build_jobs(settings), ingest_job.build_ingest_job(days), *clocked],
+            jobs=[*jobs.build_jobs(settings), ingest_job.build_ingest_job(days), *scheduled_jobs],
             schedules=all_schedules,
             sensors=[
                 dead_runs.dead_runs,
-                *landing.build_landing_sensor(tick),
-                *external_commits.build_external_commits_sensor(days, tick),
-                *refresh.build_refresh_sensors(tables, tick),
+                *landing.build_landing_sensor(seconds),
+                *external_commits.build_external_commits_sensor(days, seconds),
+                *refresh.build_refresh_sensors(tables, seconds),
             ],
             resources=build_resources(),
-            executor=dg.in_process_executor,  # one run is one process, so all its steps share one session
+            executor=dg.in_process_executor,  # the steps of a run share one Spark session
         )
 
 
 def _partitions_of_asset(tables: Sequence[dg.AssetsDefinition], name: str) -> dg.PartitionsDefinition[Any]:
-    (found,) = [table.partitions_def for table in tables if table.key == dg.AssetKey(name)]
-    assert found is not None
-    return found
+    (partitions,) = [table.partitions_def for table in tables if table.key == dg.AssetKey(name)]
+    assert partitions is not None
+    return partitions
 
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """What Dagster loads, with the environment of that moment."""
+    """The definitions that Dagster loads, with the environment of that moment."""
     settings = Settings.from_environ()
     if settings.log_json:
-        logs.configure(json_lines=True)  # here, because every process of a run passes here before it logs
+        logs.configure(json_lines=True)  # every process of a run calls this function before it logs
     return build_definitions(settings)
