@@ -100,8 +100,8 @@ def run_rebuilds(
     """Run the rebuild jobs of some timeframes over the partitions of some spans of days, given by grain.
 
     There is one run a job, whatever the number of spans: only a run over all data can set the watermark.
-    The run's partitions are those of the last span. Its config has the other spans, since Dagster would
-    record every empty partition of a range from the first span to the last, which takes 54 ms each.
+    The run's partitions are those of the last span, and its config has the other spans. Dagster would record
+    every empty partition of a range from the first span to the last. Each takes 54 ms.
     """
     with console.progress("rebuilding", total=len(timeframes)) as steps:
         steps.start_step("starting Dagster")

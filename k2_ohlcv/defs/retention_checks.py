@@ -46,8 +46,8 @@ def _build_check(table: str) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         name=RETENTION_LIMIT_CHECK,
         asset=table,
-        description="Scheduled retention holds back no drop. It holds one back that is too large for the "
-        "time that passed since its last run.",
+        description="Scheduled retention held back no drop. It holds back a drop that is too large for the "
+        "time since its last run.",
     )
     def check(lake: LakeResource) -> dg.AssetCheckResult:
         from k2_ohlcv.operations.retention import retention

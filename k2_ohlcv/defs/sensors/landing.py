@@ -23,7 +23,7 @@ from k2_ohlcv.sources.landing_folder import is_unterminated, list_files
 BATCH_TAG = "k2/landing"
 #: Files of one run. The others wait for the next evaluation of the sensor.
 _MAX_FILES = 200
-#: A file whose last line has no end of line may still be in the making for so long.
+#: For so long a file whose last line has no end of line may still be growing.
 SETTLE_SECONDS = 600
 # Prefix of the state of a file that must not be read.
 _REFUSED_STATE = "refused: "
