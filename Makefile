@@ -1,33 +1,33 @@
-# What people do here; .ci/run calls the same targets.
+# The targets that people run. .ci/run calls the same ones.
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
-# Without bytecode each process of the tests compiles hundreds of modules anew.
+# Without bytecode each test process would compile hundreds of modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.ready
-# The port of `make dev`, and further arguments of `make test`, `make bench` and `make soak`.
+# PORT is the port of `make dev`. ARGS are further arguments of `make test`, `make bench` and `make soak`.
 PORT ?= 3000
 ARGS ?=
 # Arguments of the simulator in `make soak`: 10,000 steps, 200 a life.
 LIVES ?= --lives 50 --steps 200 --processes 2
-# Test processes: each has an engine of its own, which uses the other cores while it computes.
+# Test processes. Each has its own engine, which uses the other cores while it computes.
 WORKERS ?= 2
 
-.PHONY: help setup demo dev test lint format bench soak lock clean clean-lake
+.PHONY: help setup demo dev test lint hooks format bench soak lock clean clean-lake
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## Make .venv with the pinned dependencies (nothing to do if it is there)
+setup: $(STAMP) ## Make .venv with the pinned dependencies, unless it is up to date
 
-# The package itself goes in as a link to this folder, and without asking any index: its build needs only
-# what is already in .venv. Nothing is compiled to bytecode here: Python compiles what is imported, when it first
-# is, and of the 1.6 GB that is little.
+# The package is installed as a link to this folder, without asking an index: its build needs only packages that
+# are in .venv already. pip compiles no bytecode. Python compiles a module on its first import, and few of the
+# packages, which take 1.6 GB, are imported.
 $(STAMP): requirements.txt pyproject.toml
 	@set -euo pipefail; \
 	if command -v uv >/dev/null; then \
@@ -64,24 +64,27 @@ lint: $(STAMP) ## Check style and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-format: $(STAMP) ## Put the code in its form
+hooks: $(STAMP) ## Have git run the linters before each commit
+	$(VENV)/bin/pre-commit install
+
+format: $(STAMP) ## Format the code, and fix what ruff can fix
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
 bench: $(STAMP) ## Measure against DuckDB and Polars on generated trades
 	$(PYTHON) -m bench $(ARGS)
 
-soak: $(STAMP) ## Let in a day of trades in fast time, then play lives with faults (LIVES="--seed 7")
+soak: $(STAMP) ## Play a day of trading in fast time, then seeded lives with faults (LIVES="--seed 7")
 	$(PYTHON) -m bench.soak $(ARGS)
 	$(PYTHON) -m k2_ohlcv_tests.system.simulator $(LIVES)
 
-lock: ## Pin requirements.txt anew from pyproject.toml (needs uv and a network)
+lock: ## Renew the versions in requirements.txt from pyproject.toml (needs uv and a network)
 	uv pip compile --quiet --universal --extra dev --python-version 3.11 --no-header --no-annotate --upgrade \
 	  pyproject.toml -o requirements.txt
 
-clean: ## Remove .venv, caches and build outputs; your data stays
+clean: ## Remove .venv, caches and build outputs, but no data
 	rm -rf $(VENV) .bench .pytest_cache .mypy_cache .ruff_cache .hypothesis dist spark-warehouse *.egg-info
 	find k2_ohlcv k2_ohlcv_tests bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
-clean-lake: ## Remove .k2: the tables, the landing files and Dagster's history of this folder
+clean-lake: ## Remove .k2: tables, landing files and Dagster's history
 	rm -rf .k2

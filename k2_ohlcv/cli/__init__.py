@@ -1,1 +1,1 @@
-"""What the commands do, apart from parsing and printing, which is `cli`."""
+"""The command line, a module a command. Commands parse, call an operation or a Dagster job, and print."""

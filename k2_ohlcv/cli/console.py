@@ -1,4 +1,4 @@
-"""What a command shows and where: its result on stdout, progress, notes and errors on stderr."""
+"""The output of a command: its result on stdout; progress, notes and errors on stderr."""
 
 import json
 import logging
@@ -26,26 +26,26 @@ from k2_ohlcv import logs
 from k2_ohlcv.domain.printable import make_printable
 from k2_ohlcv.settings import Settings
 
-#: The widest of our tables.
+#: Characters: enough for the widest table of any command.
 _WIDTH = 130
-# Characters of one text: many a name, no whole file.
+# Characters of one text: enough for many names, but not for a whole file.
 _MAX_TEXT = 20_000
 
 
 class Console:
-    """One command's output. Used as a context: the logs are set up on entry."""
+    """The output of one command. It is a context manager that sets up the logs on entry."""
 
     def __init__(self, settings: Settings, *, as_json: bool) -> None:
         self.settings = settings
         self.as_json = as_json
-        # Rather a line that a narrow window wraps than a number that is cut.
+        # A narrow terminal wraps lines, so that no number is cut.
         self._out = RichConsole(highlight=False, width=max(_WIDTH, RichConsole().width))
         self._err = RichConsole(stderr=True, highlight=False)
         self._log = logs.get_logger("k2_ohlcv.cli.main")
 
     def __enter__(self) -> "Console":
         json_lines = self.settings.log_json
-        # In text, progress and the command's own words tell what happens: logs are for what went wrong.
+        # With text output the command itself shows what happens, so logs show only warnings and errors.
         level = logging.INFO if json_lines else logging.WARNING
         logs.configure(json_lines=json_lines, level=level, events=json_lines, keep=False)
         return self
@@ -56,20 +56,20 @@ class Console:
         return None
 
     def print_json(self, value: Mapping[str, object]) -> None:
-        """With `--json`: the one object on stdout."""
+        """Print the one object on stdout, with `--json` only."""
         if self.as_json:
             sys.stdout.write(json.dumps(value, default=str) + "\n")
             sys.stdout.flush()
 
-    def print_text(self, *what: object) -> None:
-        """Without `--json`: text or a rich table for people, on stdout."""
+    def print_text(self, *parts: object) -> None:
+        """Print texts and rich tables on stdout, without `--json` only."""
         if not self.as_json:
-            for one in what:
-                is_text = isinstance(one, str)
-                self._out.print(_plain(one) if isinstance(one, str) else one, soft_wrap=is_text)
+            for part in parts:
+                is_text = isinstance(part, str)
+                self._out.print(_plain(part) if isinstance(part, str) else part, soft_wrap=is_text)
 
     def print_note(self, text: str, **fields: object) -> None:
-        """Something worth knowing that is no part of the result: on stderr, or as a log line."""
+        """Print a remark that is not part of the result, on stderr or as a log line."""
         if self.settings.log_json:
             self._log.info(text, **fields)
         else:
@@ -77,7 +77,7 @@ class Console:
 
     @contextmanager
     def progress(self, title: str, total: int | None = None) -> Iterator["ProgressSteps"]:
-        """Progress on stderr: a bar on a terminal, a line a step elsewhere, nothing where logs are JSON."""
+        """Show progress on stderr: a bar on a terminal, else a line a step. With JSON logs show nothing."""
         if self.settings.log_json:
             yield ProgressSteps(self, title, None)
         elif not self._err.is_terminal:
@@ -98,48 +98,46 @@ class Console:
 
 
 class ProgressSteps:
-    """How far a command is."""
+    """The steps of a command, shown as they start and end."""
 
-    def __init__(
-        self, terminal: Console, title: str, bars: Progress | None, total: int | None = None
-    ) -> None:
-        self._terminal = terminal
+    def __init__(self, console: Console, title: str, bars: Progress | None, total: int | None = None) -> None:
+        self._console = console
         self._title = title
         self._bars = bars
         self._task = bars.add_task(title, total=total) if bars else None
 
-    def start_step(self, what: str) -> None:
-        """What is being done now; shown on a terminal alone, it changes often."""
+    def start_step(self, text: str) -> None:
+        """Show the current step. As it changes often, only a terminal shows it."""
         if self._bars is not None and self._task is not None:
-            self._bars.update(self._task, description=f"{self._title}: {what}")
+            self._bars.update(self._task, description=f"{self._title}: {text}")
 
-    def finish_step(self, what: str) -> None:
-        """A step is over."""
+    def finish_step(self, text: str) -> None:
+        """Show that a step has ended."""
         if self._bars is not None and self._task is not None:
             self._bars.advance(self._task)
-        elif not self._terminal.settings.log_json:
-            self._terminal.print_note(what)
+        elif not self._console.settings.log_json:
+            self._console.print_note(text)
 
 
 class _PlainTable(Table):
-    """A table whose texts are shown as they are: names of files and markets are not styles."""
+    """A table that shows texts unchanged: brackets in names of files and markets are no styles."""
 
     def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
         super().add_row(*(_plain(cell) if isinstance(cell, str) else cell for cell in cells), **options)
 
 
 def table(*columns: str, title: str | None = None) -> Table:
-    """An empty table in our style; columns that end in `#` hold numbers."""
-    shown = _plain(title) if title else None
-    made = _PlainTable(title=shown, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    """An empty table. A column whose name ends in `#` is for numbers."""
+    heading = _plain(title) if title else None
+    result = _PlainTable(title=heading, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        numeric = column.endswith("#")
-        made.add_column(column.removesuffix("#"), justify="right" if numeric else "left", no_wrap=True)
-    return made
+        is_numeric = column.endswith("#")
+        result.add_column(column.removesuffix("#"), justify="right" if is_numeric else "left", no_wrap=True)
+    return result
 
 
 def report_error(text: str) -> None:
-    """An error that ends the command: the last line on stderr, in JSON where logs are."""
+    """Print the error that ends the command, as the last line on stderr. It is JSON if logs are."""
     if os.environ.get("K2_LOG") == "json":
         logs.configure(json_lines=True)
         logs.get_logger("k2_ohlcv.cli.main").error(text)
@@ -149,5 +147,5 @@ def report_error(text: str) -> None:
 
 
 def _plain(text: str) -> Text:
-    """A text without markup, and with control characters as escapes: it may quote a file or a market."""
+    """The text without markup and with escaped control characters, as it may quote a file or a market."""
     return Text(make_printable(text, _MAX_TEXT, keep="\n"))

@@ -1,4 +1,4 @@
-"""Dagster's instance of this project: where it lives, and its dagster.yaml put there."""
+"""Dagster's instance of this project: its folder, and the dagster.yaml in it."""
 
 import logging
 import os
@@ -18,25 +18,25 @@ _CONFIG_FILE = "dagster.yaml"
 
 
 def _is_no_retry(record: logging.LogRecord) -> bool:
-    """Leave out what Dagster says at each attempt to reach Postgres: the last error says it once."""
+    """Whether a record is logged. Dagster logs each attempt to reach Postgres, and the last one suffices."""
     return not str(record.msg).startswith("Retrying failed database")
 
 
 def prepare_dagster_home(settings: Settings) -> Path:
-    """The folder of Dagster's instance, made ready.
+    """Prepare the folder of Dagster's instance, and return it.
 
-    A DAGSTER_HOME that is set is its owner's and left alone. Else it is `K2_HOME/dagster`, and gets our
-    dagster.yaml; an edited one there would be overwritten, so that an upgrade's changes arrive.
+    If DAGSTER_HOME is set, its dagster.yaml is the user's and is not changed. Otherwise the folder is
+    `K2_HOME/dagster`, and this package's dagster.yaml is written there, so that upgrades change it.
     """
     home = settings.dagster_home
     home.mkdir(parents=True, exist_ok=True)
     if not os.environ.get("DAGSTER_HOME"):
-        wanted = _shipped_config().read_bytes()
+        config = _shipped_config().read_bytes()
         target = home / _CONFIG_FILE
-        if not target.exists() or target.read_bytes() != wanted:
+        if not target.exists() or target.read_bytes() != config:
             partial = home / f".{_CONFIG_FILE}.{os.getpid()}"
-            partial.write_bytes(wanted)
-            partial.replace(target)  # at once, for a process that reads it now
+            partial.write_bytes(config)
+            partial.replace(target)  # atomic, as another process may be reading the file
     return home
 
 
@@ -48,27 +48,30 @@ def _shipped_config() -> Path:
 
 @contextmanager
 def open_instance(settings: Settings) -> Iterator["dg.DagsterInstance"]:
-    """The instance, for runs in this process. Their output is on the terminal, not captured to files."""
+    """The instance, for runs in this process. Their output goes to the terminal, not to files."""
     from dagster import DagsterInstance
     from dagster._core.instance.ref import InstanceRef
 
     home = prepare_dagster_home(settings)
     logging.getLogger().addFilter(_is_no_retry)
-    nothing = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
-    ref = InstanceRef.from_dir(str(home), overrides={"compute_logs": nothing})
+    no_capture = {
+        "module": "dagster._core.storage.noop_compute_log_manager",
+        "class": "NoOpComputeLogManager",
+    }
+    ref = InstanceRef.from_dir(str(home), overrides={"compute_logs": no_capture})
     with _open_exclusively(home, lambda: DagsterInstance.from_ref(ref)) as instance:
         yield instance
 
 
 def _open_exclusively(home: Path, opener: "Callable[[], dg.DagsterInstance]") -> "dg.DagsterInstance":
-    """Open the instance while no other process of ours does.
+    """Open the instance while no other process of this project opens it.
 
-    Dagster makes its SQLite databases when it first opens them, without a lock: of several processes in a
-    fresh home all but one would fail.
+    Dagster creates its SQLite databases without a lock. Of several processes in a new home all but one would
+    fail.
     """
     home.mkdir(parents=True, exist_ok=True)
     with hold_lock(home / ".open.lock"):
         instance = opener()
-        # Each of the three is made when it is first asked for.
+        # Dagster creates each of the three databases on first access.
         _ = instance.run_storage, instance.event_log_storage, instance.schedule_storage
     return instance

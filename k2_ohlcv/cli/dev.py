@@ -1,6 +1,6 @@
-"""`make dev`: Dagster's UI and daemon side by side, on loopback, on the data of K2_HOME. Ctrl-C ends both.
+"""`make dev`: runs Dagster's UI and daemon on loopback, on the data of K2_HOME. Ctrl-C ends both.
 
-This is what `dagster dev` does, in half the time to be up, and with the instance put where it belongs.
+It does the same as `dagster dev`, starts in half the time, and puts the instance into its folder.
 """
 
 import argparse
@@ -17,12 +17,12 @@ import k2_ohlcv
 from k2_ohlcv.cli.dagster_instance import open_instance, prepare_dagster_home
 from k2_ohlcv.settings import Settings
 
-#: A daemon that is told to stop lets its threads finish; one that has not after this is killed.
+#: A daemon that is asked to stop first ends its threads. After so many seconds it is killed.
 _SHUTDOWN_SECONDS = 15.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Start both, wait until one ends or we are told to, end both."""
+    """Start the UI and the daemon. When one of them ends, or on Ctrl-C, end both."""
     parser = argparse.ArgumentParser(prog="make dev", description="Dagster's UI and daemon on loopback.")
     parser.add_argument("--port", type=int, default=3000, help="the port of the UI (default %(default)s)")
     port = parser.parse_args(arguments).port
@@ -30,13 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _create_storage(settings)
     address = f"http://127.0.0.1:{port}"
     environment = _environment(settings)
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # a shell that starts us in the background ignores the first
+    # A shell that starts this process in the background has it ignore SIGINT. The handler undoes that.
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     processes = [
-        # In a session of its own each, so that Ctrl-C reaches them through us, once, and in order.
+        # Each has its own session, so that Ctrl-C reaches only this process, which ends both in order.
         subprocess.Popen(command, env=environment, cwd=settings.dagster_home, start_new_session=True)
         for command in _commands(port, "json" if settings.log_json else "colored")
     ]
@@ -62,7 +60,7 @@ def _environment(settings: Settings) -> dict[str, str]:
 
 
 def _create_storage(settings: Settings) -> None:
-    """Make Dagster's tables before two processes try to make the same ones, of which one would then fail."""
+    """Create Dagster's tables. If two processes created them together, one would fail."""
     with open_instance(settings):
         pass
 
@@ -84,7 +82,7 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 def _stop_processes(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     for process in processes:
         if process.poll() is None:
-            process.send_signal(signal.SIGINT)  # both clean up on this one, the code servers with them
+            process.send_signal(signal.SIGINT)  # both clean up on SIGINT, and end their code servers
     deadline = time.monotonic() + _SHUTDOWN_SECONDS
     for process in processes:
         try:

@@ -1,23 +1,28 @@
-"""The command line: parses, calls, prints. What the commands do is in `cli`.
+"""The entry point: the commands with their options and help. The work of a command is in its own module.
 
-Nothing heavy is imported here: `--help` answers at once. With `--json` a command prints one JSON object on
-stdout and nothing else there; progress and errors are on stderr. Exit codes: 0 done, 1 the work failed,
-2 wrong use.
+Commands import those modules when called, so that `--help` is fast. With `--json` a command prints one JSON
+object on stdout and nothing else there. Progress and errors are on stderr.
 """
 
-import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from k2_ohlcv.cli.console import Console
-from k2_ohlcv.cli.options import AsJson, format_examples
+from k2_ohlcv.cli.exit_codes import exit_on_error
+from k2_ohlcv.cli.options import (
+    AsJson,
+    DayAfter,
+    FileExchange,
+    FileFormat,
+    FileSymbol,
+    FirstDay,
+    TimeframeChoice,
+    Timeframes,
+    format_examples,
+)
 from k2_ohlcv.cli.trades_options import trades
-from k2_ohlcv.domain.addresses import redact_secrets
-from k2_ohlcv.domain.errors import K2Error, UsageError
-from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv.settings import Settings
 
 app = typer.Typer(
@@ -32,13 +37,6 @@ app = typer.Typer(
 
 app.add_typer(trades)
 
-#: `all`, or one of the timeframes: a wrong one is refused with these names.
-TimeframeChoice = StrEnum("TimeframeChoice", {"all": "all"} | {t.name: t.name for t in TIMEFRAMES})  # type: ignore[misc]
-
-Timeframes = Annotated[TimeframeChoice, typer.Option(help="The table, or all of them.")]
-FirstDay = Annotated[str | None, typer.Option("--from", metavar="DATE", help="The first day, as YYYY-MM-DD.")]
-DayAfter = Annotated[str | None, typer.Option("--to", metavar="DATE", help="The day after the last one.")]
-
 
 @app.command(
     epilog=format_examples(
@@ -51,25 +49,19 @@ def ingest(
     files: Annotated[
         list[Path], typer.Argument(metavar="FILE...", help="Files of trades: CSV, gzip, zip, Parquet.")
     ],
-    exchange: Annotated[
-        str | None, typer.Option(help="The exchange, if neither path nor columns say it.")
-    ] = None,
-    symbol: Annotated[
-        str | None, typer.Option(help="The symbol, if neither path nor columns say it.")
-    ] = None,
-    format: Annotated[  # noqa: A002 # the name of the option
-        str, typer.Option(help="The format; auto tells it from the content.")
-    ] = "auto",
+    exchange: FileExchange = None,
+    symbol: FileSymbol = None,
+    format: FileFormat = "auto",  # noqa: A002 # the name of the option
     as_json: AsJson = False,
 ) -> None:
     """Add the trades of files to the trades table, each trade once.
 
-    The same file again adds nothing. What cannot be a trade goes to rejected_trades, with the reason.
+    The same file again adds nothing. Rows that cannot be trades go to rejected_trades, with the reason.
     """
     from k2_ohlcv.cli.ingest import ingest_files
 
-    with _open_console(as_json) as terminal:
-        ingest_files(terminal, files, exchange=exchange, symbol=symbol, format=format)
+    with _open_console(as_json) as console:
+        ingest_files(console, files, exchange=exchange, symbol=symbol, format=format)
 
 
 @app.command(
@@ -85,14 +77,14 @@ def rebuild(
     end: DayAfter = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make candle tables equal to the trades, over days: a run of the Dagster job, which the UI shows.
+    """Make whole days of candle tables equal to the trades. The Dagster job does it, so the UI shows the run.
 
-    By default all days that have trades or candles. 1d is rebuilt by whole months.
+    The default is all days that have trades or candles. 1d is rebuilt by whole months.
     """
     from k2_ohlcv.cli.rebuild import rebuild_tables
 
-    with _open_console(as_json) as terminal:
-        rebuild_tables(terminal, timeframe.value, start, end)
+    with _open_console(as_json) as console:
+        rebuild_tables(console, timeframe.value, start, end)
 
 
 @app.command(
@@ -105,18 +97,18 @@ def rebuild(
 def refresh(
     timeframe: Timeframes = TimeframeChoice.all,  # type: ignore[attr-defined]
     explain: Annotated[
-        bool, typer.Option("--explain", help="Print what it would do and why, and do nothing.")
+        bool, typer.Option("--explain", help="Print what a refresh would do and why, and do nothing.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Bring candle tables to the trades as they are now, reading only what changed since last time.
+    """Recompute the dirty windows of candle tables, reading only trades that changed.
 
-    What the sensors do while Dagster's daemon runs. A table that is up to date is left alone.
+    Sensors do this while Dagster's daemon runs. A table that is up to date is not changed.
     """
     from k2_ohlcv.cli.refresh import refresh_tables
 
-    with _open_console(as_json) as terminal:
-        refresh_tables(terminal, timeframe.value, explain=explain)
+    with _open_console(as_json) as console:
+        refresh_tables(console, timeframe.value, explain=explain)
 
 
 @app.command(
@@ -130,20 +122,20 @@ def validate(
     timeframe: Timeframes = TimeframeChoice.all,  # type: ignore[attr-defined]
     lookback_days: Annotated[
         int | None,
-        typer.Option(metavar="N", help="So many days back from the newest candle (7, if nothing is said)."),
+        typer.Option(metavar="N", help="Days to check, up to the newest candle (default 7)."),
     ] = None,
     start: FirstDay = None,
     end: DayAfter = None,
     as_json: AsJson = False,
 ) -> None:
-    """Hold the stored candles to every check, their totals recomputed from the trades.
+    """Run every check on stored candles. Their totals are recomputed from the trades.
 
-    Exits with 1 where a check fails that means wrong candles.
+    The exit code is 1 if a check fails that means wrong candles.
     """
     from k2_ohlcv.cli.validate import validate_tables
 
-    with _open_console(as_json) as terminal:
-        validate_tables(terminal, timeframe.value, lookback_days=lookback_days, start=start, end=end)
+    with _open_console(as_json) as console:
+        validate_tables(console, timeframe.value, lookback_days=lookback_days, start=start, end=end)
 
 
 @app.command(
@@ -154,22 +146,24 @@ def validate(
     )
 )
 def retention(
-    apply: Annotated[bool, typer.Option("--apply", help="Let it go; else only say what would go.")] = False,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Drop it; else only report what would be dropped.")
+    ] = False,
     as_of: Annotated[
         str | None,
-        typer.Option(metavar="DATE", help="The day to measure ages from; else that of the newest trade."),
+        typer.Option(metavar="DATE", help="The day to measure ages from; else the newest trade's."),
     ] = None,
     timeframe: Timeframes = TimeframeChoice.all,  # type: ignore[attr-defined]
     as_json: AsJson = False,
 ) -> None:
-    """Drop the partitions that are past their time, and the files that nothing needs. A dry run by default.
+    """Drop partitions past retention, and remove unreferenced files. A dry run by default.
 
-    How long what is kept: K2_RETENTION_1M (5M, 30M, 1H, 1D, TRADES) and K2_SNAPSHOT_DAYS.
+    Retention is set by K2_RETENTION_1M (5M, 30M, 1H, 1D, TRADES) and K2_SNAPSHOT_DAYS.
     """
     from k2_ohlcv.cli.retention import run_retention
 
-    with _open_console(as_json) as terminal:
-        run_retention(terminal, apply=apply, as_of=as_of, timeframe=timeframe.value)
+    with _open_console(as_json) as console:
+        run_retention(console, apply=apply, as_of=as_of, timeframe=timeframe.value)
 
 
 @app.command(
@@ -182,27 +176,29 @@ def retention(
 def history(
     frozen_before: Annotated[
         str | None,
-        typer.Option(metavar="DATE", help="Move the line before which candles are frozen back to this day."),
+        typer.Option(metavar="DATE", help="The earlier day to which frozen_before is set back."),
     ] = None,
     expired_before: Annotated[
         str | None,
-        typer.Option(metavar="DATE", help="Move the line before which candles are gone back to this day."),
+        typer.Option(metavar="DATE", help="The earlier day to which expired_before is set back."),
     ] = None,
     timeframe: Timeframes = TimeframeChoice.all,  # type: ignore[attr-defined]
-    apply: Annotated[bool, typer.Option("--apply", help="Move it; else only say what would move.")] = False,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Set it back; else only report what would change.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show where each table's history begins, or move a line of retention back. A dry run by default.
+    """Show frozen_before and expired_before of each table, or set one back. A dry run by default.
 
-    Before the frozen line trades are gone and candles are the only record left. Candles between the new and
-    the old line are made equal to the trades by the next refresh, so those without trades are removed. The
-    frozen line moves in all tables. 1970-01-01 means no line at all.
+    Trades before frozen_before have expired, and candles are their only record. Candles before expired_before
+    have been dropped. The next refresh reconciles the windows between the new and the old date, so it removes
+    candles without trades there. frozen_before is set in all tables. 1970-01-01 removes the date.
     """
     from k2_ohlcv.cli.history import run_history
 
-    with _open_console(as_json) as terminal:
+    with _open_console(as_json) as console:
         run_history(
-            terminal,
+            console,
             frozen_before=frozen_before,
             expired_before=expired_before,
             timeframe=timeframe.value,
@@ -212,23 +208,23 @@ def history(
 
 @app.command(epilog=format_examples("k2-ohlcv status", "k2-ohlcv status --json"))
 def status(as_json: AsJson = False) -> None:
-    """Show what each table holds, and how far it is behind the trades."""
+    """Show the rows and partitions of each table, and how far each candle table lags."""
     from k2_ohlcv.cli.status import show_status
 
-    with _open_console(as_json) as terminal:
-        show_status(terminal)
+    with _open_console(as_json) as console:
+        show_status(console)
 
 
 @app.command(epilog=format_examples("k2-ohlcv demo", "K2_HOME=/tmp/k2 k2-ohlcv demo --json"))
 def demo(as_json: AsJson = False) -> None:
-    """Make all five tables from a bundled week of real trades, and hold them against independent candles.
+    """Make all five tables from a bundled week of real trades, and compare them with independent candles.
 
-    Run again, it changes nothing and says so.
+    A second run changes nothing and reports that.
     """
     from k2_ohlcv.cli.demo import run_demo
 
-    with _open_console(as_json) as terminal:
-        run_demo(terminal)
+    with _open_console(as_json) as console:
+        run_demo(console)
 
 
 def _open_console(as_json: bool) -> Console:
@@ -236,35 +232,16 @@ def _open_console(as_json: bool) -> Console:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line. Errors that a person can act on are a line on stderr, without a traceback.
+    """Run the command line. An error that a person can act on is one line on stderr, without a traceback.
 
     Raises:
         SystemExit: always, with the exit code.
     """
     try:
         app(arguments, prog_name="k2-ohlcv")
-    except UsageError as error:
-        _exit_with_error(error, 2)
-    except K2Error as error:
-        _exit_with_error(error, 1)
-    except OSError as error:
-        _exit_with_error(f"{error.filename}: {error.strerror}" if error.filename else error, 1)
-    except KeyboardInterrupt:
-        _exit_with_error("interrupted", 130)
-    except Exception as error:
-        from k2_ohlcv.lake.storage_errors import describe_storage_error
-
-        explained = describe_storage_error(error)
-        if explained is None:
-            raise
-        _exit_with_error(explained, 1)
-
-
-def _exit_with_error(error: object, code: int) -> None:
-    from k2_ohlcv.cli.console import report_error
-
-    report_error(redact_secrets(str(error)))
-    sys.exit(code)
+    except (Exception, KeyboardInterrupt) as error:
+        exit_on_error(error)
+        raise
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a run launched by hand waits for: another run that writes the same table, told once."""
+"""Reports the run for which a run of the command line waits: another one that writes the same table."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
 
 class PoolWait:
-    """Looks who holds the pools of some tables while steps of this process wait for them.
+    """The runs that hold the pools of some tables while steps of this process wait for those pools.
 
     Args:
-        instance: where pools are kept.
-        tables: the names of the tables, which are those of their pools.
+        instance: where pools are recorded.
+        tables: the names of the tables. The pool of a table has the same name.
     """
 
     def __init__(self, instance: "dg.DagsterInstance", tables: Sequence[str]) -> None:
@@ -23,22 +23,22 @@ class PoolWait:
         self._reported: set[tuple[str, str]] = set()
 
     def report_holders(self) -> None:
-        """Say for what this process waits, each holder of each table once."""
+        """Log each run for which this process waits, once per table."""
         storage = self._instance.event_log_storage
         if not storage.supports_global_concurrency_limits:
             return
         for table in self._tables:
-            found = storage.get_concurrency_info(table)
-            if any(map(self._is_own_run, found.pending_run_ids)):
-                for run_id in sorted(found.active_run_ids):
+            pool = storage.get_concurrency_info(table)
+            if any(map(self._is_own_run, pool.pending_run_ids)):
+                for run_id in sorted(pool.active_run_ids):
                     self._report_holder(table, run_id)
 
     def _is_own_run(self, run_id: str) -> bool:
         from k2_ohlcv.defs import dead_runs
 
         run = self._instance.get_run_by_id(run_id)
-        ours = dead_runs.process_tags()
-        return run is not None and ours.items() <= run.tags.items()
+        process = dead_runs.process_tags()
+        return run is not None and process.items() <= run.tags.items()
 
     def _report_holder(self, table: str, run_id: str) -> None:
         if (table, run_id) in self._reported:

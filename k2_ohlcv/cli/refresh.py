@@ -1,4 +1,4 @@
-"""`k2-ohlcv refresh`: the refresh job of each table that is behind its trades, in this process."""
+"""`k2-ohlcv refresh`: runs the refresh job of each stale table in this process."""
 
 import time
 from collections.abc import Sequence
@@ -11,134 +11,146 @@ from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe, find_timeframe
 from k2_ohlcv.domain.window_counts import WindowCounts
 
 if TYPE_CHECKING:
+    import dagster as dg
+
+    from k2_ohlcv.cli.dagster_runs import RunResult
     from k2_ohlcv.lake.catalog import Lake
     from k2_ohlcv.lake.metadata.lag import TableLag
 
 
-def refresh_tables(terminal: Console, name: str, *, explain: bool) -> None:
-    """Refresh and show what came of it, or only what would be done.
+def refresh_tables(console: Console, name: str, *, explain: bool) -> None:
+    """Refresh candle tables and show the result, or only the plan.
 
     Args:
-        terminal: where to show it.
+        console: the output.
         name: a timeframe, or `all`.
-        explain: do nothing; say what would be done, and why.
+        explain: show what a refresh would do and why, and do nothing.
 
     Raises:
-        RunFailedError: runs failed; all other tables are refreshed.
+        RunFailedError: some runs failed. All other tables are refreshed.
     """
     timeframes = TIMEFRAMES if name == "all" else (find_timeframe(name),)
     if explain:
-        _explain(terminal, timeframes)
+        _explain(console, timeframes)
         return
     began = time.monotonic()
-    with terminal.progress("refreshing", total=len(timeframes)) as steps:
-        tables = _run_refreshes(terminal, timeframes, steps)
-    run_ids = [one["run_id"] for one in tables if one["run_id"]]
+    with console.progress("refreshing", total=len(timeframes)) as steps:
+        tables = _run_refreshes(console, timeframes, steps)
+    run_ids = [table["run_id"] for table in tables if table["run_id"]]
     seconds = round(time.monotonic() - began, 3)
-    terminal.print_json({"tables": tables, "run_ids": run_ids, "seconds": seconds})
-    terminal.print_text(_result_table(tables))
+    console.print_json({"tables": tables, "run_ids": run_ids, "seconds": seconds})
+    console.print_text(_result_table(tables))
     if not run_ids:
-        terminal.print_text(f"All of it is up to date: nothing to do. {seconds:.1f} s.")
+        console.print_text(f"All tables are up to date: nothing to do. {seconds:.1f} s.")
 
 
-def _explain(terminal: Console, timeframes: Sequence[Timeframe]) -> None:
+def _explain(console: Console, timeframes: Sequence[Timeframe]) -> None:
     from k2_ohlcv.lake.catalog import Lake
     from k2_ohlcv.operations.reconcile import preview_refresh
 
-    lake = Lake.open(terminal.settings)
-    plans = [preview_refresh(lake, one) for one in timeframes]
-    terminal.print_json({"tables": [one.as_json() for one in plans]})
-    for one in plans:
-        terminal.print_text(*one.lines())
+    lake = Lake.open(console.settings)
+    plans = [preview_refresh(lake, timeframe) for timeframe in timeframes]
+    console.print_json({"tables": [plan.as_json() for plan in plans]})
+    for plan in plans:
+        console.print_text(*plan.lines())
 
 
 def _run_refreshes(
-    terminal: Console, timeframes: Sequence[Timeframe], steps: ProgressSteps
+    console: Console, timeframes: Sequence[Timeframe], steps: ProgressSteps
 ) -> list[dict[str, Any]]:
-    steps.start_step("looking for what changed")
+    steps.start_step("measuring lag")
     from k2_ohlcv.lake.catalog import Lake
     from k2_ohlcv.lake.metadata.lag import TableLag
 
-    lake = Lake.open(terminal.settings)
-    found = [TableLag.measure(lake, one) for one in timeframes]
-    if any(one.is_stale for one in found):
-        return _run_job(terminal, lake, found, steps)
-    for one in found:
-        steps.finish_step(f"{one.timeframe.table}: up to date")
-    return [_up_to_date(lake, one) for one in found]
+    lake = Lake.open(console.settings)
+    lags = [TableLag.measure(lake, timeframe) for timeframe in timeframes]
+    if any(lag.is_stale for lag in lags):
+        return _refresh_stale(console, lake, lags, steps)
+    return [_skip_table(lake, lag, steps) for lag in lags]
 
 
-def _run_job(
-    terminal: Console, lake: "Lake", found: Sequence["TableLag"], steps: ProgressSteps
+def _refresh_stale(
+    console: Console, lake: "Lake", lags: Sequence["TableLag"], steps: ProgressSteps
 ) -> list[dict[str, Any]]:
+    """Run the refresh jobs of the stale tables. A failure of one table does not stop the others."""
     from k2_ohlcv.cli.dagster_instance import open_instance
-    from k2_ohlcv.cli.dagster_runs import RunFailedError, run_job
+    from k2_ohlcv.cli.dagster_runs import RunFailedError
     from k2_ohlcv.definitions import build_definitions
-    from k2_ohlcv.defs import jobs, run_tags
 
-    definitions = build_definitions(terminal.settings)
+    definitions = build_definitions(console.settings)
     tables, failures = [], []
-    with open_instance(terminal.settings) as instance:
-        for one in found:
-            each = one.timeframe
-            if not one.is_stale:
-                steps.finish_step(f"{each.table}: up to date")
-                tables.append(_up_to_date(lake, one))
+    with open_instance(console.settings) as instance:
+        for lag in lags:
+            name = lag.timeframe.table
+            if not lag.is_stale:
+                tables.append(_skip_table(lake, lag, steps))
                 continue
-            steps.start_step(each.table)
-            there = definitions.resolve_assets_def(each.table).partitions_def
-            assert there is not None
-            key = run_tags.newest_dirty_partition(there, each.grain, one.dirty_partitions())
+            steps.start_step(name)
             try:
-                ended = run_job(
-                    definitions.resolve_job_def(jobs.refresh_job_name(each)),
-                    instance,
-                    each.grain,
-                    each.grain.partition(day_start(date.fromisoformat(key))),
-                    [each.table],
-                    config={"mode": "refresh"},
-                    tags=run_tags.refresh_tags(one),
-                )
+                run = _run_refresh(definitions, instance, lag)
             except RunFailedError as error:
-                failures.append(str(error))  # what is wrong in one table holds up no other
-                steps.finish_step(f"{each.table}: failed")
+                failures.append(str(error))
+                steps.finish_step(f"{name}: failed")
                 continue
-            whole = next(part for part in ended.materialized[each.table] if "refresh" in part)["refresh"]
-            tables.append(_run_payload(whole, ended.run_id))
-            steps.finish_step(f"{each.table}: {_counts_of(tables[-1])}")
-            if failed := [name for name, passed in ended.checks.get(each.table, {}).items() if not passed]:
-                terminal.print_note(
-                    f"{each.table}: check {', '.join(failed)} failed. k2-ohlcv validate shows what fails, "
-                    f"and so does run {ended.run_id} in the UI."
+            report = next(part for part in run.materialized[name] if "refresh" in part)["refresh"]
+            tables.append(_run_payload(report, run.run_id))
+            steps.finish_step(f"{name}: {_window_counts(tables[-1])}")
+            if failed := [check for check, passed in run.checks.get(name, {}).items() if not passed]:
+                console.print_note(
+                    f"{name}: check {', '.join(failed)} failed. k2-ohlcv validate shows what fails, "
+                    f"and so does run {run.run_id} in the UI."
                 )
     if failures:
         raise RunFailedError("\n".join(failures))
     return tables
 
 
-def _up_to_date(lake: "Lake", found: "TableLag") -> dict[str, Any]:
-    """What is said of a table that is up to date: what a run would say that had nothing to do."""
+def _run_refresh(
+    definitions: "dg.Definitions", instance: "dg.DagsterInstance", lag: "TableLag"
+) -> "RunResult":
+    """Run the refresh job of one table, as its sensor would request the run."""
+    from k2_ohlcv.cli.dagster_runs import run_job
+    from k2_ohlcv.defs import jobs, run_tags
+
+    timeframe = lag.timeframe
+    partitions = definitions.resolve_assets_def(timeframe.table).partitions_def
+    assert partitions is not None
+    key = run_tags.newest_dirty_partition(partitions, timeframe.grain, lag.dirty_partitions())
+    return run_job(
+        definitions.resolve_job_def(jobs.refresh_job_name(timeframe)),
+        instance,
+        timeframe.grain,
+        timeframe.grain.partition(day_start(date.fromisoformat(key))),
+        [timeframe.table],
+        config={"mode": "refresh"},
+        tags=run_tags.refresh_tags(lag),
+    )
+
+
+def _skip_table(lake: "Lake", lag: "TableLag", steps: ProgressSteps) -> dict[str, Any]:
+    """The JSON of a table that is up to date. It has the fields of a run that had nothing to do."""
     from k2_ohlcv.operations.plan import plan_refresh
     from k2_ohlcv.operations.reports import ReconcileReport
 
-    plan = plan_refresh(lake.candles(found.timeframe), lake.trades(), found.timeframe)
+    steps.finish_step(f"{lag.timeframe.table}: up to date")
+    plan = plan_refresh(lake.candles(lag.timeframe), lake.trades(), lag.timeframe)
     return {**ReconcileReport(plan, committed=False, seconds=0.0, partitions=()).as_json(), "run_id": None}
 
 
 def _run_payload(report: Any, run_id: str) -> dict[str, Any]:
-    """What a run recorded of itself. Ids travel as text, being too long for JavaScript's numbers."""
+    """The JSON of a table that a run refreshed. The run's metadata has snapshot ids as text."""
     ids = {name: int(report[name]) if report[name] else None for name in ("from", "to")}
     return {**report, **ids, "run_id": run_id}
 
 
-def _counts_of(one: dict[str, Any]) -> WindowCounts:
-    return WindowCounts(**{name: one[name] for name in WindowCounts().as_json()})
+def _window_counts(report: dict[str, Any]) -> WindowCounts:
+    return WindowCounts(**{name: report[name] for name in WindowCounts().as_json()})
 
 
 def _result_table(tables: Sequence[dict[str, Any]]) -> object:
     counts = (*WindowCounts().as_json(), "files_read")
     made = table("table", "intervals#", *(f"{name.replace('_', ' ')}#" for name in counts), "seconds#")
-    for one in tables:
-        numbers = (f"{one[name]:,}" for name in counts)
-        made.add_row(one["table"], f"{len(one['dirty']):,}", *numbers, f"{one['seconds']:.2f}")
+    for report in tables:
+        numbers = (f"{report[name]:,}" for name in counts)
+        made.add_row(report["table"], f"{len(report['dirty']):,}", *numbers, f"{report['seconds']:.2f}")
     return made

@@ -1,4 +1,4 @@
-"""`k2-ohlcv status`: what the tables hold and how far they are behind, from Iceberg's metadata alone."""
+"""`k2-ohlcv status`: the size and lag of each table, from Iceberg's metadata alone."""
 
 from dataclasses import asdict
 from datetime import datetime, timedelta
@@ -9,43 +9,41 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.metadata.table_stats import TableStatus, candles_status, trades_status
 
 
-def show_status(terminal: Console) -> None:
-    """Show every table's numbers."""
-    lake = Lake.open(terminal.settings)
+def show_status(console: Console) -> None:
+    """Show the numbers of every table."""
+    lake = Lake.open(console.settings)
     trades = trades_status(lake)
-    tables = [(one, candles_status(lake, one)) for one in TIMEFRAMES]
-    terminal.print_json(
+    candles = [(timeframe, candles_status(lake, timeframe)) for timeframe in TIMEFRAMES]
+    console.print_json(
         {
             "trades": _as_json(trades),
-            "tables": [{"timeframe": one.name, **_as_json(status)} for one, status in tables],
+            "tables": [{"timeframe": timeframe.name, **_as_json(status)} for timeframe, status in candles],
         }
     )
-    shown = table(
+    result = table(
         "table", "rows#", "partitions#", "first window", "last window", "trades head", "watermark", "lag#"
     )
-    for one, status in tables:
-        shown.add_row(
-            one.table,
+    for timeframe, status in candles:
+        result.add_row(
+            timeframe.table,
             f"{status.rows:,}",
             f"{status.partitions:,}",
             *(_text(value) for value in (status.first, status.last, status.trades_head, status.watermark)),
             "-" if status.lag is None else str(timedelta(seconds=round(status.lag.total_seconds()))),
         )
     notes = [
-        f"{one.table}: {len(status.open)} intervals are open, {status.refused} windows are refused"
-        for one, status in tables
+        f"{timeframe.table}: {len(status.open)} intervals are open, {status.refused} windows are refused"
+        for timeframe, status in candles
         if status.open
     ]
-    if trades.snapshot is None and any(status.snapshot is not None for _, status in tables):
-        notes.append(
-            f"{trades.table} is missing or has never had trades: how far behind the candles are is unknown"
-        )
-    terminal.print_text(*notes)
-    terminal.print_text(f"trades: {trades.rows:,}, {_text(trades.first)} to {_text(trades.last)}", shown)
+    if trades.snapshot is None and any(status.snapshot is not None for _, status in candles):
+        notes.append(f"{trades.table} is missing or has never had trades: the lag of candles is unknown")
+    console.print_text(*notes)
+    console.print_text(f"trades: {trades.rows:,}, {_text(trades.first)} to {_text(trades.last)}", result)
 
 
 def _as_json(status: TableStatus) -> dict[str, object]:
-    """A status as JSON: moments in ISO 8601, the lag in seconds."""
+    """A status as JSON: times in ISO 8601, the lag in seconds."""
     numbers = {
         name: value.isoformat() if isinstance(value, datetime) else value
         for name, value in asdict(status).items()

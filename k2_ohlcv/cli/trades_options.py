@@ -1,6 +1,6 @@
-"""`k2-ohlcv trades …`: the commands' options and help. What they do is in `trades`.
+"""`k2-ohlcv trades delete` and `replace`: their options and help. Their work is in `trades`.
 
-Nothing heavy is imported here: `--help` answers at once.
+The commands import `trades` when called, so that `--help` is fast.
 """
 
 from pathlib import Path
@@ -9,18 +9,39 @@ from typing import Annotated
 import typer
 
 from k2_ohlcv.cli.console import Console
-from k2_ohlcv.cli.options import AsJson, format_examples
+from k2_ohlcv.cli.options import AsJson, FileExchange, FileFormat, FileSymbol, format_examples
 from k2_ohlcv.settings import Settings
 
 trades = typer.Typer(
     name="trades",
-    help="Correct the trades: remove bad ones, or make a market equal to a file over the file's span.",
+    help="Correct trades: delete bad ones, or make a market equal to a file over the file's span.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
 
-Apply = Annotated[bool, typer.Option("--apply", help="Do it; else only say what would change.")]
-Moment = "a date, or a time as 2024-05-01T12:30:00Z; UTC where it says no zone."
+_TIME_HELP = "a date, or a time as 2024-05-01T12:30:00Z; UTC if it has no zone."
+
+Apply = Annotated[
+    bool, typer.Option("--apply", help="Change the trades; else only report what would change.")
+]
+DeletedExchange = Annotated[str | None, typer.Option("--exchange", help="The exchange, with --symbol.")]
+DeletedSymbol = Annotated[str | None, typer.Option("--symbol", help="The symbol, with --exchange.")]
+FirstTime = Annotated[
+    str | None, typer.Option("--from", metavar="TIME", help=f"The first time: {_TIME_HELP}")
+]
+TimeAfter = Annotated[
+    str | None, typer.Option("--to", metavar="TIME", help=f"The time after the last one: {_TIME_HELP}")
+]
+TradeIds = Annotated[
+    list[str] | None,
+    typer.Option("--id", metavar="ID", help="A trade id of that market; may be given several times."),
+]
+Reason = Annotated[
+    str | None, typer.Option(help="The reason to record in rejected_trades; by default a sentence.")
+]
+SkipRejected = Annotated[
+    bool, typer.Option("--skip-rejected", help="Leave out and record rows of FILE that cannot be trades.")
+]
 
 
 @trades.command(
@@ -32,37 +53,25 @@ Moment = "a date, or a time as 2024-05-01T12:30:00Z; UTC where it says no zone."
 )
 def delete(
     *,
-    exchange: Annotated[str | None, typer.Option(help="The exchange, with --symbol.")] = None,
-    symbol: Annotated[str | None, typer.Option(help="The symbol, with --exchange.")] = None,
-    start: Annotated[
-        str | None, typer.Option("--from", metavar="TIME", help=f"The first moment: {Moment}")
-    ] = None,
-    end: Annotated[
-        str | None, typer.Option("--to", metavar="TIME", help=f"The moment after the last one: {Moment}")
-    ] = None,
-    ids: Annotated[
-        list[str] | None,
-        typer.Option("--id", metavar="ID", help="A trade id of that market; may be given several times."),
-    ] = None,
-    reason: Annotated[
-        str | None,
-        typer.Option(
-            help="Why, for rejected_trades. By default: deleted: removed by k2-ohlcv trades delete."
-        ),
-    ] = None,
+    exchange: DeletedExchange = None,
+    symbol: DeletedSymbol = None,
+    start: FirstTime = None,
+    end: TimeAfter = None,
+    ids: TradeIds = None,
+    reason: Reason = None,
     apply: Apply = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove trades to which all options apply. A dry run by default.
+    """Delete the trades that match all options. A dry run by default.
 
-    Each is kept in rejected_trades with the reason, before it goes. The next refresh recomputes their
-    windows. The file that they came from would bring them back if it were ingested again: correct it too.
+    Each trade is recorded in rejected_trades with the reason, before it is deleted. The next refresh
+    recomputes its window. Ingesting the trade's file again would add it again: correct the file too.
     """
     from k2_ohlcv.cli.trades import run_delete
 
-    with Console(Settings.from_environ(), as_json=as_json) as terminal:
+    with Console(Settings.from_environ(), as_json=as_json) as console:
         run_delete(
-            terminal,
+            console,
             exchange=exchange,
             symbol=symbol,
             start=start,
@@ -85,37 +94,26 @@ def replace(
         Path, typer.Argument(metavar="FILE", help="A file of one market's trades, as for ingest.")
     ],
     *,
-    exchange: Annotated[
-        str | None, typer.Option(help="The exchange, if neither path nor columns say it.")
-    ] = None,
-    symbol: Annotated[
-        str | None, typer.Option(help="The symbol, if neither path nor columns say it.")
-    ] = None,
-    format: Annotated[  # noqa: A002 # the name of the option
-        str, typer.Option(help="The format; auto tells it from the content.")
-    ] = "auto",
-    reason: Annotated[
-        str | None, typer.Option(help="Why stored trades go, for rejected_trades; a sentence by default.")
-    ] = None,
-    skip_rejected: Annotated[
-        bool,
-        typer.Option("--skip-rejected", help="Leave out and record rows of FILE that cannot be trades."),
-    ] = False,
+    exchange: FileExchange = None,
+    symbol: FileSymbol = None,
+    format: FileFormat = "auto",  # noqa: A002 # the name of the option
+    reason: Reason = None,
+    skip_rejected: SkipRejected = False,
     apply: Apply = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a market's trades equal to FILE over its span, in one commit. A dry run by default.
 
-    The span goes from the file's first trade to its last, both included, to the microsecond. Stored trades
-    in it that FILE has not, or has with other values, go, and are kept in rejected_trades. Other markets are
-    not touched. A file of several markets is refused. So is one with rows that cannot be trades, unless
-    --skip-rejected says that they are none. The next refresh recomputes the windows that changed.
+    The span is from the file's first trade to its last, both included, to the microsecond. Stored trades in
+    the span that FILE lacks, or has with other values, are deleted and recorded in rejected_trades. Other
+    markets are not changed. A file of several markets is refused. A file with rows that cannot be trades is
+    refused without --skip-rejected. The next refresh recomputes the changed windows.
     """
     from k2_ohlcv.cli.trades import run_replace
 
-    with Console(Settings.from_environ(), as_json=as_json) as terminal:
+    with Console(Settings.from_environ(), as_json=as_json) as console:
         run_replace(
-            terminal,
+            console,
             file,
             exchange=exchange,
             symbol=symbol,

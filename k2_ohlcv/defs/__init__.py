@@ -1,1 +1,1 @@
-"""Dagster, thin: one file per concept. `definitions` puts them together; what they do is elsewhere."""
+"""Dagster's concepts, one a file. `definitions` assembles them. The work itself is in `operations`."""

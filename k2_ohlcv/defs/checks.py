@@ -1,9 +1,9 @@
-"""Asset checks: what `validate` finds in what is stored, told to Dagster.
+"""Asset checks of the candle tables. The rules are in `frames.checks`, the work in `operations.validate`.
 
-After a materialization a check looks at the partitions that the run reconciled; alone, at the newest days.
-A check's colour must not lie: Dagster shows the latest evaluation, so each also looks again at the partitions
-that failed in the one before, and stays red until they pass. A table that can't be read raises: an outage is
-never a failed check.
+After a materialization a check examines the partitions that the run reconciled. Run alone, it examines the
+newest days. Dagster shows only the latest evaluation. Each run therefore re-checks partitions that failed
+last time, and the check stays failed until they pass. A table that cannot be read raises an error, as an
+outage is no failed check.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,10 +25,10 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.metadata.table_stats import find_data_blocks
 from k2_ohlcv.operations.reports import RefusedWindowsError
 
-#: A check that is run by itself, without partitions, looks so far back from the newest data.
+#: A check that is run without partitions examines so many days up to the newest data.
 _LOOKBACK_DAYS = 7 * DAY
-#: Where an evaluation keeps the keys of the partitions that failed.
-_MAX_PARTITIONS = "partitions"
+#: The metadata entry of an evaluation with the keys of the partitions that failed.
+_FAILED_PARTITIONS_KEY = "partitions"
 _ENDED_STATUSES = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
 
 
@@ -46,16 +46,16 @@ def _build_table_checks(timeframe: Timeframe) -> dg.AssetChecksDefinition:
             )
             for check in CHECKS
         ],
-        can_subset=True,  # else the UI offers no check by itself
+        can_subset=True,  # else the UI cannot run a single check
     )
     def check(
         context: dg.AssetCheckExecutionContext, lake: LakeResource, spark: SparkResource
     ) -> Iterator[dg.AssetCheckResult]:
         findings = _validate(context, lake.lake, spark.engine, spark.run_state(context), timeframe)
-        wanted = {key.name for key in context.selected_asset_check_keys}
-        for one in CHECKS:
-            if one.name in wanted:
-                yield dg.AssetCheckResult(**_check_payload(one, timeframe, findings[one.name]))
+        selected = {key.name for key in context.selected_asset_check_keys}
+        for rule in CHECKS:
+            if rule.name in selected:
+                yield dg.AssetCheckResult(**_check_payload(rule, timeframe, findings[rule.name]))
 
     return check
 
@@ -67,31 +67,31 @@ def _validate(
 
     reconciled = state.reconciled.get(timeframe.name)
     chosen = _newest_partitions(context, lake, timeframe) if reconciled is None else reconciled.intervals
-    parts = [validate(lake, engine, timeframe, chosen, reconciled=reconciled, cache=state.totals)]
-    again = failed_partitions(context.instance, timeframe)
-    if again:
-        told = timeframe.grain.partitions(chosen)
-        parts.append(validate(lake, engine, timeframe, again, earlier_findings=told, cache=state.totals))
+    findings = [validate(lake, engine, timeframe, chosen, reconciled=reconciled, cache=state.totals)]
+    failed = failed_partitions(context.instance, timeframe)
+    if failed:
+        done = timeframe.grain.partitions(chosen)
+        findings.append(validate(lake, engine, timeframe, failed, earlier_findings=done, cache=state.totals))
     return {
-        check.name: merge_findings([part[i] for part in (parts[:1] if check.whole else parts)])
+        check.name: merge_findings([part[i] for part in (findings[:1] if check.whole else findings)])
         for i, check in enumerate(CHECKS)
     }
 
 
 def has_checks(context: dg.AssetExecutionContext, timeframe: Timeframe, names: Iterable[str]) -> bool:
-    """Whether a run of a candle table runs all of some of its checks as well."""
+    """Whether a run of a candle table includes all of the named checks."""
     keys = {dg.AssetCheckKey(dg.AssetKey(timeframe.table), name) for name in names}
-    chosen = context.run.asset_check_selection
-    known = context.job_def.asset_layer.asset_graph.asset_check_keys if chosen is None else chosen
-    return keys <= set(known)
+    selected = context.run.asset_check_selection
+    checks = context.job_def.asset_layer.asset_graph.asset_check_keys if selected is None else selected
+    return keys <= set(checks)
 
 
 def _newest_partitions(
     context: dg.AssetCheckExecutionContext, lake: Lake, timeframe: Timeframe
 ) -> list[Interval]:
-    """What a run's tags name, else the newest days.
+    """The partitions that the run's tags name, else the newest days.
 
-    Partitioned checks, which would know their partitions, are a preview that loses range runs.
+    Dagster's partitioned checks would know their partitions, but they are a preview that ignores range runs.
     """
     tags = context.run.tags
     first = tags.get("dagster/asset_partition_range_start") or tags.get("dagster/partition")
@@ -114,24 +114,24 @@ def failed_partitions(instance: dg.DagsterInstance, timeframe: Timeframe) -> lis
 
 
 def _failed_keys(instance: dg.DagsterInstance, timeframe: Timeframe, check: Check) -> list[str]:
-    """The keys of the partitions that the last evaluation of a check names."""
+    """The keys of the partitions that failed in the last evaluation of a check."""
     key = dg.AssetCheckKey(dg.AssetKey(timeframe.table), check.name)
     records = instance.event_log_storage.get_asset_check_execution_history(
         key, limit=1, status=_ENDED_STATUSES
     )
     for record in records:
-        if record.evaluation is not None and _MAX_PARTITIONS in record.evaluation.metadata:
-            return str(record.evaluation.metadata[_MAX_PARTITIONS].value).split(", ")
+        if record.evaluation is not None and _FAILED_PARTITIONS_KEY in record.evaluation.metadata:
+            return str(record.evaluation.metadata[_FAILED_PARTITIONS_KEY].value).split(", ")
     return []
 
 
 def build_evaluation(check: Check, timeframe: Timeframe, finding: Finding) -> dg.AssetCheckEvaluation:
-    """A finding as an evaluation to record outside a run of the checks."""
+    """A finding as an evaluation, to be recorded outside a run of the checks."""
     return dg.AssetCheckEvaluation(**_check_payload(check, timeframe, finding), blocking=check.is_blocking)
 
 
 def _check_payload(check: Check, timeframe: Timeframe, finding: Finding) -> dict[str, Any]:
-    """What a result and an evaluation say of a finding."""
+    """The fields of a finding that a check result and an evaluation share."""
     return {
         "asset_key": dg.AssetKey(timeframe.table),
         "check_name": check.name,
@@ -152,7 +152,7 @@ def _metadata(finding: Finding) -> dict[str, Any]:
     metadata: dict[str, Any] = {"windows_examined": finding.examined, "failures": finding.failures}
     metadata |= {name.replace(" ", "_"): number for name, number in finding.numbers}
     if finding.partitions:
-        metadata[_MAX_PARTITIONS] = ", ".join(finding.partitions)
+        metadata[_FAILED_PARTITIONS_KEY] = ", ".join(finding.partitions)
     if finding.rows is not None and finding.rows.height:
         metadata["rows"] = dg.MarkdownMetadataValue(_markdown_table(finding.rows.to_dicts()))
     return metadata
@@ -160,9 +160,9 @@ def _metadata(finding: Finding) -> dict[str, Any]:
 
 @contextmanager
 def record_refused_checks(context: dg.AssetExecutionContext, timeframe: Timeframe) -> Iterator[None]:
-    """Record the failed checks of candles that the gate refuses: nothing of them is stored to look at.
+    """Record the failed checks of refused windows. Their candles are not stored, so no check can read them.
 
-    Partitions that a check named before are named again: they have not been looked at since.
+    Partitions that failed in the last evaluation stay in the new one, as no run has checked them since.
     """
     try:
         yield

@@ -1,9 +1,9 @@
-"""Runs whose process is gone: who holds a run, how that is found out, and how it is ended.
+"""Ends runs whose process was killed. The lock and the heartbeat of a run are in `run_liveness`.
 
-A killed process leaves its run "started" and its pool slots taken, and Dagster's default launcher can't tell.
-So each run records the process that works on it, and whoever comes next looks: in the same space of process
-ids for the process, elsewhere for the run's `signs_of_life`.
-Commits are safe without any of this; it only keeps a dead run from blocking its table for ever.
+A killed process leaves its run "started" and its pool slots taken, unnoticed by Dagster's default launcher.
+Each run therefore records its process, and each later run looks for dead ones. In the same space of process
+ids the process itself is checked, elsewhere the lock or the heartbeat. Commits are safe without this module.
+It only keeps a dead run from blocking its table for ever.
 """
 
 import socket
@@ -21,8 +21,8 @@ HOST_TAG = "k2/host"
 PID_TAG = "k2/pid"
 PROCESS_STARTED_TAG = "k2/process-started"
 
-#: Where a clock is stepped, the kernel's start time of a process moves by as much; a pid that is used again
-#: within this many seconds of the first process's start is not a thing that happens.
+#: Seconds. A stepped clock changes the start time of a process that the kernel reports. No pid is used again
+#: so soon after its first process started.
 _START_TOLERANCE = 2.0
 
 _UNFINISHED_STATUSES = [
@@ -32,12 +32,12 @@ _UNFINISHED_STATUSES = [
     dg.DagsterRunStatus.CANCELING,
 ]
 
-#: What is not over: queued, or at work.
+#: The statuses of runs that have not ended: queued, or at work.
 IN_FLIGHT_STATUSES = [dg.DagsterRunStatus.QUEUED, *_UNFINISHED_STATUSES]
 
 
 def process_tags() -> dict[str, str]:
-    """The run tags that say which process this is."""
+    """The run tags that identify this process."""
     process = psutil.Process()
     return {
         HOST_TAG: _host_id(),
@@ -47,23 +47,23 @@ def process_tags() -> dict[str, str]:
 
 
 def is_process_gone(tags: Mapping[str, str]) -> bool:
-    """Whether the process that a run's tags name is known to be gone.
+    """Whether the process in a run's tags is known to have ended.
 
-    False where it can't be known: no tags yet, or another machine (or container) than this one.
+    False if that is unknown: the run has no tags yet, or ran on another machine or in another container.
     """
     return _is_local_process_gone(tags) or False
 
 
 def is_run_dead(instance: dg.DagsterInstance, run: dg.DagsterRun, silent: Collection[str] = ()) -> bool:
-    """Whether nobody works on a run any more, by the first of its signs that tells.
+    """Whether no process works on a run any more: by its process, else its lock, else its heartbeat.
 
     Args:
         instance: where the run is recorded.
         run: a run that was started.
-        silent: the ids of the runs whose heartbeat has stopped, as far as somebody has watched.
+        silent: the ids of the runs whose heartbeat has stopped, as far as a watcher knows.
     """
-    if (gone := _is_local_process_gone(run.tags)) is not None:
-        return gone
+    if (is_gone := _is_local_process_gone(run.tags)) is not None:
+        return is_gone
     if (held := is_lock_held(instance, run)) is not None:
         return not held
     return run.run_id in silent
@@ -84,12 +84,14 @@ def _is_local_process_gone(tags: Mapping[str, str]) -> bool | None:
 def mark_dead_runs(
     instance: dg.DagsterInstance, *, besides: str | None = None, watch: HeartbeatWatch | None = None
 ) -> list[str]:
-    """Mark the runs whose process is gone as failed (canceled, if that was under way), free their pool slots.
+    """Mark runs whose process was killed as failed, and free their pool slots.
+
+    A run that was being canceled is marked as canceled.
 
     Args:
         instance: where the runs are recorded.
         besides: the id of a run to leave alone: the caller's own.
-        watch: what the caller, who comes again and again, has seen of heartbeats; it is brought up to date.
+        watch: the heartbeats that the caller saw in earlier calls. This call updates them.
 
     Returns:
         The ids of the runs that were ended or whose slots were freed.
@@ -100,27 +102,31 @@ def mark_dead_runs(
     for run in unfinished:
         if run.run_id == besides or not is_run_dead(instance, run, silent):
             continue
-        message = (
-            f"The process of this run (pid {run.tags.get(PID_TAG, 'unknown')} on "
-            f"{run.tags.get(HOST_TAG, 'an unknown host')}) is gone: it was killed."
-        )
-        if run.status == dg.DagsterRunStatus.CANCELING:
-            instance.report_run_canceled(run, message)
-        else:
-            instance.report_run_failed(run, message)
-            # Its own process can no longer say so.
-            logs.get_logger(__name__).error(
-                "run failed",
-                run_id=run.run_id,
-                job=run.job_name,
-                table=run.tags.get("k2/table"),
-                partitions=logs.partitions_of_run(run.tags),
-                snapshot=run.tags.get("k2/snapshot"),
-                error=message,
-            )
+        _end_run(instance, run)
         ended.append(run.run_id)
     remove_locks(instance, {run.run_id for run in unfinished} - set(ended))
     return [*ended, *_free_slots(instance, set(ended), besides)]
+
+
+def _end_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    message = (
+        f"The process of this run (pid {run.tags.get(PID_TAG, 'unknown')} on "
+        f"{run.tags.get(HOST_TAG, 'an unknown host')}) was killed."
+    )
+    if run.status == dg.DagsterRunStatus.CANCELING:
+        instance.report_run_canceled(run, message)
+        return
+    instance.report_run_failed(run, message)
+    # The run's own process can no longer log this.
+    logs.get_logger(__name__).error(
+        "run failed",
+        run_id=run.run_id,
+        job=run.job_name,
+        table=run.tags.get("k2/table"),
+        partitions=logs.partitions_of_run(run.tags),
+        snapshot=run.tags.get("k2/snapshot"),
+        error=message,
+    )
 
 
 def _free_slots(instance: dg.DagsterInstance, ended: set[str], besides: str | None) -> list[str]:
@@ -130,7 +136,7 @@ def _free_slots(instance: dg.DagsterInstance, ended: set[str], besides: str | No
     freed = []
     for run_id in storage.get_concurrency_run_ids() - {besides}:
         run = instance.get_run_by_id(run_id)
-        # A run marked as ended from the UI may have a process that is still at work: it keeps its slot.
+        # A run that a person marked as ended in the UI may have a process at work. It keeps its slot.
         if run is None or (run.is_finished and (run_id in ended or is_run_dead(instance, run))):
             storage.free_concurrency_slots_for_run(run_id)
             freed.append(run_id)
@@ -138,7 +144,7 @@ def _free_slots(instance: dg.DagsterInstance, ended: set[str], besides: str | No
 
 
 def _host_id() -> str:
-    """This machine, and in it this space of process ids: containers may share a host name but not pids."""
+    """This machine and its space of process ids: containers may share a host name, but not process ids."""
     try:
         space = str(Path("/proc/self/ns/pid").readlink())
     except OSError:  # not Linux
@@ -150,13 +156,13 @@ def _host_id() -> str:
     name="dead_runs",
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Ends runs whose process was killed, so that what waits for their table can go on.",
+    description="Ends runs whose process was killed, so that runs that wait for their table can start.",
 )
 def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    """A queued run that waits for a dead one's pool never starts, so it can't look for itself."""
+    """End dead runs. A queued run that waits for a dead run's pool never starts, so it cannot do this."""
     watch = HeartbeatWatch.from_cursor(context.cursor)
     ended = mark_dead_runs(context.instance, watch=watch)
     context.update_cursor(watch.to_cursor())
     return dg.SkipReason(
-        f"Ended {len(ended)}: {', '.join(ended)}" if ended else "No run has lost its process."
+        f"Ended {len(ended)} runs: {', '.join(ended)}" if ended else "No run has lost its process."
     )

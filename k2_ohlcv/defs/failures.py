@@ -1,4 +1,4 @@
-"""From errors to Dagster's failures: only what can pass by itself is tried again a minute later."""
+"""Turns errors into Dagster's failures. Only errors that may pass by themselves are retried."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +11,10 @@ from k2_ohlcv.domain.errors import K2Error
 from k2_ohlcv.lake.retry import CONFLICT_ERRORS
 from k2_ohlcv.lake.storage_errors import describe_storage_error
 
-#: A run with this tag has someone waiting for it, who would rather know at once than after two retries.
+#: A person waits for a run with this tag, so its errors are reported immediately, without retries.
 INTERACTIVE_TAG = "k2/interactive"
 
-#: Lost races, and catalogs that are overloaded for a moment.
+#: Commit conflicts, and catalogs that are briefly overloaded.
 _TRANSIENT_ERRORS = (
     *CONFLICT_ERRORS,
     CommitStateUnknownException,
@@ -22,9 +22,9 @@ _TRANSIENT_ERRORS = (
     ServiceUnavailableError,
     OSError,
 )
-#: Errors of the operating system that stay until somebody changes something.
+#: Errors of the operating system that persist until a person changes something.
 _PERMANENT_ERRORS = (PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
-#: The same of libraries that need not be loaded here: a locked database, a server that is gone for a moment.
+#: Transient errors by name, so that their libraries need not be loaded: a locked database, a lost server.
 _TRANSIENT_NAMES = {
     "sqlite3.OperationalError",
     "sqlalchemy.exc.OperationalError",
@@ -39,11 +39,11 @@ _TRANSIENT_NAMES = {
 
 @contextmanager
 def convert_errors(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> Iterator[None]:
-    """Turn an error into a failure with its message, retried only where waiting can help.
+    """Turn an error into a failure with its message. Only transient errors are retried.
 
     Raises:
-        Failure: the error does not pass by itself, or someone waits for the run. An error that may pass is
-            left as it is, and the asset's retry policy applies.
+        Failure: the error is permanent, or a person waits for the run. A transient error passes unchanged,
+            and the asset's retry policy applies.
     """
     try:
         yield
@@ -56,7 +56,7 @@ def convert_errors(context: dg.AssetExecutionContext | dg.OpExecutionContext) ->
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same call may succeed later without anyone changing anything, as far as its type tells."""
+    """Whether the same call may succeed later with no change by a person, judged by the error's type."""
     if isinstance(error, K2Error):
         return error.is_retryable
     if isinstance(error, _TRANSIENT_ERRORS):
@@ -66,6 +66,6 @@ def is_transient(error: BaseException) -> bool:
 
 
 def error_message(error: Exception) -> str:
-    """What went wrong, in one paragraph; the kind of error too where it is not one of this project's."""
+    """The error in one paragraph, with its type where it is not an error of this project."""
     known = error if isinstance(error, K2Error) else describe_storage_error(error)
     return redact_secrets(str(known) if known else f"{type(error).__name__}: {error}")

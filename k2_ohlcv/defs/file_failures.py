@@ -1,9 +1,9 @@
-"""Ingestion of many files from Dagster: a bad file is reported by name, and holds up no other.
+"""Ingestion of several files in Dagster. A bad file is reported by name; all other files are ingested.
 
-Only what reading a file raises is that file's failure. A catalog that is down, a full disk or a lost race is
-none: it goes on to Dagster, which tries the run again.
+Only an error from reading a file is a failure of that file. A catalog that is down, a full disk and a commit
+conflict are not: Dagster gets those errors and retries the run.
 
-`ingest` is imported when a step runs: the graph loads without it in half the time.
+`ingest` is imported when a step runs: without it the graph loads in half the time.
 """
 
 from collections.abc import Collection, Sequence
@@ -28,25 +28,25 @@ Context = dg.OpExecutionContext | dg.AssetExecutionContext
 
 @dataclass
 class IngestResult:
-    """What became of files.
+    """The outcome of ingesting some files.
 
     Attributes:
-        reports: what was read.
-        failed: what was wrong with each file that failed.
+        reports: what was ingested.
+        failed: the error of each file that failed.
     """
 
     reports: list["IngestReport"] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
     def raise_failed(self, total: int) -> None:
-        """End the run where a file failed; the others are in.
+        """Fail the run if a file failed. The other files are ingested by then.
 
         Raises:
-            Failure: names each file, with its error.
+            Failure: names each failed file, with its error.
         """
         if self.failed:
             raise dg.Failure(
-                f"{len(self.failed)} of {total} files failed, and wait to be changed: "
+                f"{len(self.failed)} of {total} files failed. They are tried again when they change: "
                 + "; ".join(self.failed),
                 allow_retries=False,
             )
@@ -55,19 +55,19 @@ class IngestResult:
 def ingest_each(
     context: Context, lake: LakeResource, files: Sequence[Path], days: Sequence[Interval] | None = None
 ) -> IngestResult:
-    """Ingest all files at once. Where one of them is bad, ingest them one by one: it holds up no other.
+    """Ingest all files together. If one of them is bad, ingest them one by one, so that the others succeed.
 
     Args:
         context: where failures are logged.
         lake: the tables, and the landing folder.
         files: the files.
-        days: whose rows are ingested; None is all.
+        days: the days whose rows are ingested; None is all days.
     """
     from k2_ohlcv.operations.ingest import ingest
 
-    done = IngestResult()
+    result = IngestResult()
     if not files:
-        return done
+        return result
     settings = lake.settings
     try:
         report = ingest(
@@ -76,38 +76,38 @@ def ingest_each(
             days=days,
             landing=settings.landing,
             workspace=settings.home / "work",
-            progress=lambda what, rows: logs.report_progress(f"{rows:,} rows {what}"),
+            progress=lambda step, rows: logs.report_progress(f"{rows:,} rows {step}"),
         )
-        done.reports.append(report)
+        result.reports.append(report)
     except (BadFileError, UsageError) as error:
         if len(files) == 1:
-            add_failure(context, done, make_printable_path(files[0]), str(error))
-            return done
+            add_failure(context, result, make_printable_path(files[0]), str(error))
+            return result
         for file in files:
-            alone = ingest_each(context, lake, [file], days)
-            done.reports += alone.reports
-            done.failed += alone.failed
-    return done
+            single = ingest_each(context, lake, [file], days)
+            result.reports += single.reports
+            result.failed += single.failed
+    return result
 
 
-def add_failure(context: Context, done: IngestResult, file: str, error: str) -> None:
-    """Log that a file failed, and keep it for the end of the run."""
+def add_failure(context: Context, result: IngestResult, file: str, error: str) -> None:
+    """Log that a file failed, and add the error to the result for the end of the run."""
     fields = {"event": "file failed", "file": file, "error": error, "table": TRADES_TABLE}
     context.log.error(f"file failed: {error}", extra={logs.FIELDS: fields})
-    done.failed.append(error)
+    result.failed.append(error)
 
 
-def report_unterminated(context: Context, done: IngestResult, settled: Collection[Path] = ()) -> None:
-    """Say which files end without an end of line: a failure of those that have settled, else a warning."""
-    for report in done.reports:
+def report_unterminated(context: Context, result: IngestResult, settled: Collection[Path] = ()) -> None:
+    """Report files whose last line has no end of line: settled files as failed, others by a warning."""
+    for report in result.reports:
         for source, line in report.unterminated.items():
-            said = f"{make_printable_path(Path(source))}: line {line}, the last one, has no end of line"
+            text = f"{make_printable_path(Path(source))}: line {line}, the last one, has no end of line"
             if Path(source) in settled:
                 error = (
-                    f"{said}, and the file has not changed for ten minutes: the line is left out and is in "
-                    "rejected_trades; add the end of line if it is whole, else fetch the file again"
+                    f"{text}, and the file has not changed for ten minutes. The line is in rejected_trades. "
+                    "Add the end of line if the line is complete, else fetch the file again"
                 )
-                add_failure(context, done, make_printable_path(Path(source)), error)
+                add_failure(context, result, make_printable_path(Path(source)), error)
             else:
                 fields = {"event": "file unterminated", "file": source, "line": line, "table": TRADES_TABLE}
-                context.log.warning(f"{said}: left out until it has one", extra={logs.FIELDS: fields})
+                context.log.warning(f"{text}. It is left out until it has one.", extra={logs.FIELDS: fields})

@@ -1,4 +1,4 @@
-"""How long a candle table may be behind its trades, as a freshness policy: the UI and the sensors ask it."""
+"""Freshness policies: how long a candle table may lag behind its trades. The UI and the sensors read them."""
 
 from datetime import timedelta
 
@@ -12,7 +12,7 @@ def freshness_policy(timeframe: Timeframe, seconds: int | None) -> dg.FreshnessP
 
     Args:
         timeframe: the table.
-        seconds: `Settings.refresh_seconds`: when to warn; None is the timeframe's own.
+        seconds: the lag at which to warn (`Settings.refresh_seconds`); None is the timeframe's own.
     """
     if seconds is None:
         return dg.FreshnessPolicy.time_window(

@@ -1,4 +1,7 @@
-"""Jobs: what people, sensors and the command line launch. One job has one partitions definition."""
+"""The asset jobs that people, sensors and the command line launch.
+
+All tables of one job have the same partitions, as Dagster demands.
+"""
 
 from typing import Any
 
@@ -20,10 +23,11 @@ def refresh_job_name(timeframe: Timeframe) -> str:
 
 
 def rebuild_jobs(settings: Settings) -> dict[str, list[Timeframe]]:
-    """The rebuild jobs by name, and their tables.
+    """The tables of each rebuild job, by the job's name.
 
-    A job's tables share one scan of the trades and must have the same partitions. Where those begin with
-    retention, each table's begin on a day of its own, and so each has its own job.
+    The tables of a job share one scan of the trades and must have the same partitions. With
+    `K2_START_DATE=retention` the partitions of each table begin on another day. Each table then has its own
+    job.
     """
     if settings.start_date is None:
         return {_rebuild_job_name(timeframe): [timeframe] for timeframe in TIMEFRAMES}
@@ -35,7 +39,7 @@ def _rebuild_job_name(timeframe: Timeframe) -> str:
 
 
 def tables_of_job(job: str) -> set[str]:
-    """The names of the tables that a job of ours writes, where nothing less is chosen; none for others."""
+    """The names of the tables that a job of this graph writes if none is deselected; none for other jobs."""
     if job == INGEST_JOB:
         return {TRADES_TABLE}
     rebuilt = {
@@ -50,31 +54,31 @@ def timeframes_of_grain(grain: Grain) -> list[Timeframe]:
 
 
 def build_jobs(settings: Settings) -> list[Any]:  # Dagster does not export the type of an asset job
-    """The jobs. A job over some assets runs their checks too, those of retention excepted.
+    """The jobs. A job runs the checks of its assets too, except those of retention.
 
-    Where some of a job's assets are chosen, Dagster adds those again: they look, and drop nothing.
+    When a person selects some assets of a job, Dagster adds the retention checks again. They drop nothing.
     """
     ingest = dg.define_asset_job(
         INGEST_JOB,
         selection=_asset_selection(TRADES_TABLE),
-        description="Read the landing files of the chosen days into trades.",
+        description="Ingest the landing files' trades of the chosen days.",
     )
     rebuilding = [
         dg.define_asset_job(
             name,
-            selection=_asset_selection(*(t.table for t in some)),
-            description=f"Make the chosen {some[0].grain.value}s of {', '.join(t.table for t in some)} "
-            "equal to the trades; check them.",
+            selection=_asset_selection(*(t.table for t in tables)),
+            description=f"Make the chosen {tables[0].grain.value}s of {', '.join(t.table for t in tables)} "
+            "equal to the trades, and check them.",
         )
-        for name, some in rebuild_jobs(settings).items()
+        for name, tables in rebuild_jobs(settings).items()
     ]
     refreshes = [
         dg.define_asset_job(
             refresh_job_name(timeframe),
             selection=_asset_selection(timeframe.table),
             config=refresh_config(timeframe),
-            description="Bring this table from its watermark to the trades as they are now, in whatever "
-            "partitions that is; check those.",
+            description="Reconcile the dirty windows of this table, in whatever partitions they are, and "
+            "check those partitions.",
         )
         for timeframe in TIMEFRAMES
     ]

@@ -1,16 +1,16 @@
-"""Resources: what a run holds. These are the lake, and the Spark session with the state of the run.
+"""The resources of a run: the lake, and the Spark session with the state of the run.
 
-How a session is opened is in `engine.session`.
-
-The environment is read when a run starts, never when definitions load.
+Opening a session is in `engine.session`. The environment is read when a run starts, never when definitions
+load.
 """
 
 from contextlib import ExitStack
 from functools import cached_property
+from typing import Any
 
 import dagster as dg
 from dagster_pyspark import LazyPySparkResource
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from k2_ohlcv.defs import dead_runs
 from k2_ohlcv.defs.run_liveness import show_liveness
@@ -21,7 +21,7 @@ from k2_ohlcv.settings import Settings
 
 
 class _RunLake:
-    """The settings of a run, and the lake that they name, opened when first used."""
+    """The settings of a run and its lake. The lake is opened when first used."""
 
     def __init__(self) -> None:
         self.settings = Settings.from_environ()
@@ -32,35 +32,35 @@ class _RunLake:
 
 
 class LakeResource(dg.ConfigurableResource[Lake]):
-    """The tables. Also where a run says which process works on it, and ends those whose process is gone."""
+    """The tables of a run. Its set-up records the run's process, and ends runs whose process was killed."""
 
     _run_lake: _RunLake | None = PrivateAttr(default=None)
     _liveness: ExitStack = PrivateAttr(default_factory=ExitStack)
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Runs once per run, before any step asks for a pool."""
+        """Record the run's process. Dagster calls this once per run, before any step asks for a pool."""
         self._run_lake = _RunLake()
         if context.run is not None and context.instance is not None:
-            signs = show_liveness(context.instance, context.run.run_id, dead_runs.process_tags())
-            self._liveness.enter_context(signs)
+            liveness = show_liveness(context.instance, context.run.run_id, dead_runs.process_tags())
+            self._liveness.enter_context(liveness)
             dead_runs.mark_dead_runs(context.instance, besides=context.run.run_id)
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002 # Dagster's name
-        """Forget the catalog: the next run reads the environment anew."""
+        """Drop the catalog. The next run reads the environment again."""
         self._run_lake = None
         self._liveness.close()
 
     @property
     def settings(self) -> Settings:
         """The settings of this run."""
-        return self._hold_run().settings
+        return self._get_run_lake().settings
 
     @property
     def lake(self) -> Lake:
         """The tables of this run."""
-        return self._hold_run().lake
+        return self._get_run_lake().lake
 
-    def _hold_run(self) -> _RunLake:
+    def _get_run_lake(self) -> _RunLake:
         if self._run_lake is None:
             self._run_lake = _RunLake()
         return self._run_lake
@@ -69,17 +69,20 @@ class LakeResource(dg.ConfigurableResource[Lake]):
 class SparkResource(LazyPySparkResource):
     """A Spark session that starts when it is first used and ends with the run.
 
-    `spark_session` is what dagster_pyspark promises; `engine` is the same session with what this project
-    knows of it. `SPARK_REMOTE` chooses the server, `spark_config` adds to its configuration.
+    `engine` is the session in this project's form, and `spark_session` in that of dagster_pyspark.
+    `SPARK_REMOTE` chooses the server.
     """
 
+    spark_config: dict[str, Any] = Field(
+        default={}, description="Further Spark configuration of the session, such as spark.sql.* settings."
+    )
     _stack: ExitStack = PrivateAttr(default_factory=ExitStack)
     _engine: Engine | None = PrivateAttr(default=None)
     _run_state: RunState | None = PrivateAttr(default=None)
 
     def _init_session(self) -> None:
         if self._engine is not None and self._engine.is_lost:
-            self._close()  # a step that is tried again needs a new session: the server may be back
+            self._close()  # the server may be back: a retried step gets a new session
         if self._engine is None:
             config: dict[str, str] = {key: str(value) for key, value in self.spark_config.items()}
             self._engine = self._stack.enter_context(open_engine(Settings.from_environ(), config))
@@ -87,19 +90,19 @@ class SparkResource(LazyPySparkResource):
 
     @property
     def engine(self) -> Engine:
-        """The engine, started if it is not yet, and anew if its server was lost."""
+        """The engine. It is started when first used, and again if its server was lost."""
         self._init_session()
         assert self._engine is not None
         return self._engine
 
     def run_state(self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> RunState:
-        """What the steps of this run share."""
+        """The state that the steps of this run share."""
         if self._run_state is None:
             self._run_state = RunState.for_timeframes(timeframes_of_run(context))
         return self._run_state
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002 # Dagster's name
-        """End the session, if one was started, and forget the state of the run."""
+        """End the session, if one was started, and drop the state of the run."""
         self._run_state = None
         self._close()
 
@@ -109,5 +112,5 @@ class SparkResource(LazyPySparkResource):
 
 
 def build_resources() -> dict[str, object]:
-    """The resources of the graph, by the names that assets ask for."""
-    return {"lake": LakeResource(), "spark": SparkResource(spark_config={})}
+    """The resources of the graph, by the parameter names of assets and ops."""
+    return {"lake": LakeResource(), "spark": SparkResource()}

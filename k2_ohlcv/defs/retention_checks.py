@@ -1,7 +1,7 @@
-"""The asset check that shows what scheduled retention holds back: one on each table that it looks after.
+"""The asset check `retention_limit`, one a table: it fails while scheduled retention holds back a drop.
 
-The retention job records it, outside a run of checks. Run by hand, the check looks again and drops nothing.
-Nothing is wrong with the candles where it fails, so it is none of `frames.checks`.
+The retention job records it, outside a run of checks. A run of the check by hand evaluates it again and drops
+nothing. A failure does not mean wrong candles, so the check is not in `frames.checks`.
 """
 
 from typing import Any
@@ -23,57 +23,57 @@ def build_retention_checks() -> list[dg.AssetChecksDefinition]:
 
 
 def checks_selection() -> dg.AssetSelection:
-    """All of them, for jobs that leave them out."""
+    """The selection of all retention checks, for jobs that leave them out."""
     return dg.AssetSelection.checks(
         *(dg.AssetCheckKey(dg.AssetKey(t), RETENTION_LIMIT_CHECK) for t in TABLES)
     )
 
 
 def record_checks(instance: dg.DagsterInstance, report: RetentionReport) -> list[str]:
-    """Record what an applied run held back, table by table; gives the reasons.
+    """Record what an applied run held back, table by table. Returns the reasons.
 
-    A table of which nothing was held passes: the check is green again after the run that dropped.
+    The check of a table passes if nothing of it was held back, so a later drop makes it pass again.
     """
-    for one in report.tables:
-        if one.table in TABLES:
+    for table in report.tables:
+        if table.table in TABLES:
             instance.report_runless_asset_event(
-                dg.AssetCheckEvaluation(**_check_payload(one, report), blocking=False)
+                dg.AssetCheckEvaluation(**_check_payload(table, report), blocking=False)
             )
-    return [one.held_back.reason for one in report.tables if one.held_back]
+    return [table.held_back.reason for table in report.tables if table.held_back]
 
 
 def _build_check(table: str) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         name=RETENTION_LIMIT_CHECK,
         asset=table,
-        description="scheduled retention drops what is past its time, and does not hold back a drop that is "
-        "too large for how far the data's clock moved",
+        description="Scheduled retention held back no drop. It holds back a drop that is too large for the "
+        "time since its last run.",
     )
     def check(lake: LakeResource) -> dg.AssetCheckResult:
         from k2_ohlcv.operations.retention import retention
 
-        # Those of trades come with all candle tables only.
-        some = [timeframe for timeframe in TIMEFRAMES if table in {timeframe.table, TRADES_TABLE}]
-        report = retention(lake.lake, lake.settings.retention, timeframes=some)
-        for one in report.tables:
-            if one.table == table:
-                return dg.AssetCheckResult(**_check_payload(one, report))
+        # Retention of trades is planned only together with all candle tables.
+        timeframes = [timeframe for timeframe in TIMEFRAMES if table in {timeframe.table, TRADES_TABLE}]
+        report = retention(lake.lake, lake.settings.retention, timeframes=timeframes)
+        for planned in report.tables:
+            if planned.table == table:
+                return dg.AssetCheckResult(**_check_payload(planned, report))
         return dg.AssetCheckResult(
             passed=True,
             asset_key=table,
             check_name=RETENTION_LIMIT_CHECK,
-            description="not under our retention",
+            description="This table has no retention here.",
         )
 
     return check
 
 
-def _check_payload(one: TableReport, report: RetentionReport) -> dict[str, Any]:
-    """What a result and an evaluation say of a table."""
-    is_held = one.held_back is not None and (not report.applied or not one.partitions)
-    metadata: dict[str, Any] = {"partitions_dropped": len(one.partitions) if report.applied else 0}
-    if one.held_back is not None and is_held:
-        held = one.held_back
+def _check_payload(table: TableReport, report: RetentionReport) -> dict[str, Any]:
+    """The fields of a table's report that a check result and an evaluation share."""
+    is_held = table.held_back is not None and (not report.applied or not table.partitions)
+    metadata: dict[str, Any] = {"partitions_dropped": len(table.partitions) if report.applied else 0}
+    if table.held_back is not None and is_held:
+        held = table.held_back
         metadata |= {
             "partitions_held": len(held.partitions),
             "rows_held": held.rows,
@@ -83,10 +83,10 @@ def _check_payload(one: TableReport, report: RetentionReport) -> dict[str, Any]:
     if report.newest:
         metadata["newest_trade"] = report.newest.as_text
     return {
-        "asset_key": dg.AssetKey(one.table),
+        "asset_key": dg.AssetKey(table.table),
         "check_name": RETENTION_LIMIT_CHECK,
         "passed": not is_held,
         "severity": dg.AssetCheckSeverity.ERROR,
-        "description": one.held_back.reason if one.held_back and is_held else None,
+        "description": table.held_back.reason if table.held_back and is_held else None,
         "metadata": metadata,
     }

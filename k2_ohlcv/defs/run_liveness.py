@@ -1,9 +1,9 @@
-"""Signs of life that a run gives while its process is there: a lock on a file, and a heartbeat in its tags.
+"""The lock and the heartbeat that show that a run's process is alive. Ending dead runs is in `dead_runs`.
 
-The lock tells across the containers of one machine: the system lets go of it when the process ends, however
-it ends. Only holders on the same kernel are judged by it, as a network disk may keep locks to one machine.
-Elsewhere the heartbeat tells. Clocks differ, so its time is not compared with ours: whoever watches counts
-for how long it has not changed. What is done with a lost run is in `runs`.
+The lock works across the containers of one machine: the kernel releases it when the process ends, however it
+ends. A lock counts only on the kernel that holds it, as a network disk may keep locks to one machine.
+Elsewhere the heartbeat counts. Clocks of machines differ, so its time is not compared with this machine's.
+Each watcher measures instead for how long the heartbeat has not changed.
 """
 
 import fcntl
@@ -19,23 +19,23 @@ from typing import IO
 import dagster as dg
 import structlog
 
-#: The kernel that holds the run's lock: another one for every boot of every machine.
+#: The boot of the machine that holds the run's lock: it is different for every boot of every machine.
 BOOT_TAG = "k2/kernel"
 HEARTBEAT_TAG = "k2/heartbeat"
 
-#: A run renews its tag so often.
+#: The time between two heartbeats.
 HEARTBEAT_SECONDS = 60.0
-#: A heartbeat that was watched for so long without a change is that of a dead run. Many beats, as a process
-#: may be suspended, or its storage away, for some minutes.
+#: A run whose heartbeat did not change for so long is dead. Its process may be suspended, or its storage
+#: unavailable, for some minutes.
 SILENT_SECONDS = 15 * 60.0
-#: Between two looks at most so much counts: a watcher that slept, with its machine, saw nothing meanwhile.
+#: The most that counts between two observations: a watcher that slept saw no heartbeats meanwhile.
 _WATCH_SECONDS = 120.0
 
 _log = structlog.get_logger(__name__)
 
 
 def boot_id() -> str:
-    """The id of this boot of this machine, the same in all its containers; empty where there is none."""
+    """The id of this boot of the machine, the same in all its containers; empty if the system has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:  # not Linux
@@ -44,16 +44,16 @@ def boot_id() -> str:
 
 @contextmanager
 def show_liveness(instance: dg.DagsterInstance, run_id: str, tags: Mapping[str, str]) -> Iterator[None]:
-    """Give both signs while inside.
+    """Hold the lock and send heartbeats while the context is open.
 
     Args:
         instance: where the run is recorded.
         run_id: the run that this process works on.
-        tags: recorded with the first heartbeat.
+        tags: further tags, recorded with the first heartbeat.
     """
     lock = _hold_lock_file(lock_file(instance, run_id))
-    held = {BOOT_TAG: boot_id()} if lock and boot_id() else {}
-    instance.add_run_tags(run_id, {**tags, **held, HEARTBEAT_TAG: _timestamp()})
+    lock_tags = {BOOT_TAG: boot_id()} if lock and boot_id() else {}
+    instance.add_run_tags(run_id, {**tags, **lock_tags, HEARTBEAT_TAG: _timestamp()})
     done = threading.Event()
     thread = threading.Thread(target=_send_heartbeats, args=(instance, run_id, done), daemon=True)
     thread.start()
@@ -63,7 +63,7 @@ def show_liveness(instance: dg.DagsterInstance, run_id: str, tags: Mapping[str, 
         done.set()
         thread.join(HEARTBEAT_SECONDS)
         if lock:
-            # Removed while it is held: whoever finds no file knows nothing, and does not take us for dead.
+            # Removed before the release: a watcher that finds no file does not take this run for dead.
             lock_file(instance, run_id).unlink(missing_ok=True)
             lock.close()
 
@@ -72,8 +72,8 @@ def _send_heartbeats(instance: dg.DagsterInstance, run_id: str, done: threading.
     while not done.wait(HEARTBEAT_SECONDS):
         try:
             instance.add_run_tags(run_id, {HEARTBEAT_TAG: _timestamp()})
-        except Exception as error:  # the storage may be away for a while: the run goes on, and so do we
-            _log.warning("a heartbeat was not recorded", run_id=run_id, error=str(error))
+        except Exception as error:  # the storage may be unavailable for a while: the run continues
+            _log.warning("heartbeat not recorded", run_id=run_id, error=str(error))
 
 
 def _timestamp() -> str:
@@ -81,7 +81,7 @@ def _timestamp() -> str:
 
 
 def lock_file(instance: dg.DagsterInstance, run_id: str) -> Path:
-    """The file that a run holds: beside Dagster's storage, which all share who share its runs on one disk."""
+    """The lock file of a run. It lies beside Dagster's storage, which all processes of the instance share."""
     return Path(instance.root_directory) / "run-locks" / f"{run_id}.lock"
 
 
@@ -93,21 +93,21 @@ def _hold_lock_file(path: Path) -> IO[str] | None:
         return None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # a disk without locks
+    except OSError:  # the disk has no locks
         file.close()
         return None
     return file
 
 
 def is_lock_held(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool | None:
-    """Whether a process holds the run's lock; None where that cannot be known."""
+    """Whether a process holds the run's lock; None if that is unknown."""
     if not boot_id() or run.tags.get(BOOT_TAG) != boot_id():
         return None
     path = lock_file(instance, run.run_id)
     try:
         with path.open("r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # One that was removed since it was opened belonged to a run that ended.
+            # A file that was removed after it was opened belonged to a run that ended.
             return False if path.exists() and path.samefile(f"/proc/self/fd/{file.fileno()}") else None
     except BlockingIOError:
         return True
@@ -116,11 +116,11 @@ def is_lock_held(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool | Non
 
 
 def remove_locks(instance: dg.DagsterInstance, alive: Collection[str]) -> None:
-    """Remove the files of runs that are over and that no process holds.
+    """Remove the lock files of ended runs that no process holds.
 
     Args:
         instance: where the runs are recorded.
-        alive: the ids of the runs that are not over.
+        alive: the ids of the runs that have not ended.
     """
     for path in lock_file(instance, "").parent.glob("*.lock"):
         if path.stem not in alive:
@@ -131,22 +131,22 @@ def remove_locks(instance: dg.DagsterInstance, alive: Collection[str]) -> None:
 
 @dataclass
 class HeartbeatWatch:
-    """What a watcher has seen of heartbeats, and for how long it saw no change.
+    """The heartbeats that a watcher saw, and for how long each did not change.
 
     Attributes:
-        seen: by the run's id, the heartbeat, and the seconds for which it was watched without a change.
-        last_look: when the watcher last looked, in seconds of its clock; None before the first look.
+        seen: for each run id, the heartbeat, and the seconds of observation without a change.
+        last_look: the time of the last observation, in seconds of the watcher's clock; None before the first.
     """
 
     seen: dict[str, tuple[str, float]] = field(default_factory=dict)
     last_look: float | None = None
 
     def find_silent(self, runs: Collection[dg.DagsterRun], now: float) -> set[str]:
-        """Look at the runs that are not over; gives the ids of those that have been silent for too long.
+        """Observe the heartbeats of runs. Returns the ids of the runs that have been silent for too long.
 
         Args:
-            runs: runs without a heartbeat, as of older versions, are never silent.
-            now: seconds of the watcher's clock.
+            runs: runs that have not ended. Runs of older versions have no heartbeat and are never silent.
+            now: the time, in seconds of the watcher's clock.
         """
         passed = 0.0 if self.last_look is None else min(max(now - self.last_look, 0.0), _WATCH_SECONDS)
         self.last_look = now
@@ -163,10 +163,10 @@ class HeartbeatWatch:
 
     @classmethod
     def from_cursor(cls, cursor: str | None) -> "HeartbeatWatch":
-        """The watch of a sensor's cursor; a new one where that says nothing."""
+        """The watch in a sensor's cursor; a new watch if the cursor has none."""
         try:
-            found = json.loads(cursor or "")
-            seen = {str(run_id): (str(beat), float(s)) for run_id, (beat, s) in found["seen"].items()}
-            return cls(seen, float(found["looked"]))
+            stored = json.loads(cursor or "")
+            seen = {str(run_id): (str(beat), float(s)) for run_id, (beat, s) in stored["seen"].items()}
+            return cls(seen, float(stored["looked"]))
         except (ValueError, TypeError, KeyError, AttributeError):
             return cls()

@@ -1,6 +1,6 @@
-"""What the steps of one run share: windows and totals of one scan, and what a check has to look at.
+"""The state that the steps of one run share: windows, totals, and the windows that were reconciled.
 
-The resource `spark` holds it for as long as the run lasts. Operations get its parts as plain arguments.
+The resource `spark` keeps it while the run lasts. Operations get its parts as plain arguments.
 """
 
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ class RunState:
     """The state of one run.
 
     Attributes:
-        windows: candle windows that a step computed for the tables of later steps.
+        windows: windows that a step computed for the tables of later steps.
         totals: totals of trades that a check computed for later checks.
-        reconciled: by timeframe, what the step of a table made equal to the trades.
+        reconciled: the windows that the step of each table made equal to the trades, by timeframe.
     """
 
     windows: WindowCache
@@ -30,14 +30,14 @@ class RunState:
 
     @classmethod
     def for_timeframes(cls, timeframes: Sequence[Timeframe]) -> "RunState":
-        """A fresh state for a run over some timeframes: one scan of the trades may serve several of them."""
+        """An empty state for a run over some timeframes."""
         return cls(WindowCache(timeframes), TotalsCache(timeframes))
 
 
 def timeframes_of_run(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> list[Timeframe]:
-    """The timeframes whose tables a run computes. A run that computes none has those that it checks."""
+    """The timeframes whose tables a run computes, or if it computes none, those whose tables it checks."""
     layer = context.job_def.asset_layer
     computed = layer.selected_asset_keys
     checked = {check.asset_key for check in layer.asset_graph.asset_check_keys}
-    found = [t for t in TIMEFRAMES if dg.AssetKey(t.table) in computed]
-    return found or [t for t in TIMEFRAMES if dg.AssetKey(t.table) in checked]
+    timeframes = [t for t in TIMEFRAMES if dg.AssetKey(t.table) in computed]
+    return timeframes or [t for t in TIMEFRAMES if dg.AssetKey(t.table) in checked]

@@ -1,4 +1,4 @@
-"""Which partition a refresh names, and which tags its run carries: the same from the sensors and by hand."""
+"""The tags and the partition of a refresh run, the same for a sensor as for the command line."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,25 +14,25 @@ WATERMARK_TAG = "k2/watermark"
 SNAPSHOT_TAG = "k2/snapshot"
 CANDLES_TAG = "k2/candles-snapshot"
 ATTEMPT_TAG = "k2/attempt"
-#: On a run that failed for named windows only: it is asked for again at the table's own pace.
+#: The tag of a run that failed only because it refused windows. The sensor repeats it at the table's pace.
 REFUSED_TAG = "k2/refused-windows"
 
 
 def newest_dirty_partition(
-    there: dg.PartitionsDefinition[Any], grain: Grain, dirty: Sequence[Interval]
+    partitions: dg.PartitionsDefinition[Any], grain: Grain, dirty: Sequence[Interval]
 ) -> str:
-    """The newest of the partitions that the definition has; its last one if it has none of them."""
+    """The newest dirty partition that the definition has; its last partition if it has none of them."""
     keys = (grain.key(partition) for partition in sorted(dirty, reverse=True))
-    last = there.get_last_partition_key()
+    last = partitions.get_last_partition_key()
     assert last is not None
-    return next((key for key in keys if there.has_partition_key(key)), last)
+    return next((key for key in keys if partitions.has_partition_key(key)), last)
 
 
-def refresh_tags(found: TableLag) -> dict[str, str]:
-    """The tags that say what a refresh starts from and what it was asked for."""
+def refresh_tags(lag: TableLag) -> dict[str, str]:
+    """The tags of a refresh run: its table, and the snapshots that it starts from."""
     return {
-        TABLE_TAG: found.timeframe.table,
-        WATERMARK_TAG: str(found.watermark or "none"),
-        CANDLES_TAG: str(found.candles_snapshot or "none"),
-        SNAPSHOT_TAG: str(found.snapshot or "none"),
+        TABLE_TAG: lag.timeframe.table,
+        WATERMARK_TAG: str(lag.watermark or "none"),
+        CANDLES_TAG: str(lag.candles_snapshot or "none"),
+        SNAPSHOT_TAG: str(lag.snapshot or "none"),
     }

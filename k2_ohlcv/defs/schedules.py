@@ -1,6 +1,6 @@
-"""What runs by the clock: retention every day, and an audit of what is stored every night.
+"""The schedules: retention and an audit of the stored candles, both every night.
 
-Both are jobs that people can launch too. What they do is `retention` and `validate`.
+People can launch both jobs too. The work is in `operations.retention` and `operations.validate`.
 """
 
 from collections.abc import Sequence
@@ -23,27 +23,27 @@ from k2_ohlcv.lake.metadata.table_stats import count_rows_per_partition, find_da
 
 RETENTION_JOB, AUDIT_JOB = "retention", "audit"
 
-#: The audit looks at the newest days every night, and at every day once in so many nights.
+#: The audit examines the newest days every night, and every older day once in so many nights.
 _NEWEST_DAYS, _NIGHTS = 7 * DAY, 30
-#: Trades that one night's share of old days may hold: some minutes of scanning.
+#: The most trades in one night's share of older days: some minutes of scanning.
 _AUDIT_ROWS = 200_000_000
 
 
 class RetentionConfig(dg.Config):
-    """What the launchpad offers."""
+    """The run config of the retention job."""
 
     apply: bool | None = Field(
         default=None,
-        description="As `k2-ohlcv retention --apply`. true: drop all that is past its time, knowingly. "
-        "false: only say what would go. Unset, as the schedule runs it: drop, but nothing of a table that "
-        "would lose more than 7 days (1d: one month) at once where the newest trade moved further than the "
-        "wall clock.",
+        description="true: drop everything past retention, as `k2-ohlcv retention --apply`. false: report "
+        "what would be dropped. Unset, as in scheduled runs: drop, but hold back the drop of a table that "
+        "would lose more than 7 days (1d: one month) while the newest trade advanced further than the wall "
+        "clock.",
     )
     as_of: str = Field(default="", description="The day to measure ages from, as YYYY-MM-DD; empty is now.")
 
 
 def build_scheduled_jobs() -> tuple[list[dg.JobDefinition], list[dg.ScheduleDefinition]]:
-    """The jobs and their schedules, on by default. Times are UTC, when markets are quietest."""
+    """The jobs and their schedules, on by default. They run at night in UTC, when markets are quietest."""
     jobs = {RETENTION_JOB: _retention_job(), AUDIT_JOB: _audit_job()}
     times = {RETENTION_JOB: "40 2 * * *", AUDIT_JOB: "10 3 * * *"}
     schedules = [
@@ -60,7 +60,7 @@ def build_scheduled_jobs() -> tuple[list[dg.JobDefinition], list[dg.ScheduleDefi
 
 
 def _retention_job() -> dg.JobDefinition:
-    @dg.op(name="apply_retention", description="Drop what is past its time, in all tables.")
+    @dg.op(name="apply_retention", description="Drop partitions past retention, in all tables.")
     def apply_retention(context: dg.OpExecutionContext, config: RetentionConfig, lake: LakeResource) -> None:
         from k2_ohlcv.operations.retention import retention
 
@@ -75,17 +75,21 @@ def _retention_job() -> dg.JobDefinition:
                 progress=logs.report_progress,
             )
         context.add_output_metadata({"report": dg.MetadataValue.json(report.as_json())})
-        for one in report.tables:
-            counts = {"partitions": len(one.partitions), "rows": one.rows, "files_removed": one.files_removed}
-            said = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items())
-            fields = {"event": "retention", "table": one.table, "counts": counts}
-            context.log.info(f"{one.table}: {said}", extra={logs.FIELDS: fields})
+        for table in report.tables:
+            counts = {
+                "partitions": len(table.partitions),
+                "rows": table.rows,
+                "files_removed": table.files_removed,
+            }
+            text = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items())
+            fields = {"event": "retention", "table": table.table, "counts": counts}
+            context.log.info(f"{table.table}: {text}", extra={logs.FIELDS: fields})
         if report.applied:
-            held = retention_checks.record_checks(context.instance, report)
-            for reason in held if config.apply is None else ():
-                context.log.warning(f"Nothing of it was dropped: {reason}.")
+            reasons = retention_checks.record_checks(context.instance, report)
+            for reason in reasons if config.apply is None else ():
+                context.log.warning(f"A drop was held back: {reason}.")
 
-    @dg.job(name=RETENTION_JOB, description="Drop partitions past retention, and files that nothing needs.")
+    @dg.job(name=RETENTION_JOB, description="Drop partitions past retention, and remove unreferenced files.")
     def retention_job() -> None:
         apply_retention()
 
@@ -93,7 +97,7 @@ def _retention_job() -> dg.JobDefinition:
 
 
 def _audit_job() -> dg.JobDefinition:
-    @dg.op(name="run_audit", description="Validate the newest days, and tonight's share of all others.")
+    @dg.op(name="run_audit", description="Validate the newest days, and tonight's share of all older days.")
     def run_audit(context: dg.OpExecutionContext, lake: LakeResource, spark: SparkResource) -> None:
         from k2_ohlcv.operations.validate import validate
 
@@ -113,13 +117,14 @@ def _audit_job() -> dg.JobDefinition:
                 if check.is_blocking and not finding.is_ok:
                     failed.append(f"{check.name} of {timeframe.table}: {', '.join(finding.partitions)}")
             context.log.info(
-                f"{timeframe.table}: {sum(f.is_ok for f in findings)} of {len(findings)} checks hold"
+                f"{timeframe.table}: {sum(f.is_ok for f in findings)} of {len(findings)} checks passed"
             )
         if failed:
-            raise dg.Failure(f"What is stored is wrong: {'; '.join(failed)}", allow_retries=False)
+            raise dg.Failure(f"Stored candles are wrong: {'; '.join(failed)}", allow_retries=False)
 
     @dg.job(
-        name=AUDIT_JOB, description="Hold what is stored to every check: the last week, and all in a month."
+        name=AUDIT_JOB,
+        description="Run every check on the last week, and within a month on all days.",
     )
     def audit_job() -> None:
         run_audit()
@@ -128,10 +133,10 @@ def _audit_job() -> dg.JobDefinition:
 
 
 def audit_scope(lake: Lake, timeframe: Timeframe, now: datetime, budget: int = _AUDIT_ROWS) -> list[Interval]:
-    """What the audit of a night examines: the newest days, and a share of the others.
+    """The days that the audit of a night examines: the newest, and a share of the older ones.
 
-    Every partition has its turn once in `_NIGHTS` nights. Of those whose turn it is, the newest come first,
-    until they hold `budget` trades; at least one is examined.
+    Every partition is due once in `_NIGHTS` nights. The newest due partitions are examined first, up to
+    `budget` trades, and at least one.
     """
     spans = find_data_blocks(lake, [timeframe])
     if not spans:
@@ -139,14 +144,14 @@ def audit_scope(lake: Lake, timeframe: Timeframe, now: datetime, budget: int = _
     newest = Interval(max(spans[0].start, spans[-1].end - _NEWEST_DAYS), spans[-1].end)
     night = (now - EPOCH) // DAY % _NIGHTS
     grain = timeframe.grain
-    turn = [p for p in grain.partitions(spans) if grain.ordinal(p.start) % _NIGHTS == night]
+    due = [p for p in grain.partitions(spans) if grain.ordinal(p.start) % _NIGHTS == night]
     rows = count_rows_per_partition(lake.trades(), grain)
-    return coalesce([newest, *_within_budget(turn[::-1], rows, budget, grain.key)])
+    return coalesce([newest, *_within_budget(due[::-1], rows, budget, grain.key)])
 
 
-def _within_budget(turn: Sequence[Interval], rows: Any, budget: int, key: Any) -> list[Interval]:
+def _within_budget(due: Sequence[Interval], rows: Any, budget: int, key: Any) -> list[Interval]:
     chosen: list[Interval] = []
-    for partition in turn:
+    for partition in due:
         budget -= rows.get(key(partition), 0)
         if budget < 0 and chosen:
             break

@@ -58,12 +58,12 @@ def test_people_are_told_that_it_is_a_dry_run_and_how_to_apply(
     filled: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = said(tmp_path, capsys, as_json=False, kept="30d")
-    assert "gold_ohlcv_1m: 2024-02-20 to 2024-03-01 are past their time." in text
+    assert "gold_ohlcv_1m: 2024-02-20 to 2024-03-01 are past retention." in text
     assert "11 partitions" in text
-    assert "This was a dry run: --apply does it." in text
+    assert "This was a dry run: --apply drops them." in text
     text = said(tmp_path, capsys, as_json=False, apply=True, kept="30d")
     assert "11 partitions dropped, 0 files removed. Kept snapshots still need their files" in text
-    assert "Nothing was past its time" in said(tmp_path, capsys, as_json=False, apply=True, kept="30d")
+    assert "Nothing was past retention" in said(tmp_path, capsys, as_json=False, apply=True, kept="30d")
 
 
 def test_a_wrong_value_is_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

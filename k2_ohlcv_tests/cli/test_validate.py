@@ -89,7 +89,7 @@ def test_an_empty_lake_has_nothing_to_check(lake: Lake, capsys: pytest.CaptureFi
         (["--timeframe", "2m"], "'1m'"),
         (["--from", "yesterday"], "YYYY-MM-DD"),
         (["--lookback-days", "0"], "one day or more"),
-        (["--lookback-days", "3", "--to", "2024-01-01"], "goes without"),
+        (["--lookback-days", "3", "--to", "2024-01-01"], "cannot be combined"),
         (["--from", "2024-01-02", "--to", "2024-01-01"], "is not after"),
     ],
 )

@@ -33,9 +33,9 @@ def test_a_file_is_left_until_it_has_stopped_growing(landing: Landing) -> None:
     assert "No file" in str(landing.look())
     landing.put("t.csv", HEADER)
     landing.put("copying.csv.part", HEADER)
-    assert "1 files have come" in str(landing.look())
+    assert "1 files are new" in str(landing.look())
     landing.put("t.csv", HEADER, "2024-02-27T01:00:00Z,1,1,a")
-    assert "1 files have come" in str(landing.look()), "it grew"
+    assert "1 files are new" in str(landing.look()), "it grew"
     asked = landing.look()
     assert requested_files(asked) == ["X/AB/t.csv"]
 
@@ -54,7 +54,7 @@ def test_files_are_ingested_once_and_again_when_they_change(landing: Landing) ->
         if r.asset_materialization
     }
     assert rows == {"2024-02-27": 1, "2023-01-01": 1}
-    assert [landing.look(), landing.look()] == ["No file has come or changed."] * 2
+    assert [landing.look(), landing.look()] == ["No file is new or changed."] * 2
     landing.put("t.csv", HEADER, "2024-02-27T01:00:00Z,1,1,a", "2024-02-27T02:00:00Z,1,1,c")
     landing.look()
     assert landing.run(landing.look()).success
@@ -73,7 +73,7 @@ def test_a_bad_file_fails_once_and_holds_up_no_other(landing: Landing) -> None:
     assert "bad.csv" in failure.step_failure_data.user_failure_data.description
     assert "good.csv" not in failure.step_failure_data.user_failure_data.description
     assert read_trades(landing) == ["a"]
-    assert [landing.look(), landing.look()] == ["No file has come or changed."] * 2
+    assert [landing.look(), landing.look()] == ["No file is new or changed."] * 2
     landing.put("bad.csv", HEADER, "2024-02-27T02:00:00Z,1,1,b")
     landing.look()
     again = landing.look()
@@ -94,7 +94,7 @@ def test_a_run_that_was_killed_is_asked_for_again(landing: Landing, monkeypatch:
     landing.instance.add_run(run)
     assert run.run_id in str(landing.look()), "one at a time"
     landing.instance.report_run_failed(run)
-    assert "asked for again at" in str(landing.look())
+    assert "requested again at" in str(landing.look())
     monkeypatch.setattr(refresh, "_MIN_RETRY_DELAY", timedelta(0))
     again = landing.look()
     assert requested_files(again) == requested_files(first)

@@ -28,7 +28,7 @@ from k2_ohlcv_tests.support.trades import make_trade
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
 
 MINUTE = find_timeframe("1m")
-NOTHING = "No file has come or changed."
+NOTHING = "No file is new or changed."
 
 
 @pytest.fixture
@@ -157,53 +157,49 @@ def test_a_failure_that_is_no_file_s_is_tried_again(
 
 
 def test_an_unterminated_file_comes_in_without_its_last_line_and_is_looked_at_again(
-    landing_folder: Landing, monkeypatch: pytest.MonkeyPatch
+    landing: Landing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cut quantity is never stored; the grown file adds the right one, and history stays."""
-    path = landing_folder.folder / "t.csv"
+    path = landing.folder / "t.csv"
     path.write_text(f"{HEADER}\n2024-02-27T01:00:00Z,1,1,a\n2024-02-27T02:00:00Z,1,12")
-    landing_folder.look()
-    assert landing_folder.run(landing_folder.look()).success
-    assert read_trades(landing_folder) == ["a"]
-    (row,) = rejected(landing_folder)
+    landing.look()
+    assert landing.run(landing.look()).success
+    assert read_trades(landing) == ["a"]
+    (row,) = rejected(landing)
     assert (row["line"], row["reason"], row["raw"]) == (3, "unterminated", "2024-02-27T02:00:00Z,1,12")
-    assert [landing_folder.look(), landing_folder.look()] == [NOTHING] * 2
+    assert [landing.look(), landing.look()] == [NOTHING] * 2
     path.write_text(f"{HEADER}\n2024-02-27T01:00:00Z,1,1,a\n2024-02-27T02:00:00Z,1,12.5,b\n")
-    landing_folder.look()
-    assert landing_folder.run(landing_folder.look()).success
-    table = lakes.open_lake(landing_folder.folder.parents[2]).trades().scan().to_arrow().sort_by("trade_id")
+    landing.look()
+    assert landing.run(landing.look()).success
+    table = lakes.open_lake(landing.folder.parents[2]).trades().scan().to_arrow().sort_by("trade_id")
     assert [str(value) for value in table["quantity"].to_pylist()] == ["1.00000000", "12.50000000"]
-    assert len(rejected(landing_folder)) == 1
+    assert len(rejected(landing)) == 1
     monkeypatch.setattr(landing_sensor, "SETTLE_SECONDS", -1)
-    assert [landing_folder.look(), landing_folder.look()] == [NOTHING] * 2, (
-        "it is whole: nothing is left to report"
-    )
+    assert [landing.look(), landing.look()] == [NOTHING] * 2, "it is whole: nothing is left to report"
 
 
 def test_an_unterminated_file_that_stays_so_is_reported_once(
-    landing_folder: Landing, monkeypatch: pytest.MonkeyPatch
+    landing: Landing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After ten minutes, by a run that fails and names file and line."""
     clock = [1_700_000_000.0]
     monkeypatch.setattr(landing_sensor.time, "time", lambda: clock[0])
-    (landing_folder.folder / "t.csv").write_text(
-        f"{HEADER}\n2024-02-27T01:00:00Z,1,1,a\n2024-02-27T02:00:00Z,1,1,b"
-    )
-    landing_folder.put("whole.csv", HEADER, "2024-02-27T03:00:00Z,1,1,c")
-    landing_folder.look()
-    assert landing_folder.run(landing_folder.look()).success
+    (landing.folder / "t.csv").write_text(f"{HEADER}\n2024-02-27T01:00:00Z,1,1,a\n2024-02-27T02:00:00Z,1,1,b")
+    landing.put("whole.csv", HEADER, "2024-02-27T03:00:00Z,1,1,c")
+    landing.look()
+    assert landing.run(landing.look()).success
     clock[0] += landing_sensor.SETTLE_SECONDS - 1
-    assert landing_folder.look() == NOTHING
+    assert landing.look() == NOTHING
     clock[0] += 1
-    asked = landing_folder.look()
+    asked = landing.look()
     assert requested_files(asked) == ["X/AB/t.csv"]
-    said = failure_of(landing_folder.run(asked))
+    said = failure_of(landing.run(asked))
     assert "t.csv: line 3" in said
     assert "has no end of line" in said
-    assert read_trades(landing_folder) == ["a", "c"]
+    assert read_trades(landing) == ["a", "c"]
     clock[0] += 10 * landing_sensor.SETTLE_SECONDS
-    assert [landing_folder.look(), landing_folder.look()] == [NOTHING] * 2
-    assert [row["reason"] for row in rejected(landing_folder)] == ["unterminated"]
+    assert [landing.look(), landing.look()] == [NOTHING] * 2
+    assert [row["reason"] for row in rejected(landing)] == ["unterminated"]
 
 
 def test_the_trades_asset_takes_the_good_files(landing: Landing) -> None:

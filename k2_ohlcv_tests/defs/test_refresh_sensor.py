@@ -164,7 +164,7 @@ def test_a_failed_run_is_asked_for_again_with_a_growing_pause(
         monkeypatch.setattr(refresh, "_MIN_RETRY_DELAY", timedelta(minutes=1))
         said = look(instance)
         assert isinstance(said, str)
-        assert f"{attempt + 1} runs left it so" in said
+        assert f"{attempt + 1} runs made no progress" in said
         add(lake, 28 - attempt)
     assert len(set(keys)) == 3
 

@@ -115,7 +115,7 @@ def test_the_resource_gives_a_new_session_for_one_that_is_lost(
 ) -> None:
     monkeypatch.setenv("K2_HOME", str(tmp_path))
     monkeypatch.setenv("SPARK_REMOTE", sail_server.remote)
-    resource = SparkResource(spark_config={})
+    resource = SparkResource()
     lost = resource.engine
     sail_server.kill()
     for _ in range(2):

@@ -155,7 +155,7 @@ def test_the_resource_starts_when_used_and_stops_with_the_run(
 ) -> None:
     monkeypatch.setenv("K2_HOME", str(tmp_path))
     monkeypatch.delenv("SPARK_REMOTE", raising=False)
-    resource = SparkResource(spark_config={})
+    resource = SparkResource()
     assert resource._engine is None
     assert resource.spark_session is resource.engine.spark
     workspace = resource.engine.workspace

@@ -1,4 +1,4 @@
-"""The assets: the trades table, and one candle table a timeframe. Their factories are beside this."""
+"""The assets: the trades table, and one candle table a timeframe. Each factory has its own module."""
 
 import dagster as dg
 
@@ -9,5 +9,5 @@ from k2_ohlcv.settings import Settings
 
 
 def build_assets(settings: Settings) -> list[dg.AssetsDefinition]:
-    """Every table of the graph. The settings say where partitions begin, and how fresh tables are."""
-    return [trades_asset(settings), *(candles_asset(one, settings) for one in TIMEFRAMES)]
+    """Every table of the graph. The settings say where partitions begin, and how stale tables may be."""
+    return [trades_asset(settings), *(candles_asset(timeframe, settings) for timeframe in TIMEFRAMES)]

@@ -1,6 +1,6 @@
-"""The candle assets: one factory. What they do is `reconcile`.
+"""The factory of the candle assets. The work is in `operations.reconcile`.
 
-That is imported when a step runs: the graph loads without it in half the time.
+`reconcile` is imported when a step runs: without it the graph loads in half the time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,41 +33,42 @@ if TYPE_CHECKING:
 
 
 class Mode(Enum):
-    """Which windows a run makes equal to the trades. The launchpad takes the members' names."""
+    """Which windows a run reconciles. The launchpad shows the names of the members."""
 
     rebuild = "rebuild"
     refresh = "refresh"
 
 
 class CandlesConfig(dg.Config):
-    """What the launchpad offers."""
+    """The run config of a candle table."""
 
     mode: Mode = Field(
         default=Mode.rebuild,
-        description="rebuild: the whole of the chosen partitions. refresh: what changed in the trades since "
-        "the table's watermark, in whatever partitions that is.",
+        description="rebuild: all windows of the chosen partitions. refresh: the dirty windows, in whatever "
+        "partitions they are.",
     )
     extra_days: list[str] = Field(
         default=[],
         description="rebuild: days besides the chosen partitions, each as FIRST/END, such as "
-        "2013-11-25/2013-12-01, the end not included.",
+        "2013-11-25/2013-12-01. The end is not included.",
     )
     skip_expired: bool = Field(
         default=False,
-        description="rebuild: leave partitions behind the lines of retention out, instead of refusing them.",
+        description="rebuild: leave out partitions before frozen_before or expired_before, instead of "
+        "refusing them.",
     )
 
 
 def candles_asset(timeframe: Timeframe, settings: Settings) -> dg.AssetsDefinition:
     """The candle table of a timeframe."""
-    there = partitions_definition(timeframe.grain, first_day(timeframe, settings))
+    partitions = partitions_definition(timeframe.grain, first_day(timeframe, settings))
 
     @table_asset(
         CANDLE_SPECS[timeframe.name],
         kinds={"iceberg", "pyspark"},
         tags={"k2/timeframe": timeframe.name},
         deps=[dg.AssetDep(TRADES_TABLE, partition_mapping=partition_mapping(timeframe))],
-        partitions_def=there,
+        partitions_def=partitions,
         freshness_policy=freshness_policy(timeframe, settings.refresh_seconds),
         description=f"Candles of {timeframe.name}, made equal to the trades of the chosen "
         f"{timeframe.grain.value}s in one commit.",
@@ -84,21 +85,23 @@ def candles_asset(timeframe: Timeframe, settings: Settings) -> dg.AssetsDefiniti
                 context.instance.add_run_tags(context.run.run_id, {run_tags.REFUSED_TAG: "true"})
                 report = refused.report
                 if not checks.has_checks(context, timeframe, refused.checks):
-                    # Nothing else of this run would fail.
+                    # No check of this run can fail in place of the step.
                     _log_summary(context, config.mode, report)
-                    _materialize_changed(context, lake.lake, report, there, config.mode)
+                    _materialize_changed(context, lake.lake, report, partitions, config.mode)
                     raise
             spark.run_state(context).reconciled[timeframe.name] = report.reconciled_windows
         _log_summary(context, config.mode, report)
-        whole = _run_numbers(config.mode, report)
-        _add_partition_metadata(context, lake.lake, report, there, whole, besides=config.mode is Mode.rebuild)
-        return dg.MaterializeResult(metadata=whole)
+        numbers = _run_numbers(config.mode, report)
+        _add_partition_metadata(
+            context, lake.lake, report, partitions, numbers, with_unchanged=config.mode is Mode.rebuild
+        )
+        return dg.MaterializeResult(metadata=numbers)
 
     return candles
 
 
 def _log_summary(context: dg.AssetExecutionContext, mode: Mode, report: "ReconcileReport") -> None:
-    """One line of what the run did."""
+    """Log what the run did in one line."""
     counts = {
         **report.counts.as_metadata(),
         "trades_read": report.trades_read,
@@ -112,33 +115,33 @@ def _materialize_changed(
     context: dg.AssetExecutionContext,
     lake: Lake,
     report: "ReconcileReport",
-    there: dg.PartitionsDefinition[Any],
+    partitions: dg.PartitionsDefinition[Any],
     mode: Mode,
 ) -> None:
-    """A materialization for each partition that changed, in a run that fails for windows it refused."""
-    timeframe, whole = report.timeframe, _run_numbers(mode, report)
+    """Record each changed partition as materialized, in a run that fails because it refused windows."""
+    timeframe, numbers = report.timeframe, _run_numbers(mode, report)
     rows = count_rows_per_partition(lake.candles(timeframe))
     for part in report.partitions:
         key = timeframe.grain.key(part.partition)
-        if there.has_partition_key(key) and part.counts.written:
-            metadata = {**whole, **_partition_numbers(part, rows.get(key, 0))}
+        if partitions.has_partition_key(key) and part.counts.written:
+            metadata = {**numbers, **_partition_numbers(part, rows.get(key, 0))}
             context.log_event(dg.AssetMaterialization(timeframe.table, partition=key, metadata=metadata))
 
 
-def parse_days(also: Sequence[str]) -> list[Interval]:
-    """The days of `CandlesConfig.extra_days`.
+def parse_days(texts: Sequence[str]) -> list[Interval]:
+    """Parse `CandlesConfig.extra_days`.
 
     Raises:
-        UsageError: one is not written as FIRST/END.
+        UsageError: a text is not of the form FIRST/END.
     """
-    found = []
-    for text in also:
+    intervals = []
+    for text in texts:
         first, _, end = text.partition("/")
         start, stop = day_start(parse_day(first)), day_start(parse_day(end))
         if start >= stop:
-            raise UsageError(f"{text!r} ends before it begins: write FIRST/END, the end not included")
-        found.append(Interval(start, stop))
-    return found
+            raise UsageError(f"{text!r} ends before it begins. Write FIRST/END; the end is not included")
+        intervals.append(Interval(start, stop))
+    return intervals
 
 
 def _reconcile(
@@ -153,15 +156,15 @@ def _reconcile(
     engine, cache = spark.engine, spark.run_state(context).windows
 
     if config.mode is Mode.refresh:
-        logs.report_progress(f"{timeframe.table}: looking for what changed")
+        logs.report_progress(f"{timeframe.table}: finding dirty windows")
         return refresh(lake, engine, timeframe, cache=cache, progress=logs.report_progress)
     chosen = [
         *selected_partitions(timeframe.grain, context.partition_time_window),
         *parse_days(config.extra_days),
     ]
     if config.skip_expired:
-        lines = HistoryBounds.from_tables(lake.candles(timeframe), lake.trades(), timeframe)
-        chosen = [p for p in timeframe.grain.partitions(chosen) if lines.clip([p])]
+        bounds = HistoryBounds.from_tables(lake.candles(timeframe), lake.trades(), timeframe)
+        chosen = [p for p in timeframe.grain.partitions(chosen) if bounds.clip([p])]
     logs.report_progress(f"{timeframe.table}: {len(chosen)} {timeframe.grain.value}s")
     report = rebuild(lake, engine, timeframe, chosen, cache=cache, progress=logs.report_progress)
     if not report.partitions:
@@ -170,7 +173,7 @@ def _reconcile(
 
 
 def _run_numbers(mode: Mode, report: "ReconcileReport") -> dict[str, Any]:
-    """The numbers of the whole run. Snapshot ids are text: they are too long for a JavaScript number."""
+    """The numbers of the whole run. Snapshot ids are text, as JavaScript would round such long numbers."""
     numbers: dict[str, Any] = {
         "mode": mode.value,
         "seconds": round(report.seconds, 3),
@@ -195,30 +198,30 @@ def _add_partition_metadata(
     context: dg.AssetExecutionContext,
     lake: Lake,
     report: "ReconcileReport",
-    there: dg.PartitionsDefinition[Any],
-    whole: Mapping[str, Any],
+    partitions: dg.PartitionsDefinition[Any],
+    numbers: Mapping[str, Any],
     *,
-    besides: bool,
+    with_unchanged: bool,
 ) -> None:
-    """Each partition's own numbers: the result's metadata is copied to every partition of a range.
+    """Record the numbers of each partition. Dagster copies a result's metadata to every partition of a range.
 
-    Partitions that the run does not name get a materialization of their own: those that changed, or with
-    `besides` all that were looked at.
+    The run names only some of its partitions. Each other one that changed gets its own materialization;
+    with `with_unchanged`, each other one that the run reconciled.
     """
     timeframe = report.timeframe
     rows = count_rows_per_partition(lake.candles(timeframe))
-    done = {timeframe.grain.key(part.partition): part for part in report.partitions}
-    chosen = context.partition_keys
-    for key in chosen:
-        context.add_asset_metadata(_partition_numbers(done.get(key), rows.get(key, 0)), partition_key=key)
-    for key in done.keys() - set(chosen):
-        part = done[key]
-        if there.has_partition_key(key) and (besides or part.counts.written):
+    parts = {timeframe.grain.key(part.partition): part for part in report.partitions}
+    named = context.partition_keys
+    for key in named:
+        context.add_asset_metadata(_partition_numbers(parts.get(key), rows.get(key, 0)), partition_key=key)
+    for key in parts.keys() - set(named):
+        part = parts[key]
+        if partitions.has_partition_key(key) and (with_unchanged or part.counts.written):
             context.log_event(
                 dg.AssetMaterialization(
                     timeframe.table,
                     partition=key,
-                    metadata={**whole, **_partition_numbers(part, rows.get(key, 0))},
+                    metadata={**numbers, **_partition_numbers(part, rows.get(key, 0))},
                 )
             )
 

@@ -1,4 +1,4 @@
-"""What every table asset has in common: its place in the graph, its columns, its policies, its log line."""
+"""What all table assets share: group, owners, columns, policies, pool and the summary log line."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,12 +11,12 @@ from k2_ohlcv.lake.schemas import NAMESPACE, TableSpec
 
 GROUP_NAME = "market_data"
 OWNERS = ("team:market-data",)
-#: Long enough for a conflict or an outage of the catalog to pass, short enough to stay fresh.
+#: A conflict or an outage of the catalog is mostly over after a minute, and tables stay fresh meanwhile.
 RETRY_POLICY = dg.RetryPolicy(max_retries=2, delay=60)
 
 
 def table_asset(
-    contract: TableSpec,
+    spec: TableSpec,
     *,
     kinds: set[str],
     tags: Mapping[str, str],
@@ -25,9 +25,9 @@ def table_asset(
     deps: Sequence[dg.AssetDep] = (),
     freshness_policy: dg.FreshnessPolicy | None = None,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """`dg.asset` with what every table has."""
+    """`dg.asset` with the options that every table shares."""
     return dg.asset(
-        name=contract.name,
+        name=spec.name,
         deps=deps,
         partitions_def=partitions_def,
         description=description,
@@ -36,18 +36,18 @@ def table_asset(
         kinds=kinds,
         tags=tags,
         metadata={
-            "dagster/column_schema": column_schema(contract.schema),
-            "dagster/table_name": f"{NAMESPACE}.{contract.name}",
+            "dagster/column_schema": column_schema(spec.schema),
+            "dagster/table_name": f"{NAMESPACE}.{spec.name}",
         },
         backfill_policy=dg.BackfillPolicy.single_run(),
         retry_policy=RETRY_POLICY,
         freshness_policy=freshness_policy,
-        pool=contract.name,  # one writer per table, across runs
+        pool=spec.name,  # one run at a time writes the table
     )
 
 
 def column_schema(schema: Schema) -> dg.TableSchema:
-    """A table's columns as Dagster shows them."""
+    """The columns of a table, in Dagster's form."""
     columns: Sequence[dg.TableColumn] = [
         dg.TableColumn(
             field.name,
@@ -66,7 +66,7 @@ def log_summary(
     snapshot: int | None,
     seconds: float,
 ) -> None:
-    """One line for the run's log: in words for the UI, in fields for the JSON logs."""
-    said = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items() if count)
+    """Write one summary line to the run's log: text for the UI, fields for the JSON logs."""
+    text = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items() if count)
     fields = {"event": event, "snapshot": snapshot, "seconds": round(seconds, 3), "counts": counts}
-    context.log.info(f"{event}: {said or 'nothing to do'}", extra={logs.FIELDS: fields})
+    context.log.info(f"{event}: {text or 'nothing to do'}", extra={logs.FIELDS: fields})

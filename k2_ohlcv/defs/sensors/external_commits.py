@@ -1,7 +1,7 @@
-"""A sensor that reports what other writers committed to trades, so that the graph shows it.
+"""The sensor of external commits: reports what other writers committed to trades, so that the graph shows it.
 
-What runs of ours committed is in the graph already: they list the snapshots that they made. All else is
-theirs: another program's, or the command line's.
+Runs of the graph list the snapshots that they committed. All other snapshots are another program's, or the
+command line's.
 """
 
 import json
@@ -24,18 +24,18 @@ from k2_ohlcv.lake.metadata.table_stats import RowsChanged, count_rows_per_parti
 from k2_ohlcv.lake.schemas import TRADES_TABLE
 from k2_ohlcv.settings import Settings
 
-#: Dagster records an event in some 27 ms, and a look may take a minute.
+#: Dagster records an event in some 27 ms, and an evaluation of a sensor may take a minute.
 _MAX_EVENTS = 500
 
 
 @dataclass(frozen=True)
 class CommitCursor:
-    """What the sensor keeps: the snapshot reported last, when it was made, and what of it is told already.
+    """The sensor's state between two evaluations.
 
     Attributes:
-        snapshot: its id; 0 before the first.
-        at: milliseconds since the epoch.
-        done: so many of the days of the snapshot after it are told.
+        snapshot: the id of the last snapshot that was reported in full; 0 before the first.
+        at: when that snapshot was committed, in milliseconds since the epoch.
+        done: how many days of the next snapshot are reported already.
     """
 
     snapshot: int = 0
@@ -53,91 +53,92 @@ class CommitCursor:
 
 
 def build_external_commits_sensor(
-    there: dg.PartitionsDefinition[Any], tick: int
+    partitions: dg.PartitionsDefinition[Any], interval_seconds: int
 ) -> list[dg.SensorDefinition]:
-    """The sensor; `there` are the partitions of trades, `tick` the seconds between two looks."""
+    """The sensor, evaluated every `interval_seconds`. `partitions` are those of trades."""
 
     @dg.sensor(
         name="external_trades_commits",
-        minimum_interval_seconds=tick,
+        minimum_interval_seconds=interval_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Reports what other writers committed to trades as materializations of the days that "
-        "they touched.",
+        description="Reports commits of other writers to trades, as materializations of the days that "
+        "they changed.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         for run in context.instance.get_runs(filters=dg.RunsFilter(statuses=IN_FLIGHT_STATUSES)):
             if is_run_of_table(run, TRADES_TABLE) or run.tags.get(TABLE_TAG) == TRADES_TABLE:
-                return dg.SkipReason(f"Run {run.run_id} writes trades: what it makes is known when it ends.")
+                return dg.SkipReason(f"Run {run.run_id} writes trades. Its snapshots are known when it ends.")
         trades = Lake.open(Settings.from_environ()).trades()
         last = CommitCursor.from_cursor(context.cursor)
-        unseen = _new_snapshots(trades, last)
-        ours = _own_snapshots(context.instance, unseen)
-        events, last = _collect_events(trades, [s for s in unseen if s.snapshot_id not in ours], there, last)
+        new = _new_snapshots(trades, last)
+        own = _own_snapshots(context.instance, new)
+        external = [s for s in new if s.snapshot_id not in own]
+        events, last = _collect_events(trades, external, partitions, last)
         if not events:
-            last = CommitCursor(unseen[-1].snapshot_id, unseen[-1].timestamp_ms) if unseen else last
-            said = "Nobody else has committed to trades." if not unseen else "All new snapshots are our own."
-            return dg.SensorResult(skip_reason=said, cursor=last.to_cursor())
+            last = CommitCursor(new[-1].snapshot_id, new[-1].timestamp_ms) if new else last
+            reason = "All new snapshots are by runs of this graph." if new else "Trades have no new snapshot."
+            return dg.SensorResult(skip_reason=reason, cursor=last.to_cursor())
         return dg.SensorResult(asset_events=events, cursor=last.to_cursor())
 
     return [sensor]
 
 
 def _new_snapshots(trades: Table, last: CommitCursor) -> list[Snapshot]:
-    """The snapshots in the history of the current one that came after the last reported, oldest first.
+    """The snapshots after the last reported one, in the history of the current one, oldest first.
 
-    A history that was rolled back no longer has that one: time tells then.
+    After a rollback the last reported snapshot is not in the history. Commit times decide then.
     """
-    found = []
+    snapshots = []
     snapshot = trades.current_snapshot()
     while snapshot is not None and snapshot.snapshot_id != last.snapshot:
-        found.append(snapshot)
+        snapshots.append(snapshot)
         parent = snapshot.parent_snapshot_id
         snapshot = trades.metadata.snapshot_by_id(parent) if parent else None
-    return [s for s in reversed(found) if snapshot is not None or s.timestamp_ms > last.at]
+    return [s for s in reversed(snapshots) if snapshot is not None or s.timestamp_ms > last.at]
 
 
-def _own_snapshots(instance: dg.DagsterInstance, unseen: Sequence[Snapshot]) -> set[int]:
-    """Those snapshots of ours that were made since the oldest of some."""
-    if not unseen:
+def _own_snapshots(instance: dg.DagsterInstance, new: Sequence[Snapshot]) -> set[int]:
+    """The snapshots that runs of the graph committed, since the oldest of the new ones."""
+    if not new:
         return set()
-    since = dg.AssetRecordsFilter(
-        dg.AssetKey(TRADES_TABLE), after_timestamp=unseen[0].timestamp_ms / 1000 - 1
-    )
-    made: set[int] = set()
+    since = dg.AssetRecordsFilter(dg.AssetKey(TRADES_TABLE), after_timestamp=new[0].timestamp_ms / 1000 - 1)
+    own: set[int] = set()
     cursor: str | None = None
     while True:
         page = instance.fetch_materializations(since, limit=1000, cursor=cursor)
         for record in page.records:
-            found = record.asset_materialization
-            listed = found.metadata.get(SNAPSHOTS_METADATA_KEY) if found else None
-            if isinstance(listed, dg.JsonMetadataValue) and isinstance(listed.value, list):
-                made.update(int(str(key)) for key in listed.value)
+            event = record.asset_materialization
+            snapshots = event.metadata.get(SNAPSHOTS_METADATA_KEY) if event else None
+            if isinstance(snapshots, dg.JsonMetadataValue) and isinstance(snapshots.value, list):
+                own.update(int(str(key)) for key in snapshots.value)
         if not page.has_more:
-            return made
+            return own
         cursor = page.cursor
 
 
 def _collect_events(
-    trades: Table, theirs: Sequence[Snapshot], there: dg.PartitionsDefinition[Any], last: CommitCursor
+    trades: Table, external: Sequence[Snapshot], partitions: dg.PartitionsDefinition[Any], last: CommitCursor
 ) -> tuple[list[dg.AssetMaterialization | dg.AssetObservation], CommitCursor]:
-    """The events that are due, at most so many, and what is reported with them.
+    """The events of external snapshots, at most `_MAX_EVENTS`, and the cursor after them.
 
-    A materialization a day; one observation where a snapshot touched days that metadata does not tell.
+    Each changed day is a materialization. Changes whose days the metadata does not show are an observation.
     """
     events: list[dg.AssetMaterialization | dg.AssetObservation] = []
     rows: dict[str, int] | None = None
-    for snapshot in theirs:
+    for snapshot in external:
         if _is_rewrite(snapshot):
             continue
         rows = count_rows_per_partition(trades) if rows is None else rows
-        found = rows_changed_per_day(trades, snapshot).items()
-        days = [(Grain.DAY.key(day) if day else None, did) for day, did in found]
-        days = [(key, did) for key, did in days if key is None or there.has_partition_key(key)]
-        room = _MAX_EVENTS - len(events)
-        due = days[last.done :][:room]
+        changes = rows_changed_per_day(trades, snapshot).items()
+        days = [(Grain.DAY.key(day) if day else None, changed) for day, changed in changes]
+        days = [(key, changed) for key, changed in days if key is None or partitions.has_partition_key(key)]
+        free = _MAX_EVENTS - len(events)
+        due = days[last.done :][:free]
         events += [
-            _observation(snapshot, did) if key is None else _event(snapshot, key, did, rows.get(key, 0))
-            for key, did in due
+            _observation(snapshot, changed)
+            if key is None
+            else _materialization(snapshot, key, changed, rows.get(key, 0))
+            for key, changed in due
         ]
         if last.done + len(due) < len(days):
             return events, CommitCursor(last.snapshot, last.at, last.done + len(due))
@@ -152,25 +153,31 @@ def _is_rewrite(snapshot: Snapshot) -> bool:
     )
 
 
-def _event(snapshot: Snapshot, key: str, did: RowsChanged, rows: int) -> dg.AssetMaterialization:
+def _materialization(
+    snapshot: Snapshot, key: str, changed: RowsChanged, rows: int
+) -> dg.AssetMaterialization:
     return dg.AssetMaterialization(
         TRADES_TABLE,
         partition=key,
         description="Committed by another writer.",
         metadata={
             **_snapshot_metadata(snapshot),
-            **partition_numbers(did.added, rows),
-            "trades_removed": did.removed,
+            **partition_numbers(changed.added, rows),
+            "trades_removed": changed.removed,
         },
     )
 
 
-def _observation(snapshot: Snapshot, did: RowsChanged) -> dg.AssetObservation:
+def _observation(snapshot: Snapshot, changed: RowsChanged) -> dg.AssetObservation:
     return dg.AssetObservation(
         TRADES_TABLE,
-        description="Committed by another writer. Which days it touched, the table's metadata does not tell: "
-        "its files have no bounds of time or cover years.",
-        metadata={**_snapshot_metadata(snapshot), "trades_added": did.added, "trades_removed": did.removed},
+        description="Committed by another writer. The table's metadata does not show which days changed: "
+        "files have no bounds of time, or cover years.",
+        metadata={
+            **_snapshot_metadata(snapshot),
+            "trades_added": changed.added,
+            "trades_removed": changed.removed,
+        },
     )
 
 

@@ -1,6 +1,6 @@
-"""Files that land are ingested: a sensor that sees them, and the job that it asks for.
+"""The sensor of landing files: which files are ingested, and when. Reading them is in `sources`.
 
-What a landing file may hold is in `sources`; here is only which files, and when.
+The job that ingests them is in `ingest_job`.
 """
 
 import hashlib
@@ -21,23 +21,23 @@ from k2_ohlcv.settings import Settings
 from k2_ohlcv.sources.landing_folder import is_unterminated, list_files
 
 BATCH_TAG = "k2/landing"
-#: So many files are one run; the others wait for the next look.
+#: Files of one run. The others wait for the next evaluation of the sensor.
 _MAX_FILES = 200
-#: A file whose last line has no end of line may be being written for so long.
+#: For so long a file whose last line has no end of line may still be growing.
 SETTLE_SECONDS = 600
-# What the state of a file that is not to be read begins with.
+# Prefix of the state of a file that must not be read.
 _REFUSED_STATE = "refused: "
 
 
 @dataclass(frozen=True)
 class FileState:
-    """A file as it was at the last look.
+    """A file at the last evaluation of the sensor.
 
     Attributes:
-        state: its size and the time of its last change.
-        asked: whether it was asked for in that state.
-        due: where its last line has no end: the moment (seconds since the epoch) from which that is reported,
-            unless the file has changed by then.
+        state: the file's size and the time of its last change.
+        asked: whether a run was requested for this state.
+        due: for a file without a final end of line, when to report that, in seconds since the epoch. A
+            change of the file cancels the report.
     """
 
     state: str
@@ -46,19 +46,19 @@ class FileState:
 
     @property
     def refused(self) -> str | None:
-        """Why it is not to be read at all, where that is so."""
+        """Why the file must not be read; None if it may be."""
         return self.state.removeprefix(_REFUSED_STATE) if self.state.startswith(_REFUSED_STATE) else None
 
 
 @dataclass(frozen=True)
 class LandingCursor:
-    """What the sensor keeps from one look to the next.
+    """The sensor's state between two evaluations.
 
     Attributes:
-        files: by their paths in the landing folder.
-        batch: the key of the batch that was asked for last, until it is known what became of it.
+        files: the files by their paths in the landing folder.
+        batch: the run key of the last requested batch, until its outcome is known.
         pending: the files of that batch.
-        attempt: how often it was lost: its run ended without having been through all of its files.
+        attempt: how many runs of the batch ended before they had read all of its files.
     """
 
     files: Mapping[str, FileState] = field(default_factory=dict)
@@ -68,35 +68,36 @@ class LandingCursor:
 
     @classmethod
     def from_cursor(cls, cursor: str | None) -> "LandingCursor":
-        """From a sensor's cursor."""
+        """Parse a sensor's cursor."""
         if not cursor:
             return cls()
-        kept = json.loads(cursor)
-        files = {path: FileState(*seen) for path, seen in kept["files"].items()}
-        return cls(files, kept["batch"], tuple(kept["pending"]), kept["attempt"])
+        stored = json.loads(cursor)
+        files = {path: FileState(*state) for path, state in stored["files"].items()}
+        return cls(files, stored["batch"], tuple(stored["pending"]), stored["attempt"])
 
     def to_cursor(self) -> str:
-        """As a sensor's cursor."""
-        files = {path: astuple(seen) for path, seen in self.files.items()}
-        kept = {"files": files, "batch": self.batch, "pending": self.pending, "attempt": self.attempt}
-        return json.dumps(kept)
+        """Write a sensor's cursor."""
+        files = {path: astuple(file) for path, file in self.files.items()}
+        values = {"files": files, "batch": self.batch, "pending": self.pending, "attempt": self.attempt}
+        return json.dumps(values)
 
-    def update(self, there: Mapping[str, str]) -> "LandingCursor":
-        """After a look at the folder: what changed is not asked for any more."""
-        known = {path: seen for path, seen in self.files.items() if there.get(path) == seen.state}
-        return replace(self, files={path: known.get(path, FileState(state)) for path, state in there.items()})
+    def update(self, states: Mapping[str, str]) -> "LandingCursor":
+        """The cursor for the files in the folder now. A changed file counts as not requested."""
+        known = {path: file for path, file in self.files.items() if states.get(path) == file.state}
+        files = {path: known.get(path, FileState(state)) for path, state in states.items()}
+        return replace(self, files=files)
 
     def readable_files(self, paths: Sequence[str]) -> list[str]:
-        """Those of some files that are not refused."""
+        """The paths whose files may be read."""
         return [path for path in paths if not self.files[path].refused]
 
     def settled_files(self) -> "LandingCursor":
-        """The last batch is through."""
+        """The cursor after the last batch has been read to its end."""
         return replace(self, batch=None, pending=(), attempt=0)
 
     def lost_files(self) -> "LandingCursor":
-        """The last batch is to be asked for again."""
-        files = {p: FileState(seen.state) if p in self.pending else seen for p, seen in self.files.items()}
+        """The cursor after the last batch was lost: its files are requested again."""
+        files = {p: FileState(file.state) if p in self.pending else file for p, file in self.files.items()}
         return replace(self, files=files, batch=None, pending=(), attempt=self.attempt + 1)
 
     def mark_requested(
@@ -105,115 +106,116 @@ class LandingCursor:
         due: Mapping[str, float] = MappingProxyType({}),
         settled: Sequence[str] = (),
     ) -> "LandingCursor":
-        """These files are asked for.
+        """The cursor after a run was requested for some files.
 
         Args:
             paths: the files.
-            due: those whose last line has no end, and from when that is reported.
-            settled: those for which that is reported now.
+            due: when to report a file that has no final end of line, by path.
+            settled: files for which the run reports that now.
         """
         states = [f"{path} {self.files[path].state}{' settled' * (path in settled)}" for path in paths]
         digest = hashlib.sha256("\n".join(states).encode()).hexdigest()[:16]
-        asked = {path: FileState(self.files[path].state, asked=True, due=due.get(path)) for path in paths}
+        requested = {path: FileState(self.files[path].state, asked=True, due=due.get(path)) for path in paths}
         batch = f"landing:{digest}:{self.attempt}"
-        return replace(self, files={**self.files, **asked}, batch=batch, pending=tuple(paths))
+        return replace(self, files={**self.files, **requested}, batch=batch, pending=tuple(paths))
 
 
 def read_file_states(landing: Path) -> dict[str, str]:
-    """Every landing file with its size and the time of its last change; for one that is refused, why."""
+    """The state of each landing file: size and time of last change, or why it must not be read."""
     listing = list_files(landing)
-    found = {}
+    states = {}
     for path in listing.files:
         name = path.relative_to(landing).as_posix()
         try:
             stat = path.stat()
-        except FileNotFoundError:  # gone since it was listed
+        except FileNotFoundError:  # removed since it was listed
             continue
         except OSError as error:
-            found[name] = f"{_REFUSED_STATE}it cannot be looked at: {error.strerror}"
+            states[name] = f"{_REFUSED_STATE}its size cannot be read: {error.strerror}"
             continue
-        found[name] = f"{stat.st_size}-{stat.st_mtime_ns}"
-    return {**found, **{name: _REFUSED_STATE + reason for name, reason in listing.rejected.items()}}
+        states[name] = f"{stat.st_size}-{stat.st_mtime_ns}"
+    return {**states, **{name: _REFUSED_STATE + reason for name, reason in listing.rejected.items()}}
 
 
-def build_landing_sensor(tick: int) -> list[dg.SensorDefinition]:
-    """The sensor; `tick` is the seconds between two looks."""
+def build_landing_sensor(interval_seconds: int) -> list[dg.SensorDefinition]:
+    """The sensor, evaluated every `interval_seconds`."""
 
     @dg.sensor(
         name="landing_files",
         job_name=INGEST_FILES_JOB,
-        minimum_interval_seconds=tick,
+        minimum_interval_seconds=interval_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Ingests files under landing/EXCHANGE/SYMBOL/ once they have stopped growing, and again "
-        "when they change. A file that fails is not tried again until it changes.",
+        "when they change. A file that failed is tried again only after it changes.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         landing = Settings.from_environ().landing
-        there = read_file_states(landing)
+        states = read_file_states(landing)
         before = LandingCursor.from_cursor(context.cursor)
-        memory, waits = _check_last_batch(context.instance, before.update(there))
-        still = [path for path, seen in before.files.items() if there.get(path) == seen.state]
-        fresh = [path for path, seen in memory.files.items() if not seen.asked]
+        cursor, waits_for = _check_last_batch(context.instance, before.update(states))
+        unchanged = [path for path, file in before.files.items() if states.get(path) == file.state]
+        new = [path for path, file in cursor.files.items() if not file.asked]
         now = time.time()
-        due = [path for path, seen in memory.files.items() if seen.due is not None and seen.due <= now]
-        ready = sorted({*fresh}.intersection(still).union(due))[:_MAX_FILES]
-        if waits or not ready:
-            said = waits or _summary_text(fresh)
-            return dg.SensorResult(skip_reason=said, cursor=memory.to_cursor())
+        due = [path for path, file in cursor.files.items() if file.due is not None and file.due <= now]
+        ready = sorted({*new}.intersection(unchanged).union(due))[:_MAX_FILES]
+        if waits_for or not ready:
+            reason = waits_for or _summary_text(new)
+            return dg.SensorResult(skip_reason=reason, cursor=cursor.to_cursor())
         settled = sorted(set(due).intersection(ready))
-        open_ended = [
-            p for p in memory.readable_files(ready) if p not in settled and is_unterminated(landing / p)
+        unterminated = [
+            p for p in cursor.readable_files(ready) if p not in settled and is_unterminated(landing / p)
         ]
-        memory = memory.mark_requested(ready, dict.fromkeys(open_ended, now + SETTLE_SECONDS), settled)
-        return dg.SensorResult(run_requests=[build_run_request(memory, settled)], cursor=memory.to_cursor())
+        cursor = cursor.mark_requested(ready, dict.fromkeys(unterminated, now + SETTLE_SECONDS), settled)
+        return dg.SensorResult(run_requests=[build_run_request(cursor, settled)], cursor=cursor.to_cursor())
 
     return [sensor]
 
 
-def build_run_request(memory: LandingCursor, settled: Sequence[str] = ()) -> dg.RunRequest:
-    """The run that ingests what is pending, and reports what is refused.
+def build_run_request(cursor: LandingCursor, settled: Sequence[str] = ()) -> dg.RunRequest:
+    """The run that ingests the pending files, and reports those that must not be read.
 
     Args:
-        memory: what is pending.
-        settled: those of the pending files whose missing end of line is to be reported.
+        cursor: the pending files.
+        settled: pending files whose missing end of line the run reports.
     """
-    assert memory.batch is not None
-    reasons = {path: memory.files[path].refused for path in memory.pending}
+    assert cursor.batch is not None
+    reasons = {path: cursor.files[path].refused for path in cursor.pending}
     config = {
-        "files": memory.readable_files(memory.pending),
+        "files": cursor.readable_files(cursor.pending),
         "settled": list(settled),
         "refused": [f"{path}: {reason}" for path, reason in reasons.items() if reason],
     }
     return dg.RunRequest(
-        run_key=memory.batch,
+        run_key=cursor.batch,
         run_config={"ops": {INGEST_OP: {"config": config}}},
-        # What trades are there decides what there is to refresh: before all of that.
-        tags={BATCH_TAG: memory.batch, "dagster/priority": "10"},
+        # Refreshes depend on trades, so ingestion runs before them.
+        tags={BATCH_TAG: cursor.batch, "dagster/priority": "10"},
     )
 
 
 def _check_last_batch(
-    instance: dg.DagsterInstance, memory: LandingCursor
+    instance: dg.DagsterInstance, cursor: LandingCursor
 ) -> tuple[LandingCursor, str | None]:
-    """What became of the last batch, and why nothing is to be asked for now, if that is so."""
-    if memory.batch is None:
-        return memory, None
-    found = instance.get_run_records(filters=dg.RunsFilter(tags={BATCH_TAG: memory.batch}), limit=1)
-    run = found[0].dagster_run if found else None
+    """Update the cursor by the outcome of the last batch. The text says why the sensor must wait, if so."""
+    if cursor.batch is None:
+        return cursor, None
+    records = instance.get_run_records(filters=dg.RunsFilter(tags={BATCH_TAG: cursor.batch}), limit=1)
+    run = records[0].dagster_run if records else None
     if run and run.status in IN_FLIGHT_STATUSES:
-        return memory, f"{len(memory.pending)} files are being ingested by run {run.run_id}."
+        return cursor, f"Run {run.run_id} is ingesting {len(cursor.pending)} files."
     if run and LANDING_DONE_TAG in run.tags:
-        return memory.settled_files(), None
-    ended = datetime.fromtimestamp(found[0].end_time, UTC) if found and found[0].end_time else None
-    if run and ended and datetime.now(UTC) < (again := ended + retry_delay(memory.attempt + 1)):
+        return cursor.settled_files(), None
+    ended = datetime.fromtimestamp(records[0].end_time, UTC) if records and records[0].end_time else None
+    if run and ended and datetime.now(UTC) < (again := ended + retry_delay(cursor.attempt + 1)):
         return (
-            memory,
-            f"Run {run.run_id} did not get through its files: asked for again at {again:%H:%M:%S UTC}.",
+            cursor,
+            f"Run {run.run_id} ended before it had read all of its files. They are requested again at "
+            f"{again:%H:%M:%S UTC}.",
         )
-    return memory.lost_files(), None
+    return cursor.lost_files(), None
 
 
-def _summary_text(fresh: Sequence[str]) -> str:
-    if fresh:
-        return f"{len(fresh)} files have come or changed since the last look: left until they stop."
-    return "No file has come or changed."
+def _summary_text(new: Sequence[str]) -> str:
+    if new:
+        return f"{len(new)} files are new or changed. They are ingested when they have stopped growing."
+    return "No file is new or changed."
