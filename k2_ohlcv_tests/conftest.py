@@ -1,6 +1,6 @@
-"""The engines and stores that tests run on: Sail always, real Apache Spark where Java is; files and S3.
+"""The engines and stores of the tests: Sail, Apache Spark if Java is installed, local files and S3.
 
-Set K2_REQUIRE_SPARK=1 and K2_REQUIRE_POSTGRES=1 (as CI does) to fail instead of skip where they cannot run.
+CI sets K2_REQUIRE_SPARK=1 and K2_REQUIRE_POSTGRES=1. Tests then fail instead of being skipped.
 """
 
 import os
@@ -20,7 +20,7 @@ from k2_ohlcv_tests.support.engine_lake import EngineLake, empty_bench
 from k2_ohlcv_tests.support.servers import S3, s3_server
 from k2_ohlcv_tests.support.spark_server import connect_server
 
-# The same examples in every run: a failure that somebody else caused is nobody's to find.
+# Every run has the same examples, so that a change fails only by its own fault.
 hypothesis_settings.register_profile(
     "k2", derandomize=True, deadline=None, max_examples=20, suppress_health_check=list(HealthCheck)
 )
@@ -31,7 +31,7 @@ SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real trades that does not ship with the project."""
+    """The folder of real trades. It is not part of the project."""
     if not SHARED.is_dir():
         pytest.skip("the folder shared/data with real trades is not beside this checkout")
     return SHARED
@@ -46,13 +46,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def store(request: pytest.FixtureRequest) -> str:
-    """Where the lake's files are: `files` or `s3`."""
+    """The store of the lake: `files` or `s3`."""
     return getattr(request, "param", "files")
 
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[S3]:
-    """An S3 server in a process of its own."""
+    """An S3 server in a separate process."""
     with s3_server() as server:
         yield server
 
@@ -67,7 +67,7 @@ def bucket(s3: S3) -> str:
 
 @pytest.fixture
 def lake(tmp_path: Path, store: str, request: pytest.FixtureRequest) -> Lake:
-    """An empty lake of its own."""
+    """An empty lake, in the store of the test."""
     if store == "files":
         return lakes.open_lake(tmp_path)
     return lakes.on_s3(tmp_path, request.getfixturevalue("s3"), request.getfixturevalue("bucket"))
@@ -75,7 +75,7 @@ def lake(tmp_path: Path, store: str, request: pytest.FixtureRequest) -> Lake:
 
 @pytest.fixture(scope="session")
 def sail_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Engine]]:
-    """Sail in this process, and the folder of its lake."""
+    """The folder of a lake, and Sail in this process."""
     home = tmp_path_factory.mktemp("sail")
     with open_engine(lakes.lake_settings(home)) as engine:
         yield home, engine
@@ -83,11 +83,11 @@ def sail_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Pat
 
 @pytest.fixture(scope="session")
 def spark_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Engine]]:
-    """Real Apache Spark, a Connect server in a process of its own, and the folder of its lake."""
+    """The folder of a lake, and Apache Spark: a Connect server in a separate process."""
     if shutil.which("java") is None and not os.environ.get("K2_REQUIRE_SPARK"):
-        pytest.skip("real Spark needs Java, and none is found")
+        pytest.skip("Apache Spark needs Java, which is not installed")
     home = tmp_path_factory.mktemp("spark")
-    lakes.drop_tables(lakes.open_lake(home))  # Spark's catalog expects its tables to be there
+    lakes.drop_tables(lakes.open_lake(home))  # Spark's catalog expects its own tables to exist
     with (
         connect_server(home) as remote,
         open_engine(lakes.lake_settings(home, SPARK_REMOTE=remote)) as engine,
@@ -97,13 +97,13 @@ def spark_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Pa
 
 @pytest.fixture
 def sail(sail_session: tuple[Path, Engine]) -> EngineLake:
-    """Sail over empty tables. The examples of a property empty them themselves: `lakes.drop_tables`."""
+    """Sail over empty tables. A property test empties them before each example with `lakes.drop_tables`."""
     return empty_bench(*sail_session)
 
 
 @pytest.fixture
 def spark(spark_session: tuple[Path, Engine]) -> EngineLake:
-    """Real Apache Spark over empty tables."""
+    """Apache Spark over empty tables."""
     return empty_bench(*spark_session)
 
 
@@ -115,5 +115,5 @@ def spark(spark_session: tuple[Path, Engine]) -> EngineLake:
 )
 def each_engine(request: pytest.FixtureRequest) -> EngineLake:
     """Each engine in turn, over empty tables."""
-    chosen: EngineLake = request.getfixturevalue(request.param)
-    return chosen
+    engine_lake: EngineLake = request.getfixturevalue(request.param)
+    return engine_lake

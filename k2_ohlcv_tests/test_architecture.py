@@ -1,4 +1,7 @@
-"""The direction of imports: domain <- frames, lake, engine, sources <- operations <- defs, cli."""
+"""The direction of imports: domain <- frames, lake, engine, sources <- operations <- defs, cli.
+
+Imports within functions and for type checkers count too. They would only hide a circle.
+"""
 
 import ast
 import subprocess
@@ -13,8 +16,8 @@ import k2_ohlcv
 ROOT = Path(k2_ohlcv.__file__).parent
 ENGINES = {"pyspark", "pysail", "pyiceberg", "dagster", "dagster_pyspark"}
 
-#: What the modules of a room may import of this package, besides the domain, and which engines.
-ROOMS: dict[str, tuple[set[str], set[str]]] = {
+#: For each package: which other packages its modules may import besides `domain`, and which engines.
+PACKAGES: dict[str, tuple[set[str], set[str]]] = {
     "domain": (set(), set()),
     "settings": (set(), set()),
     "file_lock": (set(), set()),
@@ -34,42 +37,41 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
 }
 
 
-def modules(room: str) -> list[Path]:
-    return sorted((ROOT / room).rglob("*.py")) if (ROOT / room).is_dir() else [ROOT / f"{room}.py"]
+def list_modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py")) if (ROOT / package).is_dir() else [ROOT / f"{package}.py"]
 
 
-def imports(module: Path) -> set[str]:
-    found: set[str] = set()
+def list_imports(module: Path) -> set[str]:
+    names: set[str] = set()
     for node in ast.walk(ast.parse(module.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}: imports are absolute"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_only_what_lies_below_it(room: str) -> None:
-    ours, engines = ROOMS[room]
-    for module in modules(room):
-        for name in imports(module):
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_imports_only_packages_below_it(package: str) -> None:
+    packages, engines = PACKAGES[package]
+    for module in list_modules(package):
+        for name in list_imports(module):
             top, _, rest = name.partition(".")
             if top == "k2_ohlcv" and rest:
-                assert rest.split(".")[0] in ours | {"domain"}, f"{module} imports {name}"
+                assert rest.split(".")[0] in packages | {"domain"}, f"{module} imports {name}"
             assert top not in ENGINES - engines, f"{module} imports {name}"
 
 
-def name_of(module: Path) -> str:
+def module_name(module: Path) -> str:
     parts = module.relative_to(ROOT.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def test_no_module_leads_back_to_itself() -> None:
-    """Imports within functions and for type checkers count too: they hide a circle, and do not end it."""
-    names = {name_of(module): module for module in ROOT.rglob("*.py")}
+def test_imports_have_no_circle() -> None:
+    names = {module_name(module): module for module in ROOT.rglob("*.py")}
     graph = {
-        name: {found if found in names else found.rpartition(".")[0] for found in imports(module)}
+        name: {name if name in names else name.rpartition(".")[0] for name in list_imports(module)}
         & set(names)
         for name, module in names.items()
     }
@@ -79,15 +81,15 @@ def test_no_module_leads_back_to_itself() -> None:
         pytest.fail(" imports ".join(circle.args[1]))
 
 
-def test_definitions_is_imported_by_nobody_in_the_package_but_the_way_in() -> None:
-    """Only where people come in, the command line, may the assembled graph be asked for."""
+def test_only_the_command_line_and_defs_import_the_assembled_graph() -> None:
+    """Other packages depend on the parts of the graph, and never on `k2_ohlcv.definitions`."""
     for module in ROOT.rglob("*.py"):
-        if any(name.startswith("k2_ohlcv.definitions") for name in imports(module)):
+        if any(name.startswith("k2_ohlcv.definitions") for name in list_imports(module)):
             assert module.relative_to(ROOT).parts[0] in {"cli", "defs"}, module
 
 
 def test_importing_starts_no_engine_and_reads_no_environment() -> None:
-    """The graph's module loads with a nonsensical environment, and without Spark."""
+    """The graph's module loads without Spark and with invalid settings."""
     code = (
         "import sys, k2_ohlcv.definitions, k2_ohlcv.cli.main\n"
         "assert 'pysail' not in sys.modules\n"
@@ -100,7 +102,7 @@ def test_importing_starts_no_engine_and_reads_no_environment() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_every_module_says_what_belongs_in_it() -> None:
+def test_every_module_has_a_docstring() -> None:
     for module in ROOT.rglob("*.py"):
         text = module.read_text()
         assert not text or ast.get_docstring(ast.parse(text)), module

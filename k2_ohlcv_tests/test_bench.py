@@ -1,4 +1,4 @@
-"""The benchmark's own parts: the generated trades, the comparison, and the two other engines' exactness."""
+"""The benchmark: its generated trades, its comparison, its lakes, and the exactness of the other engines."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -30,8 +30,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return Dataset(rows=ROWS, days=2, root=tmp_path_factory.mktemp("bench"))
 
 
-def test_generated_trades_are_the_same_every_time_and_have_ties() -> None:
-    """A day has its rows in order of time; many share a millisecond, and ids grow by a digit."""
+def test_generated_trades_are_always_the_same_and_have_ties() -> None:
+    """The rows of a day are sorted by time. Many share a millisecond, and ids grow by a digit."""
     day = trades.generate_day(trades.FIRST_DAY, ROWS)
     assert day.equals(trades.generate_day(trades.FIRST_DAY, ROWS))
     frame = pl.DataFrame(day)
@@ -44,21 +44,21 @@ def test_generated_trades_are_the_same_every_time_and_have_ties() -> None:
     assert frame.select((pl.col("price") > 0).all() & (pl.col("quantity") > 0).all()).item()
 
 
-def test_the_first_day_is_alone_in_its_month() -> None:
-    """The 1d table of that day is rebuilt from its trades only."""
+def test_the_first_day_is_the_only_one_of_its_month() -> None:
+    """The 1d table of that day is therefore rebuilt from its trades only."""
     assert trades.FIRST_DAY.month != (trades.FIRST_DAY + timedelta(days=1)).month
 
 
 @pytest.mark.parametrize("name", OTHER_ENGINES)
 @pytest.mark.parametrize("tables", [("1m",), tuple(t.name for t in TIMEFRAMES)])
-def test_the_others_give_the_candles_of_the_definition(
+def test_the_other_engines_compute_the_reference_candles(
     data: Dataset, tmp_path: Path, name: str, tables: tuple[str, ...]
 ) -> None:
-    """What is compared in time is equal in result: each engine is held against the reference."""
+    """Times are comparable only because each engine computes the same candles as the reference."""
     job = candle_job(data.home, data.files(data.first_day), tables, data.first_day, tmp_path)
-    contender = create_engine(name)
-    contender.prepare(job)
-    contender.run(job)
+    engine = create_engine(name)
+    engine.prepare(job)
+    engine.run(job)
     rows = trades.generate_day(trades.FIRST_DAY, ROWS).to_pylist()
     for timeframe in job.timeframes:
         expected = aggregate((Trade(**row) for row in rows), timeframe)
@@ -69,8 +69,8 @@ def test_the_others_give_the_candles_of_the_definition(
         assert_equal_candles(frame, pl.read_parquet(job.path(timeframe)), timeframe.name)
 
 
-def test_candles_that_differ_are_named() -> None:
-    """A comparison that fails says in which column and which window."""
+def test_the_error_of_unequal_candles_names_column_and_rows() -> None:
+    """Unequal values and unequal types are errors. Equal candles are not."""
     values = {name: pl.Series([None], dtype=kind) for name, kind in CANDLE_TYPES.items()}
     left = pl.DataFrame({**values, "symbol": ["A"], "exchange": ["E"], "trade_count": [1]}).cast(
         pl.Schema(CANDLE_TYPES)
@@ -82,14 +82,14 @@ def test_candles_that_differ_are_named() -> None:
         assert_equal_candles(left, left.with_columns(pl.col("trade_count").cast(pl.Int32)), "two tables")
 
 
-def test_a_job_travels_as_a_line(data: Dataset) -> None:
+def test_a_job_is_read_back_from_json(data: Dataset) -> None:
     job = candle_job(data.home, ["a", "b"], ["1m"], data.all_days, data.home)
     assert Job.from_json(job.to_json()) == job
     assert job.interval == data.all_days
 
 
-def test_a_lake_is_put_back_as_it_was(tmp_path: Path) -> None:
-    """Each use begins with the same tables, up to date, and leaves them so; new trades are of one evening."""
+def test_a_prepared_lake_is_restored_after_each_use(tmp_path: Path) -> None:
+    """Each use begins with the same tables, which are up to date. New trades are of one evening."""
     data = Dataset(rows=ROWS, days=2, root=tmp_path)
     heads = []
     for _ in range(2):
@@ -107,37 +107,37 @@ def test_a_lake_is_put_back_as_it_was(tmp_path: Path) -> None:
     assert lake.trades().scan().count() == data.days * ROWS
 
 
-def test_a_validation_that_leaves_candles_out_is_not_measured(tmp_path: Path) -> None:
-    """It looks at every candle of tables that are up to date, and says where it could not."""
+def test_a_validation_that_skips_candles_is_an_error(tmp_path: Path) -> None:
+    """Only a validation of every candle of tables that are up to date may be measured."""
     data = Dataset(rows=ROWS, days=2, root=tmp_path)
     job = candle_job(data.home, (), tuple(t.name for t in TIMEFRAMES), data.all_days, tmp_path)
     with prepare_refresh_lake(data):
-        contender = create_engine("validate")
-        contender.prepare(job)
-        contender.run(job)
+        engine = create_engine("validate")
+        engine.prepare(job)
+        engine.run(job)
         append_trades(open_lake(data.home), next(five_minute_batches(data, 1)))
-        contender.prepare(job)
+        engine.prepare(job)
         with pytest.raises(ValueError, match="all of them examined"):
-            contender.run(job)
+            engine.run(job)
 
 
 def test_partitions_are_dropped_with_their_files_each_time(tmp_path: Path) -> None:
-    """Each use begins with all days and ends with the last one, on disk as well."""
+    """Each use begins with all days and ends with the last day, also on disk."""
     data = Dataset(rows=100, days=3, root=tmp_path)
     job = candle_job(data.home, (), ("1m",), data.all_days, tmp_path)
     assert data.lake
-    contender = create_engine("retention")
+    engine = create_engine("retention")
     for _ in range(2):
-        contender.prepare(job)
+        engine.prepare(job)
         table = open_lake(data.home).candles(TIMEFRAMES[0])
         folder = Path(table.location().removeprefix("file://"))
         assert len(list(folder.rglob("*.parquet"))) == data.days
-        contender.run(job)
+        engine.run(job)
         assert len(list(folder.rglob("*.parquet"))) == 1
 
 
-def test_merge_names_every_candle_column(data: Dataset) -> None:
-    """The usual way writes all columns, keeps the key and `created_at`, and is bounded to its lookback."""
+def test_the_merge_statement_has_every_candle_column(data: Dataset) -> None:
+    """MERGE inserts all columns. An update keeps the key and `created_at`."""
     text = merge_statement(candle_job(data.home, (), ("1m",), data.first_day, data.home))
     update, insert = text.split("UPDATE SET")[1].split("WHEN NOT MATCHED")
     assert all(f"s.{name}" in insert for name in CANDLE_TYPES)
@@ -147,7 +147,7 @@ def test_merge_names_every_candle_column(data: Dataset) -> None:
 
 
 def test_the_report_shows_goals_and_ratios() -> None:
-    """A missed goal is shown; a contender that did not take part is a dash."""
+    """A missed goal is shown. An engine that did not take part is a dash."""
     measured = {
         "K2": Measurement([2.0, 1.0, 3.0], [2.5], 10**8),
         "DuckDB": Measurement([4.0], [3.0], 1),
@@ -163,8 +163,8 @@ def test_the_report_shows_goals_and_ratios() -> None:
     assert "| alone | 100 | 2.00 (1.00 to 3.00) | - | - | 50 | - | 2.50 / - / - | 100 / - / - | - |" in text
 
 
-def test_the_command_names_its_suites() -> None:
-    """Help lists them, and a wrong name is answered with the right ones."""
+def test_the_command_line_lists_its_suites() -> None:
+    """Help lists the suites. An unknown name is an error that lists them."""
     runner = CliRunner(env={"COLUMNS": "300", "TERM": "dumb"})
     assert all(name in runner.invoke(app, ["--help"]).output for name in SUITES)
     wrong = runner.invoke(app, ["nonsense"])

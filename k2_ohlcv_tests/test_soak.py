@@ -1,4 +1,4 @@
-"""The soak in small: a few batches and a short history, and all that must hold does."""
+"""The soak with a few batches and a short history: all assertions are true."""
 
 from pathlib import Path
 
@@ -12,11 +12,11 @@ from bench.soak.generator import BATCH_LENGTH, FIRST_BATCH, LATE_SHARE, TradeGen
 from k2_ohlcv.domain.intervals import to_micros
 
 
-def test_batches_are_seeded_and_some_of_their_trades_late() -> None:
-    """The same batch each time, by time, ids unique over batches, about the wanted share of it late."""
-    feed = TradeGenerator(markets=50, trades=4000)
-    batches = [feed.batch(number) for number in range(3)]
-    assert batches[1].rows.equals(feed.batch(1).rows)
+def test_batches_are_seeded_and_some_of_their_trades_are_late() -> None:
+    """A batch is always the same and sorted by time. Ids are unique. About 5 % of the trades are late."""
+    generator = TradeGenerator(markets=50, trades=4000)
+    batches = [generator.batch(number) for number in range(3)]
+    assert batches[1].rows.equals(generator.batch(1).rows)
     ids = np.concatenate([batch.rows["trade_id"].to_numpy() for batch in batches])
     assert len(np.unique(ids)) == len(ids)
     for number, batch in enumerate(batches):
@@ -29,8 +29,8 @@ def test_batches_are_seeded_and_some_of_their_trades_late() -> None:
 
 
 @pytest.mark.system
-def test_a_small_soak_holds(tmp_path: Path) -> None:
-    """Facts hold, whatever the times are: exit code 0, and a report of figures."""
+def test_a_small_soak_passes(tmp_path: Path) -> None:
+    """All required assertions are true, so the exit code is 0, whatever the times are."""
     result = CliRunner().invoke(app, ["--quick", "--home", str(tmp_path / "soak")])
     assert result.exit_code == 0, result.output
     assert "BROKEN" not in result.output
@@ -38,7 +38,7 @@ def test_a_small_soak_holds(tmp_path: Path) -> None:
     assert "metadata.json" in result.output
 
 
-def test_a_fact_says_whether_it_holds_and_a_wish_whether_it_is_met() -> None:
+def test_an_assertion_shows_whether_it_is_true_and_a_wish_whether_it_is_met() -> None:
     assert str(Assertion("a", "b", is_true=False)).strip() == "BROKEN  a: b"
     assert str(Assertion("a", "b", is_true=True)).strip() == "holds  a: b"
     assert "met" in str(speed_wish("x", [1.0, 1.0], [1.1, 1.1]))

@@ -24,5 +24,5 @@ SPARK_MERGE = "Spark MERGE"
 
 def create_engine(name: str) -> BenchEngine:
     """A contender, with its engine loaded."""
-    start: Callable[[], BenchEngine] = import_module(ENGINES[name]).open
+    start: Callable[[], BenchEngine] = import_module(ENGINES[name]).create_engine
     return start()

@@ -1,4 +1,4 @@
-"""What tests of the Dagster graph share: settings in the environment, as Dagster's runs read them."""
+"""Fixtures of the Dagster graph: settings in the environment, a lake, an instance, a landing folder."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +9,13 @@ import pytest
 from k2_ohlcv.cli.dagster_instance import open_instance
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.settings import Settings
+from k2_ohlcv_tests.support import lakes
+from k2_ohlcv_tests.support.landing import Landing
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty `K2_HOME`, and nothing else set that would lead elsewhere."""
+    """An empty `K2_HOME`. No other variable that could name another place is set."""
     monkeypatch.setenv("K2_HOME", str(tmp_path))
     for name in ("K2_START_DATE", "DAGSTER_HOME", "SPARK_REMOTE"):
         monkeypatch.delenv(name, raising=False)
@@ -21,7 +23,19 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def instance(lake: Lake) -> Iterator[dg.DagsterInstance]:
-    """Dagster's storage beside the lake."""
-    with open_instance(Settings.from_environ()) as made:
-        yield made
+def lake(home: Path) -> Lake:
+    """An empty lake in `K2_HOME`."""
+    return lakes.open_lake(home)
+
+
+@pytest.fixture
+def instance(home: Path) -> Iterator[dg.DagsterInstance]:
+    """The instance of the command line, with the project's dagster.yaml."""
+    with open_instance(Settings.from_environ()) as opened:
+        yield opened
+
+
+@pytest.fixture
+def landing(home: Path, instance: dg.DagsterInstance) -> Landing:
+    """An empty landing folder, and the sensor that watches it."""
+    return Landing(home, instance)

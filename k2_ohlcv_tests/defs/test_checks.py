@@ -1,4 +1,4 @@
-"""Checks in Dagster: colours that do not lie, and failures that show what failed."""
+"""Asset checks in Dagster: what they evaluate, what a failure shows, and when it stays failed."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,10 +26,10 @@ DAYS = ("2024-02-27", "2024-02-28", "2024-02-29")
 
 @pytest.fixture
 def lake(home: Path) -> Lake:
-    made = lakes.open_lake(home)
+    lake = lakes.open_lake(home)
     moments = [datetime(2024, 2, day, hour, tzinfo=UTC) for day in (27, 28, 29) for hour in (1, 2)]
-    lakes.add_trades(made, [make_trade(i, at, 10, 1, market=("X", "Y")) for i, at in enumerate(moments)])
-    return made
+    lakes.add_trades(lake, [make_trade(i, at, 10, 1, market=("X", "Y")) for i, at in enumerate(moments)])
+    return lake
 
 
 def run(instance: dg.DagsterInstance, first: str, last: str | None = None) -> dg.ExecuteInProcessResult:
@@ -47,9 +47,9 @@ def run(instance: dg.DagsterInstance, first: str, last: str | None = None) -> dg
 
 
 def evaluations(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
-    """Of the checks of candles: one of retention runs beside them where assets are chosen."""
-    found = result.get_asset_check_evaluations()
-    return {e.check_name: e for e in found if e.check_name != RETENTION_LIMIT_CHECK}
+    """The evaluations of the candle checks. A retention check runs beside them and is left out."""
+    evaluated = result.get_asset_check_evaluations()
+    return {e.check_name: e for e in evaluated if e.check_name != RETENTION_LIMIT_CHECK}
 
 
 def break_first_day(lake: Lake) -> None:
@@ -64,34 +64,34 @@ def break_first_day(lake: Lake) -> None:
 def test_a_run_evaluates_every_check_over_its_partitions(lake: Lake, instance: dg.DagsterInstance) -> None:
     result = run(instance, DAYS[0], DAYS[2])
     assert result.success
-    found = evaluations(result)
-    assert list(found) == [check.name for check in CHECKS]
-    assert all(e.passed for e in found.values())
-    assert {e.blocking for e in found.values()} == {True, False}
-    assert found["reconciles_with_trades"].metadata["windows_examined"].value == 6
+    checks = evaluations(result)
+    assert list(checks) == [check.name for check in CHECKS]
+    assert all(e.passed for e in checks.values())
+    assert {e.blocking for e in checks.values()} == {True, False}
+    assert checks["reconciles_with_trades"].metadata["windows_examined"].value == 6
 
 
-def test_a_failure_elsewhere_stays_red_until_it_passes(lake: Lake, instance: dg.DagsterInstance) -> None:
-    """A good run on one day does not hide a bad one on another."""
+def test_a_check_stays_failed_until_every_partition_passes(lake: Lake, instance: dg.DagsterInstance) -> None:
+    """A run on one day does not hide the failure of another day."""
     assert run(instance, DAYS[0], DAYS[2]).success
     break_first_day(lake)
-    _evaluate(lake, instance, DAYS[0])
+    _evaluate(instance, DAYS[0])
     again = run(instance, DAYS[2])
     assert not again.success
-    found = evaluations(again)
-    assert [name for name, e in found.items() if not e.passed] == ["vwap_bounds"]
-    assert found["vwap_bounds"].metadata["partitions"].value == DAYS[0]
-    assert found["vwap_bounds"].severity == dg.AssetCheckSeverity.ERROR
-    assert found["vwap_bounds"].description == "2 of 4 fail"
-    assert "| symbol |" in found["vwap_bounds"].metadata["rows"].value
+    checks = evaluations(again)
+    assert [name for name, e in checks.items() if not e.passed] == ["vwap_bounds"]
+    assert checks["vwap_bounds"].metadata["partitions"].value == DAYS[0]
+    assert checks["vwap_bounds"].severity == dg.AssetCheckSeverity.ERROR
+    assert checks["vwap_bounds"].description == "2 of 4 fail"
+    assert "| symbol |" in checks["vwap_bounds"].metadata["rows"].value
     repaired = run(instance, DAYS[0])
     assert repaired.success
     assert all(e.passed for e in evaluations(repaired).values())
     assert run(instance, DAYS[2]).success
 
 
-def _evaluate(lake: Lake, instance: dg.DagsterInstance, key: str) -> None:
-    """The checks alone, over one partition, as the checks page runs them."""
+def _evaluate(instance: dg.DagsterInstance, key: str) -> None:
+    """Run only the checks, over one partition, as the checks page of the UI does."""
     definitions = build_definitions(Settings.from_environ())
     keys = [dg.AssetCheckKey(dg.AssetKey(HOUR.table), check.name) for check in CHECKS]
     job = dg.define_asset_job("only_checks", dg.AssetSelection.checks(*keys))
@@ -103,7 +103,7 @@ def _evaluate(lake: Lake, instance: dg.DagsterInstance, key: str) -> None:
 
 
 def test_a_check_runs_by_itself(lake: Lake, instance: dg.DagsterInstance) -> None:
-    """As the Execute button of the UI runs it, which is there only for checks that need no other."""
+    """The Execute button of the UI exists only for checks that run without other checks."""
     assert run(instance, DAYS[0], DAYS[2]).success
     key = dg.AssetCheckKey(dg.AssetKey(HOUR.table), "vwap_bounds")
     definitions = build_definitions(Settings.from_environ())
@@ -114,49 +114,48 @@ def test_a_check_runs_by_itself(lake: Lake, instance: dg.DagsterInstance) -> Non
     assert list(evaluations(result)) == ["vwap_bounds"]
 
 
-def test_what_the_gate_refuses_is_a_failed_check_that_names_it(
-    lake: Lake, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def break_computed_vwap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every computed vwap higher than the high price, so that the invariants refuse the window."""
     real = reconcile.candles_from_windows
 
-    def broken(windows: pa.Table, each: Timeframe) -> tuple[pl.DataFrame, pl.DataFrame]:
-        computed, refused = real(windows, each)
+    def broken(windows: pa.Table, timeframe: Timeframe) -> tuple[pl.DataFrame, pl.DataFrame]:
+        computed, refused = real(windows, timeframe)
         return computed.with_columns(vwap=pl.col("high_price") + 1), refused
 
     monkeypatch.setattr(reconcile, "candles_from_windows", broken)
+
+
+def test_windows_that_fail_an_invariant_fail_the_check_of_its_name(
+    lake: Lake, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_computed_vwap(monkeypatch)
     result = run(instance, DAYS[0])
     assert not result.success
-    (made,) = result.get_asset_materialization_events()
-    assert made.materialization.metadata["windows_refused"].value == 2
+    (event,) = result.get_asset_materialization_events()
+    assert event.materialization.metadata["windows_refused"].value == 2
     assert lake.candles(HOUR).current_snapshot() is None
-    assert {name for name, one in evaluations(result).items() if not one.passed} == {"vwap_bounds"}
+    assert {name for name, e in evaluations(result).items() if not e.passed} == {"vwap_bounds"}
     key = dg.AssetCheckKey(dg.AssetKey(HOUR.table), "vwap_bounds")
     (record,) = instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
     assert record.evaluation is not None
     assert not record.evaluation.passed
     assert record.evaluation.blocking
     assert record.evaluation.metadata["failures"].value == 2
-    said = record.evaluation.description or ""
-    assert said.startswith("2 fail; refused before the commit, and not stored: X Y")
-    assert "X Y 2024-02-" in said
+    description = record.evaluation.description or ""
+    assert description.startswith("2 fail; refused before the commit, and not stored: X Y")
+    assert "X Y 2024-02-" in description
     again = evaluations(run(instance, DAYS[0]))["vwap_bounds"]
-    assert again.metadata["failures"].value == 2, "not twice, although the partition failed before"
+    assert again.metadata["failures"].value == 2, "each window once, although the partition failed before"
 
 
-def test_a_refusal_does_not_hide_what_failed_before(
+def test_a_refused_window_does_not_hide_an_earlier_failure(
     lake: Lake, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run(instance, DAYS[0], DAYS[2]).success
     break_first_day(lake)
-    _evaluate(lake, instance, DAYS[0])
-    real = reconcile.candles_from_windows
-
-    def broken(windows: pa.Table, each: Timeframe) -> tuple[pl.DataFrame, pl.DataFrame]:
-        computed, refused = real(windows, each)
-        return computed.with_columns(vwap=pl.col("high_price") + 1), refused
-
+    _evaluate(instance, DAYS[0])
     with monkeypatch.context() as patched:
-        patched.setattr(reconcile, "candles_from_windows", broken)
+        break_computed_vwap(patched)
         assert not run(instance, DAYS[1]).success
     again = run(instance, DAYS[2])
     assert not again.success

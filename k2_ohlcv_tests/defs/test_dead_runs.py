@@ -1,18 +1,16 @@
-"""Runs of the graph on real tables: ranges, nothing to do, failures, and runs whose process was killed."""
+"""Runs of the graph on real tables: ranges, empty days, failures, and runs with a killed process."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from k2_ohlcv.cli.dagster_instance import open_instance
 from k2_ohlcv.definitions import build_definitions
 from k2_ohlcv.defs import dead_runs, jobs
 from k2_ohlcv.defs.failures import INTERACTIVE_TAG
@@ -29,27 +27,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDepre
 
 HOUR = find_timeframe("1h")
 DAILY = jobs.REBUILD_JOB[Grain.DAY]
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """K2_HOME of a test, in the environment that runs read."""
-    monkeypatch.setenv("K2_HOME", str(tmp_path))
-    for name in ("K2_START_DATE", "DAGSTER_HOME", "SPARK_REMOTE"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path
-
-
-@pytest.fixture
-def lake(home: Path) -> Lake:
-    return lakes.open_lake(home)
-
-
-@pytest.fixture
-def instance(home: Path) -> Iterator[dg.DagsterInstance]:
-    """The instance of the command line, with this project's dagster.yaml."""
-    with open_instance(Settings.from_environ()) as made:
-        yield made
 
 
 def execute(
@@ -71,13 +48,13 @@ def trade(day: int, hour: int, price: str = "10", trade_id: str = "1") -> Trade:
     return make_trade(f"{day}-{hour}-{trade_id}", moment, price, "0.5", market=("X", "AB"))
 
 
-def test_a_range_is_its_partitions_one_by_one(
+def test_a_run_over_a_range_equals_runs_of_its_partitions(
     lake: Lake,
     instance: dg.DagsterInstance,
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One run over three days makes what three runs make, and tells each day its own numbers."""
+    """One run over three days stores the same candles as three runs, and counts rows by day."""
     trades = [trade(27, 1), trade(27, 2), trade(28, 3), trade(29, 4)]
     lakes.add_trades(lake, trades)
     result = execute(instance, DAILY, "2024-02-27", "2024-02-29")
@@ -92,15 +69,15 @@ def test_a_range_is_its_partitions_one_by_one(
 
     other = tmp_path_factory.mktemp("one-by-one")
     monkeypatch.setenv("K2_HOME", str(other))
-    apart = lakes.open_lake(other)
-    lakes.add_trades(apart, trades)
+    second = lakes.open_lake(other)
+    lakes.add_trades(second, trades)
     for day in ("2024-02-27", "2024-02-28", "2024-02-29"):
         assert execute(instance, DAILY, day).success
-    assert lakes.read_candles(apart, HOUR) == lakes.read_candles(lake, HOUR)
+    assert lakes.read_candles(second, HOUR) == lakes.read_candles(lake, HOUR)
 
 
-def test_no_trades_is_green(home: Path, instance: dg.DagsterInstance) -> None:
-    """A day without trades, or without files, is nothing to do, and the run says so."""
+def test_a_day_without_trades_succeeds(home: Path, instance: dg.DagsterInstance) -> None:
+    """A day without trades or files needs no work. The run logs this."""
     for job, day in (
         (jobs.INGEST_JOB, "2024-02-27"),
         (DAILY, "2024-02-27"),
@@ -108,14 +85,14 @@ def test_no_trades_is_green(home: Path, instance: dg.DagsterInstance) -> None:
     ):
         result = execute(instance, job, day)
         assert result.success
-        said = [entry.user_message for entry in instance.all_logs(result.run_id)]
-        assert any("nothing to" in message.lower() for message in said), job
+        messages = [entry.user_message for entry in instance.all_logs(result.run_id)]
+        assert any("nothing to" in message.lower() for message in messages), job
 
 
 def test_landing_files_are_read_for_the_chosen_days(
     home: Path, lake: Lake, instance: dg.DagsterInstance
 ) -> None:
-    """The trades asset takes a day's rows of a landed file, and the rest when its day is asked for."""
+    """The trades asset ingests the rows of its partition, and leaves other days to their partitions."""
     folder = home / "landing" / "X" / "AB"
     folder.mkdir(parents=True)
     lines = ["timestamp,price,quantity,trade_id", "2024-02-27T01:00:00Z,1,1,a", "2024-02-28T01:00:00Z,2,1,b"]
@@ -129,26 +106,26 @@ def test_landing_files_are_read_for_the_chosen_days(
     added = {r.partition_key: r.asset_materialization.metadata["trades_added"].value for r in latest}
     assert added == {"2024-02-27": 1, "2024-02-28": 0}
     rows = {r.asset_materialization.metadata["dagster/partition_row_count"].value for r in latest}
-    assert rows == {1}, "what was there before counts too"
+    assert rows == {1}, "rows that were stored before count too"
 
 
-def test_what_a_person_must_mend_is_not_retried(home: Path, instance: dg.DagsterInstance) -> None:
-    """A file that can't be read fails its run at once, with the reason."""
+def test_a_file_that_cannot_be_read_is_not_retried(home: Path, instance: dg.DagsterInstance) -> None:
+    """The run fails without a retry, and gives the reason."""
     folder = home / "landing" / "X" / "AB"
     folder.mkdir(parents=True)
     (folder / "t.csv").write_text("")
-    began = time.monotonic()
+    started = time.monotonic()
     result = execute(instance, jobs.INGEST_JOB, "2024-02-28")
     assert not result.success
-    assert time.monotonic() - began < 30, "the retry policy would have waited a minute"
+    assert time.monotonic() - started < 30, "the retry policy would have waited a minute"
     (failure,) = [event for event in result.all_events if event.is_step_failure]
     assert "t.csv" in failure.step_failure_data.user_failure_data.description
 
 
-def test_an_attended_run_does_not_wait_for_retries(
+def test_an_interactive_run_does_not_wait_for_retries(
     lake: Lake, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who waits on the command line hears of an outage at once."""
+    """A user of the command line sees an outage without waiting for retries."""
     lakes.add_trades(lake, [trade(28, 3)])
     monkeypatch.setenv("SPARK_REMOTE", "sc://127.0.0.1:9")
     result = execute(instance, DAILY, "2024-02-28", **{INTERACTIVE_TAG: "true"})
@@ -161,7 +138,7 @@ def test_an_attended_run_does_not_wait_for_retries(
 HOLDER = """
 import os, sys, time
 import dagster as dg
-from k2_ohlcv.defs import runs
+from k2_ohlcv.defs import dead_runs
 
 @dg.asset(pool={pool!r})
 def holder():
@@ -170,14 +147,14 @@ def holder():
 
 with dg.DagsterInstance.from_ref(dg.DagsterInstance.get().get_ref()) as instance:
     dg.Definitions([holder]).resolve_implicit_global_asset_job_def().execute_in_process(
-        instance=instance, tags=runs.process_tags()
+        instance=instance, tags=dead_runs.process_tags()
     )
 """
 
 
 @pytest.fixture
 def killed(instance: dg.DagsterInstance) -> str:
-    """The id of a run that held the pool of the hourly table when its process was killed (SIGKILL)."""
+    """The id of a run that held the pool of the hourly table when SIGKILL ended its process."""
     environment = {**os.environ, "DAGSTER_HOME": str(instance.root_directory)}
     script = [sys.executable, "-W", "ignore", "-c", HOLDER.format(pool=HOUR.table)]
     with subprocess.Popen(script, env=environment, stdout=subprocess.PIPE, text=True) as process:
@@ -185,7 +162,7 @@ def killed(instance: dg.DagsterInstance) -> str:
         assert process.stdout.readline() == "holding\n"
         (run,) = instance.get_runs()
         assert not dead_runs.is_process_gone(run.tags)
-        assert dead_runs.mark_dead_runs(instance) == [], "a run at work is left alone"
+        assert dead_runs.mark_dead_runs(instance) == [], "a live run is not ended"
         os.kill(process.pid, signal.SIGKILL)
     return run.run_id
 
@@ -194,7 +171,7 @@ def killed(instance: dg.DagsterInstance) -> str:
 def test_a_killed_process_does_not_block_its_table(
     killed: str, lake: Lake, instance: dg.DagsterInstance
 ) -> None:
-    """The next run of the table ends the dead one, takes its pool and succeeds."""
+    """The next run of the table marks the dead run as failed, takes its pool and succeeds."""
     assert instance.event_log_storage.get_concurrency_run_ids() == {killed}
     lakes.add_trades(lake, [trade(28, 3)])
     assert execute(instance, DAILY, "2024-02-28").success
@@ -205,7 +182,7 @@ def test_a_killed_process_does_not_block_its_table(
 
 @pytest.mark.system
 def test_the_sensor_ends_dead_runs(killed: str, instance: dg.DagsterInstance) -> None:
-    """What waits in the queue for a dead run's pool can't look for itself: the sensor does, by default."""
+    """A queued run cannot find the dead run that holds its pool. The sensor does, and runs by default."""
     assert dead_runs.dead_runs.default_status == dg.DefaultSensorStatus.RUNNING
     skip = dead_runs.dead_runs(dg.build_sensor_context(instance=instance))
     assert killed in skip.skip_message
@@ -214,7 +191,7 @@ def test_the_sensor_ends_dead_runs(killed: str, instance: dg.DagsterInstance) ->
 
 
 @pytest.mark.parametrize(
-    ("change", "gone"),
+    ("change", "is_gone"),
     [
         ({}, False),
         ({dead_runs.PID_TAG: "999999999"}, True),
@@ -224,5 +201,5 @@ def test_the_sensor_ends_dead_runs(killed: str, instance: dg.DagsterInstance) ->
     ],
     ids=["alive", "no such pid", "pid used again", "another machine", "not recorded"],
 )
-def test_when_a_process_is_gone(change: dict[str, str], gone: bool) -> None:
-    assert dead_runs.is_process_gone({**dead_runs.process_tags(), **change}) is gone
+def test_a_process_is_gone_when_its_pid_is_free_or_reused(change: dict[str, str], is_gone: bool) -> None:
+    assert dead_runs.is_process_gone({**dead_runs.process_tags(), **change}) is is_gone

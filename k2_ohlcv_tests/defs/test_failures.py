@@ -1,4 +1,4 @@
-"""What waiting cannot cure is not tried again."""
+"""Which errors are transient, and how often a step with an error is tried."""
 
 import sqlite3
 
@@ -13,7 +13,7 @@ from k2_ohlcv.domain.errors import CommitConflictError, EngineUnavailableError, 
 # Dagster 1.13 reads a pydantic attribute that pydantic 2.14 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
 
-PASSING = [
+TRANSIENT = [
     CommitConflictError("others won"),
     EngineUnavailableError("no server"),
     CommitFailedException("moved"),
@@ -22,7 +22,7 @@ PASSING = [
     sqlite3.OperationalError("database is locked"),
     sqlalchemy.exc.OperationalError("", {}, sqlite3.OperationalError("database is locked")),
 ]
-LASTING = [
+PERMANENT = [
     TableSpecError("other columns"),
     InvariantError("wrong"),
     OverflowError("date value out of range"),
@@ -34,14 +34,14 @@ LASTING = [
 ]
 
 
-def runs(error: Exception, **tags: str) -> int:
-    """How often a step is tried that raises the error."""
-    tried = 0
+def count_tries(error: Exception, **tags: str) -> int:
+    """Count the tries of a step that raises the error."""
+    tries = 0
 
     @dg.op(retry_policy=dg.RetryPolicy(max_retries=2))
     def step(context: dg.OpExecutionContext) -> None:
-        nonlocal tried
-        tried += 1
+        nonlocal tries
+        tries += 1
         with convert_errors(context):
             raise error
 
@@ -50,21 +50,21 @@ def runs(error: Exception, **tags: str) -> int:
         step()
 
     assert not job.execute_in_process(raise_on_error=False, tags=tags).success
-    return tried
+    return tries
 
 
-@pytest.mark.parametrize("error", PASSING, ids=lambda e: type(e).__name__)
-def test_what_may_pass_is_tried_again(error: Exception) -> None:
+@pytest.mark.parametrize("error", TRANSIENT, ids=lambda e: type(e).__name__)
+def test_errors_that_may_pass_are_transient(error: Exception) -> None:
     assert is_transient(error)
 
 
-@pytest.mark.parametrize("error", LASTING, ids=lambda e: type(e).__name__)
-def test_what_does_not_pass_is_not(error: Exception) -> None:
+@pytest.mark.parametrize("error", PERMANENT, ids=lambda e: type(e).__name__)
+def test_errors_that_do_not_pass_are_not_transient(error: Exception) -> None:
     assert not is_transient(error)
 
 
-def test_steps_are_tried_so_often() -> None:
-    """Three times where waiting may help and nobody waits for the run; else once."""
-    assert runs(CommitConflictError("others won")) == 3
-    assert runs(OverflowError("date value out of range")) == 1
-    assert runs(CommitConflictError("others won"), **{INTERACTIVE_TAG: "true"}) == 1
+def test_only_transient_errors_of_unattended_runs_are_retried() -> None:
+    """A step is tried three times for a transient error, unless a user waits for the run. Else once."""
+    assert count_tries(CommitConflictError("others won")) == 3
+    assert count_tries(OverflowError("date value out of range")) == 1
+    assert count_tries(CommitConflictError("others won"), **{INTERACTIVE_TAG: "true"}) == 1

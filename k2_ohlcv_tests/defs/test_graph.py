@@ -1,4 +1,4 @@
-"""The facts of the graph, as one picture: what changes here changes what people see and what runs."""
+"""The assets, jobs, checks and policies of the graph. A change here is visible to users."""
 
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -20,7 +20,7 @@ from k2_ohlcv.settings import DEFAULT_START_DATE, Settings
 # Dagster 1.13 reads a pydantic attribute that pydantic 2.14 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
 
-CONTRACTS = {TRADES_TABLE: TRADES_SPEC} | {t.table: CANDLE_SPECS[t.name] for t in TIMEFRAMES}
+SPECS = {TRADES_TABLE: TRADES_SPEC} | {t.table: CANDLE_SPECS[t.name] for t in TIMEFRAMES}
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +32,15 @@ def asset(graph: dg.Definitions, name: str) -> dg.AssetsDefinition:
     return graph.resolve_assets_def(name)
 
 
-def test_the_tables(graph: dg.Definitions) -> None:
-    """Trades and one asset per timeframe, and nothing else."""
+def test_the_graph_has_the_trades_and_candle_assets(graph: dg.Definitions) -> None:
+    """The assets are the trades and one candle table a timeframe."""
     keys = {key.to_user_string() for key in graph.resolve_asset_graph().get_all_asset_keys()}
-    assert keys == set(CONTRACTS)
+    assert keys == set(SPECS)
 
 
-@pytest.mark.parametrize("name", CONTRACTS)
-def test_what_every_table_has(graph: dg.Definitions, name: str) -> None:
-    """Group, owners, kinds, names, columns, policies and one writer."""
+@pytest.mark.parametrize("name", SPECS)
+def test_every_asset_has_the_common_options(graph: dg.Definitions, name: str) -> None:
+    """Each asset has group, owners, kinds, names, columns, policies and one writer at a time."""
     table = asset(graph, name)
     spec = table.get_asset_spec()
     assert spec.group_name == common.GROUP_NAME
@@ -48,7 +48,7 @@ def test_what_every_table_has(graph: dg.Definitions, name: str) -> None:
     assert "iceberg" in spec.kinds
     assert spec.metadata["dagster/table_name"] == f"{NAMESPACE}.{name}"
     columns = [column.name for column in spec.metadata["dagster/column_schema"].columns]
-    assert columns == [field.name for field in CONTRACTS[name].schema.fields]
+    assert columns == [field.name for field in SPECS[name].schema.fields]
     assert table.backfill_policy == dg.BackfillPolicy.single_run()
     assert table.op.retry_policy == dg.RetryPolicy(max_retries=2, delay=60)
     assert table.op.pool == name
@@ -56,7 +56,7 @@ def test_what_every_table_has(graph: dg.Definitions, name: str) -> None:
 
 @pytest.mark.parametrize("timeframe", TIMEFRAMES, ids=lambda t: t.name)
 def test_candles_follow_trades(graph: dg.Definitions, timeframe: Timeframe) -> None:
-    """Each candle table depends on trades alone, partition by partition, today and this month included."""
+    """Each candle partition depends on its days of trades, also in the current day and month."""
     table = asset(graph, timeframe.table)
     (dep,) = table.get_asset_spec().deps
     assert dep.asset_key.to_user_string() == TRADES_TABLE
@@ -70,20 +70,20 @@ def test_candles_follow_trades(graph: dg.Definitions, timeframe: Timeframe) -> N
         table.partitions_def.subset_with_partition_keys([last]), table.partitions_def, trades
     )
     days = set(upstream.partitions_subset.get_partition_keys())
-    wanted = {day.isoformat() for day in timeframe.grain.partition(now).days() if day <= now.date()}
-    assert days == wanted
+    expected = {day.isoformat() for day in timeframe.grain.partition(now).days() if day <= now.date()}
+    assert days == expected
     assert upstream.required_but_nonexistent_subset.is_empty
 
 
-def test_the_start_of_partitions() -> None:
-    """A date begins them all; the word retention begins each table where it is kept from."""
+def test_partitions_begin_at_a_date_or_with_retention() -> None:
+    """A date is the start of all tables. With `retention`, each table starts where its retention ends."""
     now = datetime(2026, 11, 22, 5, tzinfo=UTC)
-    dated, kept = Settings.from_environ({}), Settings.from_environ({"K2_START_DATE": "retention"})
+    dated, by_retention = Settings.from_environ({}), Settings.from_environ({"K2_START_DATE": "retention"})
     for timeframe in TIMEFRAMES:
         assert first_day(timeframe, dated) == DEFAULT_START_DATE
-        first = first_day(timeframe, kept, now)
+        first = first_day(timeframe, by_retention, now)
         assert timeframe.grain.floor(now - timeframe.default_retention).date() == first
-        assert first_day(None, kept, now) <= first
+        assert first_day(None, by_retention, now) <= first
     seventeenth = Settings.from_environ({"K2_START_DATE": "2013-01-17"})
     assert first_day(TIMEFRAMES[-1], seventeenth) == date(2013, 1, 1), "a month begins on its first"
     assert first_day(None, seventeenth) == date(2013, 1, 17)
@@ -102,10 +102,10 @@ def test_the_start_of_partitions() -> None:
         ({"K2_RETENTION_TRADES": "6y"}, "2026-08-24", "2021-11-01", "2020-11-23"),
     ],
 )
-def test_partitions_begin_where_the_settings_keep_from(
+def test_partitions_begin_with_the_retention_settings(
     environ: dict[str, str], minute: str, daily: str, trades: str
 ) -> None:
-    """Each table's own retention, however it is set; what is kept for ever begins at the default date."""
+    """Each table starts with its own retention. Without a limit it starts at the default date."""
     now = datetime(2026, 11, 22, 5, tzinfo=UTC)
     settings = Settings.from_environ({"K2_START_DATE": "retention", **environ})
     tables = (TIMEFRAMES[0], TIMEFRAMES[-1], None)
@@ -113,67 +113,69 @@ def test_partitions_begin_where_the_settings_keep_from(
 
 
 @pytest.mark.parametrize("grain", Grain)
-def test_partition_keys_are_the_domains(grain: Grain) -> None:
-    """Dagster and the domain call a partition by the same name and mean the same time."""
-    ours = partitions_definition(grain, DEFAULT_START_DATE)
-    for key in (ours.get_first_partition_key(), ours.get_last_partition_key()):
-        window = ours.time_window_for_partition_key(key)
+def test_partition_keys_are_those_of_the_domain(grain: Grain) -> None:
+    """Dagster and the domain give a partition the same key and the same interval."""
+    dagster_partitions = partitions_definition(grain, DEFAULT_START_DATE)
+    for key in (dagster_partitions.get_first_partition_key(), dagster_partitions.get_last_partition_key()):
+        window = dagster_partitions.time_window_for_partition_key(key)
         partition = grain.partition(window.start.astimezone(UTC))
         assert grain.key(partition) == key
         assert (partition.start, partition.end) == (window.start, window.end)
 
 
 @pytest.mark.parametrize("start", ["", "2020-02-17", "retention"])
-def test_the_graph_loads_wherever_partitions_begin(start: str) -> None:
-    """All of it, as the webserver loads it; and every table is rebuilt by one job, with its partitions."""
+def test_the_graph_loads_with_each_start_of_partitions(start: str) -> None:
+    """The webserver can load the graph. Exactly one job rebuilds each table, with its partitions."""
     settings = Settings.from_environ({"K2_START_DATE": start})
     graph = build_definitions(settings)
     dg.Definitions.validate_loadable(graph)
     rebuilt = jobs.rebuild_jobs(settings)
-    assert [t for some in rebuilt.values() for t in some] == list(TIMEFRAMES)
-    for name, some in rebuilt.items():
-        assert jobs.tables_of_job(name) == {t.table for t in some}
-        for timeframe in some:
+    assert [t for timeframes in rebuilt.values() for t in timeframes] == list(TIMEFRAMES)
+    for name, timeframes in rebuilt.items():
+        assert jobs.tables_of_job(name) == {t.table for t in timeframes}
+        for timeframe in timeframes:
             partitions_def = asset(graph, timeframe.table).partitions_def
             assert graph.resolve_job_def(name).partitions_def == partitions_def
 
 
-def test_the_jobs(graph: dg.Definitions) -> None:
-    """Each job has tables of one grain, and their checks."""
-    found = {}
+def test_each_job_selects_its_tables(graph: dg.Definitions) -> None:
+    """A rebuild job has the tables of one grain, a refresh job has one table."""
+    selected = {}
     for name in (jobs.INGEST_JOB, *jobs.REBUILD_JOB.values()):
         job = graph.resolve_job_def(name)
-        found[name] = {key.to_user_string() for key in job.asset_layer.selected_asset_keys}
+        selected[name] = {key.to_user_string() for key in job.asset_layer.selected_asset_keys}
         assert job.executor_def.name == "in_process"
-    assert found[jobs.INGEST_JOB] == {TRADES_TABLE}
+    assert selected[jobs.INGEST_JOB] == {TRADES_TABLE}
     for grain, name in jobs.REBUILD_JOB.items():
-        assert found[name] == {t.table for t in TIMEFRAMES if t.grain is grain}
+        assert selected[name] == {t.table for t in TIMEFRAMES if t.grain is grain}
     for timeframe in TIMEFRAMES:
         job = graph.resolve_job_def(jobs.refresh_job_name(timeframe))
         assert {key.to_user_string() for key in job.asset_layer.selected_asset_keys} == {timeframe.table}
         assert job.get_run_config_for_partition_key("2024-02-01") == jobs.refresh_config(timeframe), (
-            "what the launchpad shows"
+            "shown in the launchpad"
         )
         assert jobs.tables_of_job(job.name) == {timeframe.table}
         assert timeframe.table in jobs.tables_of_job(jobs.REBUILD_JOB[timeframe.grain])
 
 
 @pytest.mark.parametrize("timeframe", TIMEFRAMES, ids=lambda t: t.name)
-def test_the_freshness_policies(graph: dg.Definitions, timeframe: Timeframe) -> None:
-    """The timeframe's own windows, or the one that a setting gives all tables."""
+def test_freshness_windows_are_those_of_the_timeframe_or_of_a_setting(
+    graph: dg.Definitions, timeframe: Timeframe
+) -> None:
+    """`K2_REFRESH_SECONDS` gives all tables the same windows."""
     policy = asset(graph, timeframe.table).get_asset_spec().freshness_policy
     assert policy == dg.FreshnessPolicy.time_window(
         fail_window=timeframe.fail_after, warn_window=timeframe.warn_after
     )
-    hasty = asset(build_definitions(Settings.from_environ({"K2_REFRESH_SECONDS": "60"})), timeframe.table)
-    window = hasty.get_asset_spec().freshness_policy
+    frequent = asset(build_definitions(Settings.from_environ({"K2_REFRESH_SECONDS": "60"})), timeframe.table)
+    window = frequent.get_asset_spec().freshness_policy
     assert window == dg.FreshnessPolicy.time_window(
         fail_window=timedelta(minutes=2), warn_window=timedelta(minutes=1)
     )
 
 
-def test_the_checks(graph: dg.Definitions) -> None:
-    """Every candle table has every check, blocking where a failure means wrong candles."""
+def test_every_candle_table_has_every_check(graph: dg.Definitions) -> None:
+    """A check blocks if its failure means wrong candles."""
     asset_graph = graph.resolve_asset_graph()
     for timeframe in TIMEFRAMES:
         keys = asset_graph.get_check_keys_for_assets({dg.AssetKey(timeframe.table)})
@@ -186,7 +188,7 @@ def test_the_checks(graph: dg.Definitions) -> None:
 
 
 def test_importing_reads_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrong setting shows when definitions are asked for, not when the module is imported."""
+    """An invalid setting is an error when definitions are built, and not at the import."""
     import importlib
 
     import k2_ohlcv.definitions as module
@@ -197,8 +199,8 @@ def test_importing_reads_no_environment(monkeypatch: pytest.MonkeyPatch) -> None
         module.defs()
 
 
-def test_the_instance_file() -> None:
-    """One writer per table, enforced on steps: only then do runs outside the queue wait too."""
+def test_the_instance_file_allows_one_writer_a_table() -> None:
+    """The limit is on steps, because only then do runs outside the queue wait too."""
     import yaml
 
     root = Path(__file__).parents[2]
@@ -207,6 +209,6 @@ def test_the_instance_file() -> None:
     assert config["telemetry"] == {"enabled": False}
     assert config["run_monitoring"]["enabled"]
     assert config["freshness"]["enabled"]
-    # Long enough for the longest wait that a policy allows, short enough to free a stuck table in a day.
+    # The limit allows the longest wait of a policy, and still frees a stuck table within a day.
     longest = timedelta(seconds=config["run_monitoring"]["max_runtime_seconds"])
     assert max(t.fail_after for t in TIMEFRAMES) / 24 < longest < timedelta(days=1)

@@ -1,4 +1,4 @@
-"""The sensors of the candle tables: when they ask, what for, and in which words they do not."""
+"""The refresh sensors: when they request a run, what they request, and their skip messages."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -29,25 +29,23 @@ NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 @pytest.fixture
 def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
-    """A lake that the sensors find in the environment, its trades an hour old to each that asks."""
+    """A lake in the environment. Its tables appear to be stale for two days longer than they are."""
     monkeypatch.setenv("K2_HOME", str(tmp_path))
-    made = lakes.open_lake(tmp_path)
+    opened = lakes.open_lake(tmp_path)
     real = TableLag.measure
 
-    def aged(lake: Lake, one: Timeframe) -> TableLag:
-        found = real(lake, one)
-        return (
-            replace(found, stale_since=found.stale_since - timedelta(days=2)) if found.stale_since else found
-        )
+    def aged(lake: Lake, timeframe: Timeframe) -> TableLag:
+        lag = real(lake, timeframe)
+        return replace(lag, stale_since=lag.stale_since - timedelta(days=2)) if lag.stale_since else lag
 
     monkeypatch.setattr(TableLag, "measure", aged)
-    return made
+    return opened
 
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as made:
-        yield made
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
 
 
 def add(lake: Lake, day: int) -> int:
@@ -62,133 +60,139 @@ def mark(lake: Lake, snapshot: int) -> None:
     lakes.set_watermark(lake, MINUTE, snapshot)
 
 
-def look(instance: dg.DagsterInstance, one: Timeframe = MINUTE) -> dg.RunRequest | str:
-    """One tick of a sensor as the daemon would do it."""
+def evaluate_sensor(instance: dg.DagsterInstance, timeframe: Timeframe = MINUTE) -> dg.RunRequest | str:
+    """One tick of a sensor: its run request, or its skip message."""
     graph = build_definitions(Settings.from_environ({}))
-    sensor = graph.resolve_sensor_def(f"{jobs.refresh_job_name(one)}_when_stale")
+    sensor = graph.resolve_sensor_def(f"{jobs.refresh_job_name(timeframe)}_when_stale")
     tick = sensor.evaluate_tick(
         dg.build_sensor_context(instance=instance, repository_def=graph.get_repository_def())
     )
     if tick.run_requests:
-        (asked,) = tick.run_requests
-        return asked
+        (request,) = tick.run_requests
+        return request
     assert tick.skip_message
     return tick.skip_message
 
 
 def record(
-    instance: dg.DagsterInstance, asked: dg.RunRequest, status: dg.DagsterRunStatus, job: str = "refresh_1m"
+    instance: dg.DagsterInstance, request: dg.RunRequest, status: dg.DagsterRunStatus, job: str = "refresh_1m"
 ) -> dg.DagsterRun:
-    """The run of a request, in some state."""
-    run = dg.DagsterRun(job_name=job, run_id=dg._core.utils.make_new_run_id(), status=status, tags=asked.tags)
+    """Store a run of a request with that status."""
+    run = dg.DagsterRun(
+        job_name=job, run_id=dg._core.utils.make_new_run_id(), status=status, tags=request.tags
+    )
     instance.add_run(run)
     return run
 
 
-def test_every_candle_table_has_one_that_runs() -> None:
+def test_every_candle_table_has_a_running_sensor() -> None:
     graph = build_definitions(Settings.from_environ({"K2_SENSOR_SECONDS": "7"}))
-    for one in TIMEFRAMES:
-        sensor = graph.resolve_sensor_def(f"{jobs.refresh_job_name(one)}_when_stale")
+    for timeframe in TIMEFRAMES:
+        sensor = graph.resolve_sensor_def(f"{jobs.refresh_job_name(timeframe)}_when_stale")
         assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
         assert sensor.minimum_interval_seconds == 7
-        assert refresh.freshness_window(graph.resolve_assets_def(one.table)) == one.warn_after
+        assert refresh.freshness_window(graph.resolve_assets_def(timeframe.table)) == timeframe.warn_after
 
 
-def test_up_to_date_is_said_so(lake: Lake, instance: dg.DagsterInstance) -> None:
-    assert "up to date" in str(look(instance))
+def test_a_current_table_is_skipped_as_up_to_date(lake: Lake, instance: dg.DagsterInstance) -> None:
+    assert "up to date" in str(evaluate_sensor(instance))
     mark(lake, add(lake, 27))
-    assert "up to date" in str(look(instance))
+    assert "up to date" in str(evaluate_sensor(instance))
 
 
-def test_what_is_asked_for(lake: Lake, instance: dg.DagsterInstance) -> None:
-    """The newest dirty partition, the job's config, who goes first, and how long it may take."""
+def test_a_stale_table_gets_a_run_request(lake: Lake, instance: dg.DagsterInstance) -> None:
+    """The request has the newest dirty partition, the job's config, a priority and a time limit."""
     before = add(lake, 27)
     mark(lake, before)
     add(lake, 20)
     snapshot = add(lake, 25)
-    asked = look(instance)
-    assert isinstance(asked, dg.RunRequest)
-    assert asked.partition_key == "2024-02-25", "the newest dirty one, not the newest"
+    request = evaluate_sensor(instance)
+    assert isinstance(request, dg.RunRequest)
+    assert request.partition_key == "2024-02-25", "the newest dirty partition, not the newest one"
     candles = lake.candles(MINUTE).metadata.current_snapshot_id
-    assert asked.run_key == f"{MINUTE.table}:{before}:{candles}:{snapshot}:0"
-    assert asked.run_config == jobs.refresh_config(MINUTE)
-    assert asked.tags["dagster/max_runtime"] == "300"
-    again = look(instance)
+    assert request.run_key == f"{MINUTE.table}:{before}:{candles}:{snapshot}:0"
+    assert request.run_config == jobs.refresh_config(MINUTE)
+    assert request.tags["dagster/max_runtime"] == "300"
+    again = evaluate_sensor(instance)
     assert isinstance(again, dg.RunRequest)
-    assert again.run_key == asked.run_key, "a tick that repeats asks once"
-    others = [look(instance, one) for one in TIMEFRAMES]
-    order = [int(one.tags["dagster/priority"]) for one in others if isinstance(one, dg.RunRequest)]
+    assert again.run_key == request.run_key, "a repeated tick has the same key"
+    requests = [evaluate_sensor(instance, timeframe) for timeframe in TIMEFRAMES]
+    order = [int(r.tags["dagster/priority"]) for r in requests if isinstance(r, dg.RunRequest)]
     assert order == sorted(order, reverse=True)
     assert len(set(order)) == len(TIMEFRAMES), "1m first"
 
 
 @pytest.mark.parametrize(
-    "status", [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED], ids=["asked for", "at work"]
+    "status", [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED], ids=["requested", "in progress"]
 )
-def test_a_run_in_flight_is_not_doubled(
+def test_a_table_with_a_run_in_flight_is_skipped(
     lake: Lake, instance: dg.DagsterInstance, status: dg.DagsterRunStatus
 ) -> None:
     add(lake, 27)
-    asked = look(instance)
-    assert isinstance(asked, dg.RunRequest)
-    run = record(instance, asked, status)
+    request = evaluate_sensor(instance)
+    assert isinstance(request, dg.RunRequest)
+    run = record(instance, request, status)
     add(lake, 28)
-    said = look(instance)
-    assert isinstance(said, str)
-    assert run.run_id in said
-    assert isinstance(look(instance, find_timeframe("1h")), dg.RunRequest), "it holds up no other table"
+    message = evaluate_sensor(instance)
+    assert isinstance(message, str)
+    assert run.run_id in message
+    assert isinstance(evaluate_sensor(instance, find_timeframe("1h")), dg.RunRequest), (
+        "other tables are not skipped"
+    )
     assert dg.DagsterRunStatus.QUEUED in dead_runs.IN_FLIGHT_STATUSES
 
 
-def test_a_rebuild_in_flight_counts_too(lake: Lake, instance: dg.DagsterInstance) -> None:
-    """A refresh behind a long rebuild would wait for its pool until its own time is up."""
+def test_a_table_with_a_rebuild_in_flight_is_skipped(lake: Lake, instance: dg.DagsterInstance) -> None:
+    """A refresh would wait for the pool of the rebuild until its own time limit."""
     add(lake, 27)
     run = record(instance, dg.RunRequest(), dg.DagsterRunStatus.STARTED, "rebuild_daily")
-    assert run.run_id in str(look(instance))
-    assert isinstance(look(instance, find_timeframe("1d")), dg.RunRequest)
+    assert run.run_id in str(evaluate_sensor(instance))
+    assert isinstance(evaluate_sensor(instance, find_timeframe("1d")), dg.RunRequest)
 
 
-def test_a_failed_run_is_asked_for_again_with_a_growing_pause(
+def test_a_failed_run_is_requested_again_after_a_growing_pause(
     lake: Lake, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each attempt has a key of its own, also where trades have grown meanwhile, and waits longer."""
+    """Each attempt has its own run key and a longer pause, also when new trades came in between."""
     add(lake, 27)
     keys = []
     for attempt in range(3):
         monkeypatch.setattr(refresh, "_MIN_RETRY_DELAY", timedelta(0))
-        asked = look(instance)
-        assert isinstance(asked, dg.RunRequest)
-        assert asked.tags[run_tags.ATTEMPT_TAG] == str(attempt)
-        keys.append(asked.run_key)
-        instance.report_run_failed(record(instance, asked, dg.DagsterRunStatus.STARTED))
+        request = evaluate_sensor(instance)
+        assert isinstance(request, dg.RunRequest)
+        assert request.tags[run_tags.ATTEMPT_TAG] == str(attempt)
+        keys.append(request.run_key)
+        instance.report_run_failed(record(instance, request, dg.DagsterRunStatus.STARTED))
         monkeypatch.setattr(refresh, "_MIN_RETRY_DELAY", timedelta(minutes=1))
-        said = look(instance)
-        assert isinstance(said, str)
-        assert f"{attempt + 1} runs made no progress" in said
+        message = evaluate_sensor(instance)
+        assert isinstance(message, str)
+        assert f"{attempt + 1} runs made no progress" in message
         add(lake, 28 - attempt)
     assert len(set(keys)) == 3
 
 
-def test_the_pause_grows_to_a_limit() -> None:
+def test_the_retry_delay_grows_to_a_limit() -> None:
     minutes = [retry_delay(n) / timedelta(minutes=1) for n in (1, 2, 3, 7, 50, 5000)]
     assert minutes == [1, 2, 4, 60, 60, 60]
 
 
 @pytest.mark.parametrize(
-    ("behind", "asked"),
+    ("stale_for", "is_requested"),
     [
         (timedelta(0), False),
         (WINDOW - TICK - timedelta(seconds=1), False),
         (WINDOW - TICK, True),
         (WINDOW * 3, True),
     ],
-    ids=["at once", "a look later is early enough", "a look later is too late", "long"],
+    ids=["fresh", "the next tick is early enough", "the next tick is too late", "long"],
 )
-def test_when_it_is_time(lake: Lake, behind: timedelta, asked: bool) -> None:
-    """Before the table is behind for longer than its window, not at every commit."""
+def test_a_run_is_requested_before_the_freshness_window_ends(
+    lake: Lake, stale_for: timedelta, is_requested: bool
+) -> None:
+    """A run is requested shortly before a table is stale for its window, and not at every commit."""
     add(lake, 27)
-    found = replace(TableLag.measure(lake, MINUTE), stale_since=NOW - behind)
-    reason = skip_reason(found, WINDOW, TICK, TableRuns(), NOW)
-    assert (reason is None) is asked
+    lag = replace(TableLag.measure(lake, MINUTE), stale_since=NOW - stale_for)
+    reason = skip_reason(lag, WINDOW, TICK, TableRuns(), NOW)
+    assert (reason is None) is is_requested
     if reason:
         assert "0:05:00" in reason

@@ -1,4 +1,4 @@
-"""Retention and audit as jobs: what they do when the clock runs them, and what an audit looks at."""
+"""The retention and audit jobs: their schedules, what they drop, and which partitions an audit checks."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,13 +26,13 @@ FIRST = datetime(2024, 1, 1, 12, tzinfo=UTC)
 
 @pytest.fixture
 def lake(home: Path) -> Lake:
-    """A hundred days of a trade each."""
-    made = lakes.open_lake(home)
-    lakes.add_trades(made, [make_trade(i, FIRST + i * DAY, 10, 1, market=("X", "Y")) for i in range(100)])
+    """A hundred days with one trade each."""
+    lake = lakes.open_lake(home)
+    lakes.add_trades(lake, [make_trade(i, FIRST + i * DAY, 10, 1, market=("X", "Y")) for i in range(100)])
     with open_engine(lakes.lake_settings(home)) as engine:
-        for each in (MINUTE, HOUR):
-            refresh(made, engine, each)
-    return made
+        for timeframe in (MINUTE, HOUR):
+            refresh(lake, engine, timeframe)
+    return lake
 
 
 def run(instance: dg.DagsterInstance, name: str, **config: object) -> dg.ExecuteInProcessResult:
@@ -45,7 +45,11 @@ def run(instance: dg.DagsterInstance, name: str, **config: object) -> dg.Execute
     )
 
 
-def test_both_run_by_the_clock() -> None:
+def double_volume(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.with_columns((pl.col("volume") * 2).cast(pl.Decimal(29, 8)))
+
+
+def test_both_jobs_have_a_running_schedule() -> None:
     schedules = build_definitions(Settings.from_environ({})).schedules or []
     assert {s.job_name for s in schedules if isinstance(s, dg.ScheduleDefinition)} == {
         RETENTION_JOB,
@@ -54,26 +58,24 @@ def test_both_run_by_the_clock() -> None:
     assert all(s.default_status is dg.DefaultScheduleStatus.RUNNING for s in schedules)
 
 
-def test_the_retention_job_drops_what_is_past(lake: Lake, instance: dg.DagsterInstance) -> None:
-    """Ages are measured from the newest trade: ten days of 1m are older than its ninety."""
+def test_the_retention_job_drops_candles_past_their_retention(
+    lake: Lake, instance: dg.DagsterInstance
+) -> None:
+    """Ages are measured from the newest trade. Ten days of 1m are older than its 90 days of retention."""
     assert run(instance, RETENTION_JOB, apply=False).success
     assert len(lakes.read_candles(lake, MINUTE)) == 100
     assert run(instance, RETENTION_JOB, apply=True).success
-    left = lakes.read_candles(lake, MINUTE)
-    assert (
-        len(left)
-        == len([c for c in left if c.window_start >= FIRST + 99 * DAY - MINUTE.default_retention - DAY])
-        < 100
-    )
+    remaining = lakes.read_candles(lake, MINUTE)
+    oldest = FIRST + 99 * DAY - MINUTE.default_retention - DAY
+    assert len(remaining) == len([c for c in remaining if c.window_start >= oldest]) < 100
     assert len(lakes.read_candles(lake, HOUR)) == 100
 
 
-def test_the_audit_finds_damage_and_says_where(lake: Lake, instance: dg.DagsterInstance) -> None:
+def test_the_audit_finds_damage_and_names_its_partition(lake: Lake, instance: dg.DagsterInstance) -> None:
     assert run(instance, AUDIT_JOB).success
     table = lake.candles(HOUR)
     newest = max(table.scan().plan_files(), key=lambda t: t.file.file_path)
-    twice = (pl.col("volume") * 2).cast(pl.Decimal(29, 8)).alias("volume")
-    table_history.rewrite_files(table, [newest], lambda rows: rows.with_columns(twice))
+    table_history.rewrite_files(table, [newest], double_volume)
     result = run(instance, AUDIT_JOB)
     assert not result.success
     key = dg.AssetCheckKey(dg.AssetKey(HOUR.table), "reconciles_with_trades")
@@ -83,16 +85,15 @@ def test_the_audit_finds_damage_and_says_where(lake: Lake, instance: dg.DagsterI
     assert record.evaluation.metadata["partitions"].value == "2024-04-09"
 
 
-def test_the_audit_does_not_forget_what_it_found(
+def test_the_audit_checks_failed_partitions_again(
     lake: Lake, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A partition that was wrong is looked at again the next night, although it is not its turn."""
+    """A partition that failed is checked again in the next night, although other partitions are due."""
     oldest = min(lake.candles(HOUR).scan().plan_files(), key=lambda t: t.file.file_path)
-    twice = (pl.col("volume") * 2).cast(pl.Decimal(29, 8)).alias("volume")
-    table_history.rewrite_files(lake.candles(HOUR), [oldest], lambda rows: rows.with_columns(twice))
+    table_history.rewrite_files(lake.candles(HOUR), [oldest], double_volume)
     for first in (0, 50):
-        turn = [Grain.DAY.partition(FIRST + i * DAY) for i in range(first, first + 2)]
-        monkeypatch.setattr(schedules, "audit_scope", lambda *_, turn=turn: turn)
+        due = [Grain.DAY.partition(FIRST + i * DAY) for i in range(first, first + 2)]
+        monkeypatch.setattr(schedules, "audit_scope", lambda *_, due=due: due)
         assert not run(instance, AUDIT_JOB).success
     key = dg.AssetCheckKey(dg.AssetKey(HOUR.table), "reconciles_with_trades")
     (record,) = instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
@@ -101,34 +102,32 @@ def test_the_audit_does_not_forget_what_it_found(
     assert record.evaluation.metadata["windows_examined"].value == 3
 
 
-def test_thirty_nights_examine_everything(lake: Lake) -> None:
-    """And each night the newest days; a budget cuts a night's share, but never to nothing."""
+def test_thirty_nights_of_audits_check_every_partition(lake: Lake) -> None:
+    """Each night checks the newest days too. A budget limits a night's share, but never to nothing."""
     nights = [audit_scope(lake, MINUTE, datetime(2024, 5, 1, tzinfo=UTC) + i * DAY) for i in range(30)]
-    seen = Grain.DAY.partitions(i for night in nights for i in night)
-    assert len(seen) == 100
+    checked = Grain.DAY.partitions(i for night in nights for i in night)
+    assert len(checked) == 100
     assert all(night[-1].end - night[-1].start >= timedelta(days=7) for night in nights)
-    poor = audit_scope(lake, MINUTE, datetime(2024, 5, 1, tzinfo=UTC), budget=0)
-    assert len(Grain.DAY.partitions(coalesce(poor))) in {7, 8}
+    least = audit_scope(lake, MINUTE, datetime(2024, 5, 1, tzinfo=UTC), budget=0)
+    assert len(Grain.DAY.partitions(coalesce(least))) in {7, 8}
 
 
 def evaluations(instance: dg.DagsterInstance, table: str) -> list[dg.AssetCheckEvaluation]:
-    """What the check of retention's limit said of a table, the newest first."""
+    """The evaluations of the retention limit check of a table, newest first."""
     key = dg.AssetCheckKey(dg.AssetKey(table), RETENTION_LIMIT_CHECK)
     records = instance.event_log_storage.get_asset_check_execution_history(key, limit=10)
     return [record.evaluation for record in records if record.evaluation is not None]
 
 
-def test_a_first_scheduled_run_holds_what_is_much_and_says_so(
-    lake: Lake, instance: dg.DagsterInstance
-) -> None:
-    """Nine days of 1m are past their time: none goes, and a failed check names the trade and the command."""
+def test_a_first_scheduled_run_holds_back_a_large_drop(lake: Lake, instance: dg.DagsterInstance) -> None:
+    """Nine days of 1m are due and none is dropped. A failed check names the trade and the command."""
     assert run(instance, RETENTION_JOB).success
     assert len(lakes.read_candles(lake, MINUTE)) == 100
     (failed,) = evaluations(instance, MINUTE.table)
     assert not failed.passed
     assert failed.metadata["partitions_held"].value == 9
-    for said in ("trade 99 of X Y at 2024-04-09 12:00:00", "k2-ohlcv retention --apply", "apply: true"):
-        assert said in str(failed.description)
+    for text in ("trade 99 of X Y at 2024-04-09 12:00:00", "k2-ohlcv retention --apply", "apply: true"):
+        assert text in str(failed.description)
     assert [e.passed for e in evaluations(instance, HOUR.table)] == [True]
     assert run(instance, RETENTION_JOB, apply=True).success
     assert len(lakes.read_candles(lake, MINUTE)) == 91
@@ -136,7 +135,7 @@ def test_a_first_scheduled_run_holds_what_is_much_and_says_so(
 
 
 def test_a_stray_trade_of_today_drops_no_history(lake: Lake, instance: dg.DagsterInstance) -> None:
-    """Night after night, until somebody says that it is right."""
+    """The drop is held back each night, until a user applies it."""
     assert run(instance, RETENTION_JOB, apply=True).success
     before = lakes.read_candles(lake, MINUTE)
     stray = make_trade("stray", datetime.now(UTC), 10, 1, market=("OTHER", "AB"))
@@ -151,15 +150,15 @@ def test_a_stray_trade_of_today_drops_no_history(lake: Lake, instance: dg.Dagste
     key = dg.AssetCheckKey(dg.AssetKey(MINUTE.table), RETENTION_LIMIT_CHECK)
     by_hand = dg.define_asset_job("by_hand", selection=dg.AssetSelection.checks(key))
     with_check = dg.Definitions.merge(definitions, dg.Definitions(jobs=[by_hand]))
-    looked = with_check.resolve_job_def("by_hand").execute_in_process(instance=instance)
-    assert [e.passed for e in looked.get_asset_check_evaluations()] == [False]
+    result = with_check.resolve_job_def("by_hand").execute_in_process(instance=instance)
+    assert [e.passed for e in result.get_asset_check_evaluations()] == [False]
     assert run(instance, RETENTION_JOB, apply=True).success
     assert lakes.read_candles(lake, MINUTE) == []
     assert evaluations(instance, MINUTE.table)[0].passed
 
 
 def test_the_schedule_runs_within_the_limit() -> None:
-    """It launches the job without a config, and the config's default is the limit."""
+    """The schedule launches the job without a config. By default the job keeps the limit."""
     assert RetentionConfig().apply is None
     (schedule,) = [
         s for s in build_definitions(Settings.from_environ({})).schedules or [] if s.name == "retention_daily"

@@ -1,4 +1,4 @@
-"""Addresses are shown without their secrets, whatever is wrong with them."""
+"""Redaction of secrets in addresses and in texts, malformed ones included."""
 
 import pytest
 from hypothesis import given
@@ -29,17 +29,17 @@ ADDRESSES = [
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_no_secret_of_an_address_is_shown(address: str) -> None:
+def test_an_address_is_shown_without_its_secret(address: str) -> None:
     assert "SECRET" not in redact_address(address)
     assert "***" in redact_address(address)
 
 
 @pytest.mark.parametrize("address", [a for a in ADDRESSES if " " not in a and "://" in a])
-def test_nor_in_a_text(address: str) -> None:
-    said = redact_secrets(f"cannot connect to '{address}' (refused): correct {address}, or unset it")
-    assert "SECRET" not in said
-    assert said.startswith("cannot connect to '")
-    assert said.endswith("or unset it")
+def test_a_text_is_shown_without_the_secret_of_its_address(address: str) -> None:
+    redacted = redact_secrets(f"cannot connect to '{address}' (refused): correct {address}, or unset it")
+    assert "SECRET" not in redacted
+    assert redacted.startswith("cannot connect to '")
+    assert redacted.endswith("or unset it")
 
 
 @pytest.mark.parametrize(
@@ -55,10 +55,10 @@ def test_nor_in_a_text(address: str) -> None:
         "passphrase=SECRET pass=SECRET private_key: SECRET",
     ],
 )
-def test_nor_where_it_holds_what_ends_an_address_or_is_named_otherwise(text: str) -> None:
-    said = redact_secrets(text)
-    assert "SECRET" not in said
-    assert "***" in said
+def test_secrets_with_quotes_or_blanks_and_of_other_names_are_redacted(text: str) -> None:
+    redacted = redact_secrets(text)
+    assert "SECRET" not in redacted
+    assert "***" in redacted
 
 
 @pytest.mark.parametrize(
@@ -72,11 +72,11 @@ def test_nor_where_it_holds_what_ends_an_address_or_is_named_otherwise(text: str
         "no Spark Connect server answers at 127.0.0.1:9 ([Errno 111] Connection refused). Start it.",
     ],
 )
-def test_what_has_no_secret_stays(text: str) -> None:
+def test_a_text_without_a_secret_stays_as_it_is(text: str) -> None:
     assert redact_secrets(text) == text
 
 
 @given(st.text(alphabet="abc:/@;?#=.[] '\"", max_size=20), st.text(alphabet="ab@;?#/:", max_size=5))
-def test_a_token_at_the_end_never_shows(start: str, end: str) -> None:
-    """Whatever stands before the parameters, and whatever marks the token itself has."""
+def test_a_token_at_the_end_is_never_shown(start: str, end: str) -> None:
+    """Neither the text before the parameters nor punctuation in the token matters."""
     assert "SECRET" not in redact_address(f"sc://{start};token={end}SECRET")

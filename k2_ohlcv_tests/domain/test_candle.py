@@ -1,4 +1,7 @@
-"""The reference aggregation, by hand and against DuckDB: what all else is held against must be right."""
+"""The reference aggregation, compared with a candle by hand and with DuckDB.
+
+All engines are compared with this aggregation, so it needs a check of its own.
+"""
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -20,14 +23,14 @@ def trade(number: str, seconds: float, price: str, quantity: str) -> Trade:
 
 
 def test_a_candle_by_hand() -> None:
-    """Ties are broken by id as a number: 9 comes before 10. A trade at the end belongs to the next window."""
-    some = [
+    """Ids break ties as numbers: 9 is before 10. A trade at a window's end is in the next window."""
+    given_trades = [
         trade("10", 1, "3", "1"),
         trade("9", 1, "2", "1"),
         trade("11", 59.999999, "5", "0.5"),
         trade("8", 60, "7", "1"),
     ]
-    first, second = aggregate(some, find_timeframe("1m"))
+    first, second = aggregate(given_trades, find_timeframe("1m"))
     assert first == Candle(
         symbol="Y",
         exchange="X",
@@ -47,7 +50,7 @@ def test_a_candle_by_hand() -> None:
 
 
 def test_vwap_is_rounded_half_even() -> None:
-    """A quotient exactly between two values of 8 places goes to the even one."""
+    """A quotient exactly between two values of 8 places is rounded to the even one."""
     (down,) = aggregate(
         [trade("1", 0, "0.00000001", "1"), trade("2", 0, "0.00000002", "1")], find_timeframe("1m")
     )
@@ -71,15 +74,18 @@ from rows group by all order by exchange, symbol, window_start
 
 
 @given(trades())
-def test_duckdb_agrees(some: list[Trade]) -> None:
-    """An independent engine, told the definition in SQL, finds the same candles (vwap it cannot divide)."""
+def test_duckdb_computes_the_same_candles(given_trades: list[Trade]) -> None:
+    """DuckDB computes the same candles from SQL. It cannot divide exactly, so vwap is left out."""
     types = {"price": pl.Decimal(18, 8), "quantity": pl.Decimal(19, 8), "timestamp": pl.Datetime("us", "UTC")}
-    rows = pl.DataFrame([vars(t) for t in some], schema_overrides=types)
+    rows = pl.DataFrame([vars(t) for t in given_trades], schema_overrides=types)
     with duckdb.connect() as connection:
         connection.execute("set timezone = 'UTC'")
         connection.register("rows", rows.to_arrow())
-        for each in TIMEFRAMES:
-            found = pl.DataFrame(connection.sql(QUERY.format(us=each.micros)).to_arrow_table()).to_dicts()
-            assert found == [
-                {name: getattr(candle, name) for name in found[0]} for candle in aggregate(some, each)
+        for timeframe in TIMEFRAMES:
+            computed = pl.DataFrame(
+                connection.sql(QUERY.format(us=timeframe.micros)).to_arrow_table()
+            ).to_dicts()
+            assert computed == [
+                {name: getattr(candle, name) for name in computed[0]}
+                for candle in aggregate(given_trades, timeframe)
             ]

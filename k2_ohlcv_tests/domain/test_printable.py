@@ -1,4 +1,4 @@
-"""Text of unknown origin, made safe to show."""
+"""Text of unknown origin is made safe to show."""
 
 import os
 from pathlib import Path
@@ -12,14 +12,14 @@ from k2_ohlcv.domain.printable import is_utf8, make_printable, make_printable_pa
 @settings(derandomize=True, max_examples=300, deadline=None)
 @given(st.text() | st.binary().map(os.fsdecode) | st.text(st.characters(categories=["Cs", "Cc", "Cf"])))
 def test_any_text_can_be_shown_and_stored(text: str) -> None:
-    """On a terminal, in JSON, in a tag; and plain text is left as it is."""
+    """The result is printable and valid UTF-8. Plain text is left as it is."""
     shown = make_printable(text, 10_000)
     assert shown.isprintable()
     shown.encode()
     assert shown == text or not text.isprintable()
 
 
-def test_what_is_hidden_becomes_visible() -> None:
+def test_hidden_characters_become_visible() -> None:
     assert (
         make_printable("a\x1b[31m\r\n\x9b\u202eb\udcff\ud800") == "a\\x1b[31m\\r\\n\\x9b\\u202eb\\xff\\ud800"
     )

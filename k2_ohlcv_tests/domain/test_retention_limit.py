@@ -1,4 +1,4 @@
-"""How much a scheduled retention run may drop, at the edges of the rule."""
+"""The most that a scheduled retention run may drop, at the edges of the rule."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -39,12 +39,14 @@ def later(data: timedelta, wall: timedelta) -> RetentionClocks:
     ],
     ids=["daily", "slack", "beyond", "was off", "feed died", "rolled back", "clock set back", "stray trade"],
 )
-def test_the_data_may_not_outrun_the_wall_clock(data: timedelta, wall: timedelta, limited: bool) -> None:
+def test_a_drop_is_limited_when_the_data_outruns_the_wall_clock(
+    data: timedelta, wall: timedelta, limited: bool
+) -> None:
     assert is_drop_limited(BEFORE, later(data, wall)) is limited
 
 
 @pytest.mark.parametrize("grain", Grain)
-def test_a_little_always_goes(grain: Grain) -> None:
+def test_a_few_partitions_may_always_be_dropped(grain: Grain) -> None:
     allowed = MAX_PARTITIONS[grain]
     for before in (None, BEFORE):
         stray = later(4000 * DAY, DAY)
@@ -54,22 +56,22 @@ def test_a_little_always_goes(grain: Grain) -> None:
     assert (MAX_PARTITIONS[Grain.DAY], MAX_PARTITIONS[Grain.MONTH]) == (7, 1)
 
 
-def test_a_jump_that_dropped_little_is_not_taken_for_granted() -> None:
-    """The night after a stray trade the clock is where it was: what then became old is held still."""
+def test_a_time_jump_that_dropped_little_does_not_advance_the_clock() -> None:
+    """The night after a stray trade, the stored clock has not jumped. The drop is still held back."""
     stray = later(4000 * DAY, DAY)
-    kept = next_clocks(BEFORE, stray, knowingly=False)
-    assert kept == RetentionClocks(BEFORE.data + DAY + CLOCK_SLACK, stray.wall)
-    assert is_drop_held_back(MANY, Grain.DAY, kept, RetentionClocks(stray.data + DAY, stray.wall + DAY))
+    stored = next_clocks(BEFORE, stray, knowingly=False)
+    assert stored == RetentionClocks(BEFORE.data + DAY + CLOCK_SLACK, stray.wall)
+    assert is_drop_held_back(MANY, Grain.DAY, stored, RetentionClocks(stray.data + DAY, stray.wall + DAY))
     assert next_clocks(BEFORE, stray, knowingly=True) == stray
     assert next_clocks(None, stray, knowingly=False) == stray
 
 
 @given(st.lists(st.tuples(st.integers(-9, 9), st.integers(0, 9)), max_size=20))
-def test_no_chain_of_runs_takes_the_clock_further_than_each_may(moves: list[tuple[int, int]]) -> None:
-    kept, now = BEFORE, BEFORE
-    for data, wall in moves:
+def test_a_chain_of_runs_never_advances_the_clock_beyond_the_limit(steps: list[tuple[int, int]]) -> None:
+    stored, now = BEFORE, BEFORE
+    for data, wall in steps:
         now = RetentionClocks(now.data + data * DAY, now.wall + wall * DAY)
-        following = next_clocks(kept, now, knowingly=False)
-        assert not is_drop_limited(kept, following)
+        following = next_clocks(stored, now, knowingly=False)
+        assert not is_drop_limited(stored, following)
         assert following.data <= now.data
-        kept = following
+        stored = following

@@ -1,4 +1,4 @@
-"""The decimal types, and the forms that other packages make of them."""
+"""The decimal types, and the forms that other packages derive from them."""
 
 import polars as pl
 import pyarrow as pa
@@ -12,13 +12,13 @@ from k2_ohlcv.sources import decimals
 
 
 def test_price_times_quantity_is_a_notional() -> None:
-    """Spark and Sail give a product p1 + p2 + 1 digits, of which s1 + s2 after the point: exactly 38 here."""
+    """In Spark and Sail a product has p1 + p2 + 1 digits, s1 + s2 of them after the point: here 38."""
     product = ExactDecimal(PRICE.precision + QUANTITY.precision + 1, PRICE.scale + QUANTITY.scale)
     assert product == NOTIONAL
 
 
 def test_the_fixed_contract() -> None:
-    """The types of the tables do not change: stored tables have them."""
+    """Stored tables have these types, so they do not change."""
     assert [str(kind) for kind in (PRICE, QUANTITY, VOLUME, NOTIONAL)] == [
         "decimal(18,8)",
         "decimal(19,8)",
@@ -27,13 +27,18 @@ def test_the_fixed_contract() -> None:
     ]
 
 
-def test_every_room_has_the_same_types() -> None:
+def test_every_package_has_the_same_types() -> None:
     """Landing files, trades, windows, candle frames and candle tables agree."""
-    kinds = {"close_price": PRICE, "volume": VOLUME}
-    for name, kind in kinds.items():
-        assert CANDLE_TYPES[name] == pl.Decimal(*kind)
-        assert WINDOW_SCHEMA.field(name).type == pa.decimal128(*kind)
-        assert all(c.schema.find_field(name).field_type == DecimalType(*kind) for c in CANDLE_SPECS.values())
-    for name, kind, landed in (("price", PRICE, decimals.PRICE), ("quantity", QUANTITY, decimals.QUANTITY)):
+    types = {"close_price": PRICE, "volume": VOLUME}
+    for name, decimal in types.items():
+        assert CANDLE_TYPES[name] == pl.Decimal(*decimal)
+        assert WINDOW_SCHEMA.field(name).type == pa.decimal128(*decimal)
+        assert all(
+            c.schema.find_field(name).field_type == DecimalType(*decimal) for c in CANDLE_SPECS.values()
+        )
+    for name, kind, landing_type in (
+        ("price", PRICE, decimals.PRICE),
+        ("quantity", QUANTITY, decimals.QUANTITY),
+    ):
         assert TRADES_SPEC.schema.find_field(name).field_type == DecimalType(*kind)
-        assert landed.type == pa.decimal128(*kind)
+        assert landing_type.type == pa.decimal128(*kind)

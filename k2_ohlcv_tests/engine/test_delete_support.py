@@ -1,4 +1,4 @@
-"""Row-level deletes: what each engine honours, and what it cannot is refused before computing."""
+"""Row-level deletes: each engine applies those that it supports; others are refused before computing."""
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
@@ -13,12 +13,9 @@ from pyiceberg.table import Table
 from pyiceberg.transforms import DayTransform
 from pyiceberg.types import (
     DecimalType,
-    DoubleType,
     FloatType,
     IcebergType,
-    LongType,
     StringType,
-    TimestamptzType,
 )
 
 from k2_ohlcv.domain.errors import TableSpecError
@@ -31,19 +28,17 @@ from k2_ohlcv.lake.external_trades import ExternalTradesConfig
 from k2_ohlcv.lake.metadata.manifests import data_files
 from k2_ohlcv_tests.support import external_tables
 from k2_ohlcv_tests.support.engine_lake import EngineLake
+from k2_ohlcv_tests.support.table_history import current_snapshot_id
 
 START = datetime(2024, 5, 17, tzinfo=UTC)
-#: So many trades a window, of quantities 1, 2, 4, ...: a window's volume says which trades it was made of.
+#: Trades a window. Their quantities are powers of two, so the volume shows which trades were read.
 PER_WINDOW = 25
 COUNT = 500
-LENGTH = find_timeframe("1h").length
+HOUR = find_timeframe("1h")
+LENGTH = HOUR.length
 SPAN = Interval(START, START + 2 * DAY)
 COLUMNS: dict[str, IcebergType] = {
-    "exchange": StringType(),
-    "symbol": StringType(),
-    "trade_id": LongType(),
-    "timestamp": TimestamptzType(),
-    "price": DoubleType(),
+    **external_tables.COLUMNS,
     "quantity": DecimalType(12, 0),
     "note": StringType(),
     "weight": FloatType(),
@@ -64,36 +59,35 @@ def row(number: int) -> dict[str, Any]:
     }
 
 
-def made(each_engine: EngineLake, numbers: Iterable[int] = range(COUNT), **more: Any) -> Table:
+def create_table(each_engine: EngineLake, numbers: Iterable[int] = range(COUNT), **more: Any) -> Table:
     return external_tables.create_table(each_engine.lake, COLUMNS, map(row, numbers), **more)
 
 
-def alive(engine: Engine, lake: Lake, table: Table, span: Interval = SPAN) -> list[int]:
-    """The numbers of the trades that windows are made of."""
+def read_numbers(engine: Engine, lake: Lake, table: Table, span: Interval = SPAN) -> list[int]:
+    """The numbers of the trades that were read into the windows."""
     trades = Lake(lake.catalog, ExternalTradesConfig(table.name())).trades()
-    snapshot = trades.current_snapshot()
-    assert snapshot is not None
-    found = compute_windows(engine, trades, snapshot.snapshot_id, find_timeframe("1h"), [span])
+    windows = compute_windows(engine, trades, current_snapshot_id(trades), HOUR, [span])
     return sorted(
         int((start - START) / LENGTH) * PER_WINDOW + place
-        for start, volume in zip(found["window_start"].to_pylist(), found["volume"].to_pylist(), strict=True)
+        for start, volume in zip(
+            windows["window_start"].to_pylist(), windows["volume"].to_pylist(), strict=True
+        )
         for place in range(PER_WINDOW)
         if int(volume) >> place & 1
     )
 
 
-def check(engine: Engine, lake: Lake, table: Table, dead: Callable[[int], bool]) -> None:
-    """All that is not dead is there: in all the windows, and where only some are asked for."""
-    assert alive(engine, lake, table) == [n for n in range(COUNT) if not dead(n)]
-    some = Interval(START + 5 * LENGTH, START + 9 * LENGTH)
+def check(engine: Engine, lake: Lake, table: Table, is_deleted: Callable[[int], bool]) -> None:
+    """Exactly the deleted trades are missing, in all windows and in a few of them."""
+    assert read_numbers(engine, lake, table) == [n for n in range(COUNT) if not is_deleted(n)]
+    part = Interval(START + 5 * LENGTH, START + 9 * LENGTH)
     wanted = range(5 * PER_WINDOW, 9 * PER_WINDOW)
-    assert alive(engine, lake, table, some) == [n for n in wanted if not dead(n)]
+    assert read_numbers(engine, lake, table, part) == [n for n in wanted if not is_deleted(n)]
 
 
 def paths(table: Table) -> list[str]:
-    snapshot = table.refresh().current_snapshot()
-    assert snapshot is not None
-    return sorted(file.file_path for file in data_files(table, snapshot.snapshot_id))
+    snapshot = current_snapshot_id(table.refresh())
+    return sorted(file.file_path for file in data_files(table, snapshot))
 
 
 def numbers_in(path: str) -> list[int]:
@@ -101,9 +95,9 @@ def numbers_in(path: str) -> list[int]:
     return numbers
 
 
-def test_position_deletes_are_honoured(each_engine: EngineLake) -> None:
-    """Across files, commits and row groups, of which the predicate leaves some out."""
-    table = made(each_engine, range(COUNT // 2), properties={"write.parquet.row-group-limit": "40"})
+def test_position_deletes_are_applied(each_engine: EngineLake) -> None:
+    """Deletes apply across files, commits and row groups, although the predicate skips some groups."""
+    table = create_table(each_engine, range(COUNT // 2), properties={"write.parquet.row-group-limit": "40"})
     external_tables.add_rows(table, map(row, range(COUNT // 2, COUNT)))
     files = {path: numbers_in(path) for path in paths(table)}
     for step in (7, 11):
@@ -114,9 +108,9 @@ def test_position_deletes_are_honoured(each_engine: EngineLake) -> None:
     check(each_engine.engine, each_engine.lake, table, lambda n: n % 7 == 0 or n % 11 == 0)
 
 
-def test_equality_deletes_are_honoured(each_engine: EngineLake) -> None:
-    """By one column or several, by null, by columns that are not read, and only of rows written before."""
-    table = made(each_engine)
+def test_equality_deletes_are_applied(each_engine: EngineLake) -> None:
+    """Keys may be several columns, null, or unread columns. Only earlier rows are deleted."""
+    table = create_table(each_engine)
     external_tables.delete_equal(table, ["trade_id"], [(n,) for n in range(0, COUNT, 7)])
     external_tables.delete_equal(table, ["note"], [(None,), ("n3",)])
     stamps = [(row(n)["timestamp"], row(n)["note"]) for n in range(1, COUNT, 10)]
@@ -131,10 +125,8 @@ def test_equality_deletes_are_honoured(each_engine: EngineLake) -> None:
 
 
 def test_deletes_of_one_partition_leave_the_others_alone(each_engine: EngineLake) -> None:
-    table = made(each_engine, spec=DAILY)
-    snapshot = table.current_snapshot()
-    assert snapshot is not None
-    first = min(data_files(table, snapshot.snapshot_id), key=lambda file: int(file.partition[0]))
+    table = create_table(each_engine, spec=DAILY)
+    first = min(data_files(table, current_snapshot_id(table)), key=lambda file: int(file.partition[0]))
     numbers = numbers_in(first.file_path)
     external_tables.delete_positions(table, [(first.file_path, 3)], partition=first.partition)
     external_tables.delete_equal(table, ["note"], [("n1",)], partition=first.partition)
@@ -146,54 +138,45 @@ def test_deletes_of_one_partition_leave_the_others_alone(each_engine: EngineLake
     )
 
 
-def test_equality_deletes_by_doubles(sail: EngineLake) -> None:
-    """Sail knows no such keys: refused by name, before anything is computed."""
-    table = made(sail)
+def test_sail_refuses_equality_deletes_by_doubles(sail: EngineLake) -> None:
+    """Sail supports no such keys. The error names the column before anything is computed."""
+    table = create_table(sail)
     external_tables.delete_equal(table, ["weight", "note"], [(0.25, "n1")])
     with pytest.raises(TableSpecError, match="1 of equality deletes by the float column weight") as caught:
-        alive(sail.engine, sail.lake, table)
+        read_numbers(sail.engine, sail.lake, table)
     assert "SPARK_REMOTE" in str(caught.value)
     assert "rewrite_data_files" in str(caught.value)
     with table.update_schema() as update:
         update.delete_column("weight")
     with pytest.raises(TableSpecError, match="the float column weight"):
-        alive(sail.engine, sail.lake, table.refresh())
+        read_numbers(sail.engine, sail.lake, table.refresh())
 
 
 @pytest.mark.parametrize("kind", [FileFormat.AVRO, FileFormat.ORC])
 def test_deletes_that_sail_cannot_read_are_refused(sail: EngineLake, kind: FileFormat) -> None:
-    table = made(sail)
+    table = create_table(sail)
     external_tables.delete_positions(table, [(paths(table)[0], 0)], kind=kind)
     with pytest.raises(TableSpecError, match=f"1 of position deletes in {kind.value} files"):
-        alive(sail.engine, sail.lake, table)
+        read_numbers(sail.engine, sail.lake, table)
 
 
-def test_our_own_table_is_looked_at_as_well(sail: EngineLake) -> None:
-    mine = sail.lake.writable_trades()
+def test_deletes_in_the_projects_own_table_are_checked_too(sail: EngineLake) -> None:
+    own = sail.lake.writable_trades()
     rows = [{k: v for k, v in row(n).items() if k not in {"note", "weight"}} for n in range(PER_WINDOW)]
-    ours = [r | {"trade_id": str(r["trade_id"]), "price": Decimal(1), "ingested_at": START} for r in rows]
-    external_tables.add_rows(mine, ours)
-    snapshot = mine.current_snapshot()
-    assert snapshot is not None
-    (file,) = data_files(mine, snapshot.snapshot_id)
+    own_rows = [r | {"trade_id": str(r["trade_id"]), "price": Decimal(1), "ingested_at": START} for r in rows]
+    external_tables.add_rows(own, own_rows)
+    (file,) = data_files(own, current_snapshot_id(own))
     external_tables.delete_positions(
-        mine, [(file.file_path, 0)], kind=FileFormat.AVRO, partition=file.partition
+        own, [(file.file_path, 0)], kind=FileFormat.AVRO, partition=file.partition
     )
     with pytest.raises(TableSpecError, match="position deletes in AVRO files"):
-        alive_ours(sail)
-
-
-def alive_ours(each_engine: EngineLake) -> None:
-    trades = each_engine.lake.trades()
-    snapshot = trades.current_snapshot()
-    assert snapshot is not None
-    compute_windows(each_engine.engine, trades, snapshot.snapshot_id, find_timeframe("1h"), [SPAN])
+        compute_windows(sail.engine, sail.lake.trades(), current_snapshot_id(own), HOUR, [SPAN])
 
 
 @pytest.mark.spark
 @pytest.mark.xdist_group("spark")
-def test_spark_honours_equality_deletes_by_doubles(spark: EngineLake) -> None:
-    table = made(spark)
+def test_spark_applies_equality_deletes_by_doubles(spark: EngineLake) -> None:
+    table = create_table(spark)
     external_tables.delete_equal(table, ["weight", "note"], [(0.25, "n1")])
     check(spark.engine, spark.lake, table, lambda n: n == 1)
 
@@ -210,25 +193,29 @@ def test_spark_honours_equality_deletes_by_doubles(spark: EngineLake) -> None:
         ({"format-version": "2", "write.format.default": "orc"}, "data in ORC files"),
     ],
 )
-def test_what_spark_deletes_both_engines_honour_or_refuse(
+def test_deletes_that_spark_writes_are_applied_or_refused_by_both_engines(
     spark: EngineLake, sail: EngineLake, properties: dict[str, str], refused: str | None
 ) -> None:
-    """As Spark writes them, merge-on-read: position deletes, and deletion vectors that replace others."""
-    table = made(spark, [])
+    """Spark writes position deletes merge-on-read, or deletion vectors that replace earlier ones."""
+    table = create_table(spark, [])
     name = f"k2.{'.'.join(table.name())}"
     run = spark.engine.spark.sql
-    set_ = {"write.delete.mode": "merge-on-read", "write.delete.format.default": "parquet", **properties}
-    assignments = ", ".join(f"'{key}' = '{value}'" for key, value in set_.items())
+    table_properties = {
+        "write.delete.mode": "merge-on-read",
+        "write.delete.format.default": "parquet",
+        **properties,
+    }
+    assignments = ", ".join(f"'{key}' = '{value}'" for key, value in table_properties.items())
     run(f"ALTER TABLE {name} SET TBLPROPERTIES ({assignments})")
     for half in (range(COUNT // 2), range(COUNT // 2, COUNT)):
         rows = external_tables.to_arrow(table, map(row, half))
         spark.engine.spark.createDataFrame(rows).coalesce(1).writeTo(name).append()
     for condition in ("trade_id % 7 = 3", "trade_id BETWEEN 140 AND 150", "trade_id BETWEEN 145 AND 260"):
         run(f"DELETE FROM {name} WHERE {condition}")
-    dead: Callable[[int], bool] = lambda n: n % 7 == 3 or 140 <= n <= 260  # noqa: E731 - it is data here
-    check(spark.engine, spark.lake, table, dead)
+    is_deleted: Callable[[int], bool] = lambda n: n % 7 == 3 or 140 <= n <= 260  # noqa: E731 - a rule as data
+    check(spark.engine, spark.lake, table, is_deleted)
     if refused is None:
-        check(sail.engine, spark.lake, table, dead)
+        check(sail.engine, spark.lake, table, is_deleted)
     else:
         with pytest.raises(TableSpecError, match=refused):
-            alive(sail.engine, spark.lake, table)
+            read_numbers(sail.engine, spark.lake, table)

@@ -1,4 +1,4 @@
-"""Totals for checks: one scan serves all tables, and what it keeps is never counted twice."""
+"""Totals for checks: one scan serves all tables, and cached windows are never counted twice."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -24,43 +24,45 @@ Scans = list[Sequence[Interval]]
 @pytest.fixture
 def scans(monkeypatch: pytest.MonkeyPatch) -> Scans:
     """The intervals of each scan of the trades."""
-    seen: Scans = []
+    intervals: Scans = []
     real = totals._scan_trades
 
     def scan(*arguments: Any) -> Any:
-        seen.append(arguments[-1])
+        intervals.append(arguments[-1])
         return real(*arguments)
 
     monkeypatch.setattr(totals, "_scan_trades", scan)
-    return seen
+    return intervals
 
 
 def validate_all(each_engine: EngineLake, spans: Sequence[Interval]) -> None:
-    for each in TIMEFRAMES:
-        found = validate(each_engine.lake, each_engine.engine, each, spans, cache=each_engine.run.totals)
-        assert all(f.is_ok for f in found if f.check != "freshness")
+    for timeframe in TIMEFRAMES:
+        findings = validate(
+            each_engine.lake, each_engine.engine, timeframe, spans, cache=each_engine.run.totals
+        )
+        assert all(f.is_ok for f in findings if f.check != "freshness")
 
 
 def test_trades_are_scanned_once_for_all_tables(sail: EngineLake, scans: Scans) -> None:
-    """Also where the days lie so far apart that they are looked at one after the other."""
+    """Days that are far apart are checked one after the other. They are scanned once too."""
     later = AT + 60 * DAY
     lakes.add_trades(sail.lake, [*week_of_trades(), make_trade(1000, later)])
-    for each in TIMEFRAMES:
-        refresh(sail.lake, sail.engine, each)
+    for timeframe in TIMEFRAMES:
+        refresh(sail.lake, sail.engine, timeframe)
     spans = [Interval(day_interval(AT).start, day_interval(AT + 3 * DAY).end), day_interval(later)]
     validate_all(sail, spans)
     assert sorted(i.start.date() for scan in scans for i in scan) == [AT.date(), later.date()]
 
 
-def test_too_many_windows_are_not_kept(
+def test_the_cache_of_windows_is_bounded(
     sail: EngineLake, scans: Scans, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Memory is bounded: what was asked for last stays, and the rest is scanned again."""
+    """The windows that were used last stay in the cache. The others are scanned again."""
     lakes.add_trades(sail.lake, week_of_trades())
     monkeypatch.setattr(totals, "_MAX_CACHED_WINDOWS", 30)
     cache, trades = totals.TotalsCache([MINUTE]), sail.lake.trades()
     for at in (AT, AT + DAY, AT + DAY, AT):
-        found = totals.compute_totals(
+        computed = totals.compute_totals(
             sail.engine,
             trades,
             table_history.current_snapshot_id(trades),
@@ -68,21 +70,21 @@ def test_too_many_windows_are_not_kept(
             [day_interval(at)],
             cache=cache,
         )
-        assert found.height == (24 if at == AT else 48)
+        assert computed.height == (24 if at == AT else 48)
     assert len(scans) == 3
 
 
 def test_more_intervals_than_a_scan_takes_are_counted_once(sail: EngineLake, scans: Scans) -> None:
-    """Scattered windows are read with what lies between, which comes again when it is asked for itself."""
-    some = [make_trade(i, AT + timedelta(minutes=i)) for i in range(4 * MAX_INTERVALS)]
-    lakes.add_trades(sail.lake, some)
+    """A scan merges scattered windows with those between. These are scanned again when requested."""
+    given_trades = [make_trade(i, AT + timedelta(minutes=i)) for i in range(4 * MAX_INTERVALS)]
+    lakes.add_trades(sail.lake, given_trades)
     cache, trades = totals.TotalsCache([MINUTE]), sail.lake.trades()
-    every_other = [MINUTE.window(each.timestamp) for each in some[::2]]
+    every_other = [MINUTE.window(trade.timestamp) for trade in given_trades[::2]]
     for intervals in (every_other, [Interval(AT, AT + DAY)]):
-        found = totals.compute_totals(
+        computed = totals.compute_totals(
             sail.engine, trades, table_history.current_snapshot_id(trades), MINUTE, intervals, cache=cache
         )
-        assert Counter(found["trade_count"].to_list()) == {
-            1: len(intervals) if len(intervals) > 1 else len(some)
+        assert Counter(computed["trade_count"].to_list()) == {
+            1: len(intervals) if len(intervals) > 1 else len(given_trades)
         }
     assert len(scans) == 2

@@ -1,4 +1,4 @@
-"""Finishing and comparing frames of candles, and the gate before a commit."""
+"""Frames of candles: computed from windows, compared, and checked before a commit."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -49,9 +49,9 @@ def scaled(units: int, places: int) -> Decimal:
 @settings(max_examples=200)
 @given(st.integers(1, 10**29 // 2 - 1), st.integers(1, 10**8), st.sampled_from([-1, 0, 0, 1]))
 def test_vwap_is_the_exact_quotient_rounded_half_even(half: int, quotient: int, off: int) -> None:
-    """Exact ties and their nearest neighbours, over the whole range of volumes."""
+    """Exact ties and their nearest neighbours are rounded right, over the whole range of volumes."""
     notional = min(quotient * 2 * half + half + off, 10**38 - 1)
-    found, _ = candles_from_windows(
+    computed, _ = candles_from_windows(
         engine_row(
             volume=scaled(2 * half, 8),
             notional=scaled(notional, 16),
@@ -59,20 +59,20 @@ def test_vwap_is_the_exact_quotient_rounded_half_even(half: int, quotient: int, 
         ),
         MINUTE,
     )
-    assert found["vwap"].item() == Decimal(round(Fraction(notional, 2 * half))).scaleb(-8)
+    assert computed["vwap"].item() == Decimal(round(Fraction(notional, 2 * half))).scaleb(-8)
 
 
-def test_a_notional_that_could_wrap_is_refused() -> None:
-    """Below 10^22 high x volume passes; at it, an engine may have wrapped the sum unnoticed."""
+def test_a_notional_that_could_overflow_is_refused() -> None:
+    """High x volume below 10^22 passes. From 10^22 on, the sum may have overflowed silently in an engine."""
     below = engine_row(high_price=Decimal("9999999999"), volume=Decimal("1000000000000"))
-    reached = engine_row(high_price=Decimal("1000000000"), volume=Decimal("10000000000000"))
+    at_limit = engine_row(high_price=Decimal("1000000000"), volume=Decimal("10000000000000"))
     assert [frame.height for frame in candles_from_windows(below, MINUTE)] == [1, 0]
-    candles, refused = candles_from_windows(reached, MINUTE)
+    candles, refused = candles_from_windows(at_limit, MINUTE)
     assert candles.is_empty()
     assert refused.rows() == [("X", "Y", THEN, "vwap_bounds")]
 
 
-def test_a_window_without_volume_or_with_unfit_trades_is_refused_alone() -> None:
+def test_only_windows_without_volume_or_with_invalid_trades_are_refused() -> None:
     good = engine_row()
     bad = [engine_row(symbol="A", volume=Decimal(0)), engine_row(symbol="B", misfits=1)]
     unknown = engine_row(symbol="C", misfits=2, volume=None, high_price=None)
@@ -82,47 +82,47 @@ def test_a_window_without_volume_or_with_unfit_trades_is_refused_alone() -> None
     assert set(refused["check"]) == {"positive_metrics"}
 
 
-def candles(some: list[Candle], clock: datetime = THEN) -> pl.DataFrame:
-    rows = [{**vars(c), "created_at": clock, "updated_at": clock} for c in some]
+def candles(stored: list[Candle], clock: datetime = THEN) -> pl.DataFrame:
+    rows = [{**vars(c), "created_at": clock, "updated_at": clock} for c in stored]
     return pl.DataFrame(rows, schema=CANDLE_TYPES).with_row_index("row")
 
 
-def without_clocks(some: list[Candle]) -> pl.DataFrame:
-    return candles(some).select(*KEY_COLUMNS, *VALUE_COLUMNS)
+def without_clocks(stored: list[Candle]) -> pl.DataFrame:
+    return candles(stored).select(*KEY_COLUMNS, *VALUE_COLUMNS)
 
 
 @given(trades(), trades(), st.data())
-def test_applying_a_comparison_gives_the_computed_candles(
+def test_applying_a_diff_gives_the_computed_candles(
     old: list[Trade], new: list[Trade], data: st.DataObject
 ) -> None:
-    """Whatever is stored, dropping and writing as told leaves what was computed, with no needless write."""
+    """Applying a diff to any stored candles leaves the computed candles, without a needless write."""
     stored, wanted = aggregate(old, MINUTE), aggregate(old[: len(old) // 2] + new, MINUTE)
     repeats = data.draw(st.lists(st.sampled_from(stored), max_size=3))
     table = candles(stored + repeats)
-    found = diff_candles(table, without_clocks(wanted), NOW)
-    kept = table.filter(~pl.col("row").is_in(found.dropped_keys.implode()))
-    after = pl.concat([kept.drop("row"), found.written])
+    diff = diff_candles(table, without_clocks(wanted), NOW)
+    remaining = table.filter(~pl.col("row").is_in(diff.dropped_keys.implode()))
+    after = pl.concat([remaining.drop("row"), diff.written])
     assert sorted(after.select(*KEY_COLUMNS, *VALUE_COLUMNS).rows()) == sorted(without_clocks(wanted).rows())
     single = [c for c in stored if c not in repeats]
-    assert set(kept.select(*KEY_COLUMNS).rows()) == {
+    assert set(remaining.select(*KEY_COLUMNS).rows()) == {
         tuple(getattr(c, k) for k in KEY_COLUMNS) for c in wanted if c in single
     }
-    outcomes = dict(found.outcomes.group_by("outcome").len().iter_rows())
-    assert outcomes.get("unchanged", 0) == kept.height
-    assert outcomes.get("changed", 0) + outcomes.get("added", 0) == found.written.height
-    assert outcomes.get("removed", 0) == len(found.dropped_keys) - outcomes.get("changed", 0)
-    assert (found.written["updated_at"] == NOW).all()
+    outcomes = dict(diff.outcomes.group_by("outcome").len().iter_rows())
+    assert outcomes.get("unchanged", 0) == remaining.height
+    assert outcomes.get("changed", 0) + outcomes.get("added", 0) == diff.written.height
+    assert outcomes.get("removed", 0) == len(diff.dropped_keys) - outcomes.get("changed", 0)
+    assert (diff.written["updated_at"] == NOW).all()
 
 
-def test_created_at_is_kept_and_updated_at_moves_where_a_value_changed() -> None:
-    (candle,) = aggregate_one()
+def test_a_changed_candle_keeps_created_at_and_gets_a_new_updated_at() -> None:
+    (candle,) = valid_candles()
     changed = replace(candle, trade_count=candle.trade_count + 1)
-    found = diff_candles(candles([candle]), without_clocks([changed]), NOW)
-    assert found.written.select("created_at", "updated_at").rows() == [(THEN, NOW)]
+    diff = diff_candles(candles([candle]), without_clocks([changed]), NOW)
+    assert diff.written.select("created_at", "updated_at").rows() == [(THEN, NOW)]
     assert diff_candles(candles([candle]), without_clocks([candle]), NOW).written.is_empty()
 
 
-def aggregate_one() -> list[Candle]:
+def valid_candles() -> list[Candle]:
     return [
         Candle(
             "Y",
@@ -158,8 +158,8 @@ BROKEN: dict[str, list[dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize(("check", "damage"), [(c, d) for c, many in BROKEN.items() for d in many])
-def test_the_gate_refuses_each_kind_of_damage_by_name(check: str, damage: dict[str, Any]) -> None:
-    (candle,) = aggregate_one()
+def test_each_kind_of_damage_fails_the_invariant_of_its_name(check: str, damage: dict[str, Any]) -> None:
+    (candle,) = valid_candles()
     good = candles([candle]).drop("row")
     check_invariants(good, MINUTE)
     bad = candles([replace(candle, **damage)]).drop("row")
@@ -168,8 +168,8 @@ def test_the_gate_refuses_each_kind_of_damage_by_name(check: str, damage: dict[s
     assert "1 candles" in str(refused.value) or "2 candles" in str(refused.value)
 
 
-def test_the_gate_refuses_repeated_keys_and_other_columns() -> None:
-    good = candles(aggregate_one()).drop("row")
+def test_repeated_keys_and_other_columns_fail_the_invariants() -> None:
+    good = candles(valid_candles()).drop("row")
     with pytest.raises(InvariantError, match=r"2 candles .* unique_windows"):
         check_invariants(pl.concat([good, good]), MINUTE)
     with pytest.raises(InvariantError):
@@ -178,7 +178,7 @@ def test_the_gate_refuses_repeated_keys_and_other_columns() -> None:
         check_invariants(good.with_columns(pl.col("trade_count").cast(pl.Int32)), MINUTE)
 
 
-def test_inside_is_half_open() -> None:
+def test_intervals_are_half_open() -> None:
     window = MINUTE.window(THEN)
     moments = pl.DataFrame(
         {"at": [window.start, window.last, window.end]}, schema={"at": pl.Datetime("us", "UTC")}

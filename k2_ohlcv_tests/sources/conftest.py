@@ -1,4 +1,4 @@
-"""Files as they land, written for one test."""
+"""Landing files that a test writes."""
 
 import gzip
 import zipfile
@@ -7,12 +7,10 @@ from pathlib import Path
 
 import pytest
 
-Write = Callable[..., Path]
-
 
 @pytest.fixture
-def land(tmp_path: Path) -> Write:
-    """Write a file of that text, wrapped as its name says; gives its path."""
+def land(tmp_path: Path) -> Callable[[str, str | bytes], Path]:
+    """Write a file with a text, compressed as its name says. Returns its path."""
 
     def write(name: str, content: str | bytes) -> Path:
         path = tmp_path / name
@@ -26,12 +24,3 @@ def land(tmp_path: Path) -> Write:
         return path
 
     return write
-
-
-@pytest.fixture
-def real_data() -> Path:
-    """The folder of real market data, beside the repository."""
-    path = Path(__file__).parents[2].parent / "shared" / "data"
-    if not path.is_dir():
-        pytest.skip("the folder of real data (shared/data beside the repository) is not here")
-    return path

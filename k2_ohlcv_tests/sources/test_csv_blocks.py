@@ -1,4 +1,4 @@
-"""A row is read alike whatever its neighbours: alone, among others, at once or line by line."""
+"""A row is read the same way alone, among other rows, in a block, and line by line."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -26,21 +26,21 @@ SPACES = ["", " ", "\t", "\u00a0", "\u2003", "\u2028", "\x85", "\x0b", "\x1c", "
 spaces = st.sampled_from(SPACES)
 
 
-def around(texts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    """Texts, plain more often than not, or with spaces of every kind around them."""
+def with_spaces(texts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    """Texts, often plain, else with spaces of any kind around them."""
     return texts | st.builds(lambda a, text, b: a + text + b, spaces, texts, spaces)
 
 
-def answer(column: ParsedColumn, row: int) -> Any:
+def value_or_error(column: ParsedColumn, row: int) -> Any:
     return column.errors.get(row) or column.values[row].as_py()
 
 
 def check_alone(parse: Any, values: list[Any], kind: pa.DataType) -> None:
-    """Each value parsed alone gives what it gives among the others."""
-    among = parse(pa.array(values, kind))
+    """Each value gives the same result alone and among the other values."""
+    together = parse(pa.array(values, kind))
     for row, value in enumerate(values):
-        alone = answer(parse(pa.array([value], kind)), 0)
-        assert answer(among, row) == alone, (values, value)
+        alone = value_or_error(parse(pa.array([value], kind)), 0)
+        assert value_or_error(together, row) == alone, (values, value)
 
 
 plain_numbers = st.integers(0, 10**12).map(str) | st.from_regex(r"\A[0-9]{1,9}\.[0-9]{1,8}\Z")
@@ -52,8 +52,8 @@ odd_numbers = st.one_of(
 
 
 @SEEDED
-@given(st.lists(plain_numbers, max_size=4), st.lists(around(plain_numbers | odd_numbers), max_size=4))
-def test_numbers(plain: list[str], odd: list[str]) -> None:
+@given(st.lists(plain_numbers, max_size=4), st.lists(with_spaces(plain_numbers | odd_numbers), max_size=4))
+def test_a_number_is_parsed_alike_beside_any_others(plain: list[str], odd: list[str]) -> None:
     for values in (plain, odd, plain + odd):
         for kind in (PRICE, QUANTITY):
             check_alone(lambda column, kind=kind: parse_decimals(column, kind), values, pa.string())
@@ -63,13 +63,13 @@ names = st.text(st.sampled_from("abZ09-_/:. \u00a0\t\x1bé日\ufffd"), max_size=
 
 
 @SEEDED
-@given(st.lists(around(names) | st.integers(0, 10**20).map(str), max_size=5))
-def test_names(values: list[str]) -> None:
-    """A no-break space is trimmed whether or not some neighbour holds a plain one."""
+@given(st.lists(with_spaces(names) | st.integers(0, 10**20).map(str), max_size=5))
+def test_a_name_is_parsed_alike_beside_any_others(values: list[str]) -> None:
+    """A no-break space is trimmed, whether or not another value has a plain space."""
     check_alone(lambda column: parse_names("trade_id", column), values, pa.string())
 
 
-def test_a_no_break_space_is_trimmed_whatever_stands_beside_it() -> None:
+def test_a_no_break_space_is_trimmed_beside_any_other_name() -> None:
     for beside in ("b", " b", "é"):
         values = parse_names("trade_id", pa.array(["\u00a0a\u00a0", beside])).values
         assert values[0].as_py() == "a"
@@ -107,14 +107,14 @@ def parse_times_now(column: pa.Array) -> ParsedColumn:
 
 
 @SEEDED
-@given(st.lists(around(time_texts), min_size=1, max_size=5))
-def test_times_as_text(values: list[str]) -> None:
+@given(st.lists(with_spaces(time_texts), min_size=1, max_size=5))
+def test_a_time_is_parsed_alike_beside_any_others(values: list[str]) -> None:
     check_alone(parse_times_now, values, pa.string())
 
 
 @pytest.mark.parametrize("strategy", [epochs.map(str), clocks], ids=["numbers", "clocks"])
-def test_times_in_whole_columns_are_those_of_their_rows(strategy: st.SearchStrategy[str]) -> None:
-    """The conversions of whole columns against the one of a single text."""
+def test_a_column_of_times_is_parsed_as_its_rows(strategy: st.SearchStrategy[str]) -> None:
+    """The conversion of a whole column is compared with the conversion of single texts."""
 
     @SEEDED
     @given(st.lists(strategy, min_size=1, max_size=3))
@@ -122,9 +122,9 @@ def test_times_in_whole_columns_are_those_of_their_rows(strategy: st.SearchStrat
         column = parse_times_now(pa.array(values))
         for row, text in enumerate(values):
             micros = parse_micros(text)
-            inside = micros is not None and OLDEST_MICROS <= micros <= to_micros(NOW + DAY)
-            assert (row not in column.errors) == inside, (values, text, column.errors)
-            if inside:
+            is_possible = micros is not None and OLDEST_MICROS <= micros <= to_micros(NOW + DAY)
+            assert (row not in column.errors) == is_possible, (values, text, column.errors)
+            if is_possible:
                 assert to_micros(column.values[row].as_py()) == micros, (values, text)
 
     check()
@@ -132,8 +132,8 @@ def test_times_in_whole_columns_are_those_of_their_rows(strategy: st.SearchStrat
 
 @SEEDED
 @given(st.lists(st.integers(-(2**63), 2**63 - 1) | epochs | st.none(), min_size=1, max_size=5))
-def test_times_of_every_type_of_parquet(values: list[int | None]) -> None:
-    """No unit wraps: what does not fit is before or ahead of all trades."""
+def test_every_time_type_of_parquet_is_exact_or_an_error(values: list[int | None]) -> None:
+    """No unit overflows. A value that does not fit is an error."""
     units = {"s": 10**6, "ms": 10**3, "us": 1}
     ahead = to_micros(NOW + DAY)
     for unit in ("s", "ms", "us", "ns"):
@@ -156,14 +156,14 @@ def test_times_of_every_type_of_parquet(values: list[int | None]) -> None:
     days = [None if v is None else v % 2**32 - 2**31 for v in values]
     column = parse_times_now(pa.array(days, pa.int32()).view(pa.date32()))
     for row, day in enumerate(days):
-        inside = day is not None and OLDEST_MICROS <= day * 86_400_000_000 <= ahead
-        assert (row not in column.errors) == inside, day
+        is_possible = day is not None and OLDEST_MICROS <= day * 86_400_000_000 <= ahead
+        assert (row not in column.errors) == is_possible, day
 
 
-def test_a_time_of_parquet_that_overflows_does_not_wrap_into_2024() -> None:
-    """The milliseconds whose microseconds, cut to 64 bits, are of 2024."""
+def test_a_time_of_parquet_does_not_overflow_into_2024() -> None:
+    """As microseconds, cut to 64 bits, these milliseconds would be in 2024."""
     wrapped = (1723161255_000_000 + 2**64) // 1000
-    assert (np.array([wrapped]) * 1000 // 10**6).tolist() == [1723161254], "what it would be"
+    assert (np.array([wrapped]) * 1000 // 10**6).tolist() == [1723161254], "the value after an overflow"
     column = parse_times_now(pa.array([wrapped]).view(pa.timestamp("ms")))
     assert column.errors == {0: "timestamp is more than a day ahead"}
     assert parse_times_now(pa.array([str(wrapped * 10**6)])).errors
@@ -178,31 +178,33 @@ rows = st.lists(cells, min_size=3, max_size=5).map(",".join)
 texts = st.lists(st.one_of(rows, rows, rows, st.sampled_from(specials)), max_size=8)
 
 
-def judged(parsed: RawRows) -> Any:
+def parse_batch(parsed: RawRows) -> Any:
     batch = parse_rows(parsed, Market("E", "S"), NOW)
     return batch.trades.to_pylist(), batch.rejected.to_pylist()
 
 
 @settings(SEEDED, max_examples=600)
 @given(texts, st.sampled_from(["\n", "\r\n", ""]), st.binary(max_size=2))
-def test_text_parsed_at_once_is_text_parsed_line_by_line(parts: list[str], end: str, junk: bytes) -> None:
-    """The same rows with the same lines, whatever returns, quotes and separators there are."""
+def test_a_block_is_parsed_as_its_lines(parts: list[str], end: str, junk: bytes) -> None:
+    """Rows and line numbers are the same with any returns, quotes and separators."""
     block = LineBlock("".join(part + end for part in parts).encode() + junk, 1)
-    assert judged(csv_blocks.parse_block(block, LAYOUT)) == judged(csv_blocks._parse_by_line(block, LAYOUT))
+    assert parse_batch(csv_blocks.parse_block(block, LAYOUT)) == parse_batch(
+        csv_blocks._parse_by_line(block, LAYOUT)
+    )
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_plain_and_quoted_text_goes_the_fast_way(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The strictness that the slow way needs must not cost the usual files."""
+def test_plain_and_quoted_text_is_not_parsed_line_by_line(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Usual files are parsed as whole blocks, which is faster."""
     monkeypatch.delattr(csv_blocks, "_parse_by_line")
     for row in ("1723161255,1,1,a", '"1723161255","1","1","a,b"', '1723161255,1,"1",""'):
         parsed = csv_blocks.parse_block(LineBlock(f"{row}{end}{row}{end}".encode(), 7), LAYOUT)
         assert parsed.lines.tolist() == [7, 8]
 
 
-def test_a_lone_return_and_a_quote_over_lines_do_not_make_up_for_each_other() -> None:
-    """One adds a row and the other takes one, so that their number alone tells nothing."""
+def test_a_lone_return_and_a_quote_over_two_lines_do_not_cancel_out() -> None:
+    """One adds a row and the other removes one, so the number of rows alone shows no error."""
     text = '1723161255,1,1,a\r1723161256,2,2,b\n1723161257,3,3,"c\n1723161258,4,4,d"\n1723161259,5,5,e\n'
-    trades, rejected = judged(csv_blocks.parse_block(LineBlock(text.encode(), 1), LAYOUT))
+    trades, rejected = parse_batch(csv_blocks.parse_block(LineBlock(text.encode(), 1), LAYOUT))
     assert [(row["line"], row["trade_id"]) for row in trades] == [(4, "e")]
     assert [row["line"] for row in rejected] == [1, 2, 3]

@@ -1,4 +1,4 @@
-"""Decimals and times, held against Python's own."""
+"""Parsing of decimals and times, compared with Python's own."""
 
 import re
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ KINDS = pytest.mark.parametrize("kind", [PRICE, QUANTITY], ids=lambda k: k.name)
 
 
 def expected(text: str, kind: DecimalType) -> Decimal | None:
-    """The slow and obvious judgement: the exact value, or None where it cannot be stored."""
+    """The exact value by a slow and simple way, or None if the type cannot store it."""
     text = text.strip()
     if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text):
         return None
@@ -32,10 +32,10 @@ def expected(text: str, kind: DecimalType) -> Decimal | None:
 def check(texts: list[str], kind: DecimalType) -> None:
     column = parse_decimals(pa.array(texts, pa.string()), kind)
     for row, text in enumerate(texts):
-        want = expected(text, kind)
-        assert (row in column.errors) == (want is None), (text, column.errors.get(row))
-        if want is not None:
-            assert column.values[row].as_py() == want, text
+        wanted = expected(text, kind)
+        assert (row in column.errors) == (wanted is None), (text, column.errors.get(row))
+        if wanted is not None:
+            assert column.values[row].as_py() == wanted, text
 
 
 numbers = st.one_of(
@@ -53,16 +53,16 @@ numbers = st.one_of(
 @KINDS
 @settings(derandomize=True, max_examples=150, deadline=None)
 @given(st.lists(numbers, max_size=12))
-def test_a_column_of_any_texts_is_exact_or_refused(kind: DecimalType, texts: list[str]) -> None:
-    """Whatever else is in the column, each text becomes exactly its number, or a fault."""
+def test_each_text_of_a_column_is_exact_or_an_error(kind: DecimalType, texts: list[str]) -> None:
+    """Each text becomes exactly its number or an error, whatever else is in the column."""
     check(texts, kind)
     for text in texts:
         check([text], kind)
 
 
 @KINDS
-def test_the_edges_of_a_column(kind: DecimalType) -> None:
-    """The greatest and the least that fit, and their neighbours that do not."""
+def test_values_at_the_limits_of_a_type(kind: DecimalType) -> None:
+    """The largest and smallest values that fit are exact. Their neighbours are errors."""
     most = Decimal(10) ** (kind.type.precision - kind.type.scale) - Decimal("1e-8")
     check([format(most, "f"), format(most + Decimal("1e-8"), "f")], kind)
     check(
@@ -74,15 +74,15 @@ def test_the_edges_of_a_column(kind: DecimalType) -> None:
         check([f"123e{exponent}"], kind)
 
 
-def test_a_sliced_column_is_read_at_its_place() -> None:
-    """Arrow arrays may be views into others."""
+def test_a_sliced_column_is_read_from_its_offset() -> None:
+    """An Arrow array may be a view into another array."""
     column = parse_decimals(pa.array(["x", "1.5", "2.5", "y"]).slice(1, 2), PRICE)
     assert column.errors == {}
     assert column.values.to_pylist() == [Decimal("1.5"), Decimal("2.5")]
 
 
-def test_no_value_passes_a_float() -> None:
-    """A number that no double can hold stays what it is."""
+def test_no_value_is_converted_through_a_float() -> None:
+    """A number that no double can represent stays exact."""
     text = "9007199254.74099301"
     assert parse_decimals(pa.array([text]), PRICE).values[0].as_py() == Decimal(text)
 
@@ -109,8 +109,8 @@ MOMENT = datetime(2024, 8, 9, 0, 5, 5, 123456, tzinfo=UTC)
         (" 1723161905 ", MOMENT.replace(microsecond=0)),
     ],
 )
-def test_a_time_is_read_in_any_of_its_forms(text: str, moment: datetime) -> None:
-    """Alone, beside its like, and beside what is not a time: the same moment."""
+def test_a_time_is_read_in_each_of_its_forms(text: str, moment: datetime) -> None:
+    """The moment is the same alone, beside equal forms, and beside texts that are no times."""
     for texts in ([text], [text, text], [text, "x"], [text, "2024-08-09T00:00:00Z"], [text, "1723161905"]):
         column = parse_times(pa.array(texts), NOW)
         assert column.values[0].as_py() == moment, texts
@@ -121,14 +121,14 @@ def test_a_time_is_read_in_any_of_its_forms(text: str, moment: datetime) -> None
 @pytest.mark.parametrize(
     "text", ["", "x", "nan", "2024-13-01", "2024-08-09T25:00:00", "1,5", "\u0662\u0660\u0662\u0664-01-01"]
 )
-def test_what_is_no_time_is_a_fault(text: str) -> None:
-    """And leaves its neighbours alone."""
+def test_a_text_that_is_no_time_is_an_error(text: str) -> None:
+    """The other rows of the column have no error."""
     column = parse_times(pa.array(["1723161905", text]), NOW)
     assert column.errors == {1: "timestamp is not a time"}
 
 
-def test_times_that_no_trade_has_are_faults() -> None:
-    """Before 2009-01-01, and more than a day ahead of now; the edges themselves are fine."""
+def test_times_that_no_trade_can_have_are_errors() -> None:
+    """Times before 2009 or more than a day ahead are errors. The limits themselves are valid."""
     ahead = to_micros(NOW + DAY)
     texts = [
         "1230768000",
@@ -140,23 +140,23 @@ def test_times_that_no_trade_has_are_faults() -> None:
         "99999999999999999999999",
         "1e99",
     ]
-    faults = parse_times(pa.array(texts), NOW).errors
-    assert sorted(faults) == [1, 3, 4, 5, 6, 7]
-    assert faults[1] == "timestamp is before 2009-01-01"
-    assert faults[3] == "timestamp is more than a day ahead"
+    errors = parse_times(pa.array(texts), NOW).errors
+    assert sorted(errors) == [1, 3, 4, 5, 6, 7]
+    assert errors[1] == "timestamp is before 2009-01-01"
+    assert errors[3] == "timestamp is more than a day ahead"
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
 @pytest.mark.parametrize("zone", [None, "UTC", "America/New_York"])
 def test_parquet_timestamps_of_any_unit_and_zone(unit: str, zone: str | None) -> None:
-    """A time without a zone is in UTC; one with a zone is the moment that it is."""
+    """A time without a zone is in UTC. A time with a zone is converted."""
     moment = MOMENT.replace(microsecond=0)
     stored = pa.array([to_micros(moment)]).cast(pa.timestamp("us")).cast(pa.timestamp(unit)).view(pa.int64())
     assert parse_times(stored.view(pa.timestamp(unit, zone)), NOW).values[0].as_py() == moment
 
 
-def test_numbers_as_times() -> None:
-    """Integers by magnitude, doubles through their shortest text, each row in its own unit."""
+def test_numbers_are_read_as_times_by_their_magnitude() -> None:
+    """Each row has its own unit. Doubles are read by their shortest text."""
     micros = to_micros(MOMENT)
     column = parse_times(pa.array([micros // 1_000_000, micros // 1_000, micros, micros * 1_000]), NOW)
     assert column.values.to_pylist() == [
@@ -170,7 +170,7 @@ def test_numbers_as_times() -> None:
 
 
 def test_doubles_become_decimals_through_their_shortest_text() -> None:
-    """Arrow's text of a double is a text that Python reads back as the same double, as repr is."""
+    """Like Python's repr, Arrow's text of a double is read back as the same double."""
     values = np.random.default_rng(3).uniform(0, 1e5, 500).round(8)
     texts = pa.array(values).cast(pa.string()).to_pylist()
     assert [Decimal(t) for t in texts] == [Decimal(repr(float(v))) for v in values]

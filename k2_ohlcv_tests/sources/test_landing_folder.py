@@ -1,4 +1,4 @@
-"""The landing folder: what of it is read, and what is refused by name."""
+"""The landing folder: which files are listed, and which names are refused."""
 
 import os
 from pathlib import Path
@@ -18,8 +18,8 @@ def landing(tmp_path: Path) -> Path:
     return folder
 
 
-def test_only_regular_files_below_it_are_read(landing: Path) -> None:
-    """Each of the others is named with the reason, and none stops the listing."""
+def test_only_regular_files_below_the_folder_are_listed(landing: Path) -> None:
+    """All other files are named with a reason. None of them stops the listing."""
     inside = landing / "X" / "AB"
     (inside / "out.csv").symlink_to(landing.parent / "secret.csv")
     (inside / "up.csv").symlink_to("../../../secret.csv")
@@ -55,7 +55,7 @@ def test_only_regular_files_below_it_are_read(landing: Path) -> None:
         assert word in listing.rejected[refused], refused
 
 
-def test_a_landing_folder_that_is_itself_a_link_or_missing(landing: Path) -> None:
+def test_the_landing_folder_may_be_a_link_or_missing(landing: Path) -> None:
     link = landing.parent / "link"
     link.symlink_to(landing)
     assert [path.name for path in list_files(link).files] == ["t.csv"]
@@ -67,7 +67,7 @@ def test_a_landing_folder_that_is_itself_a_link_or_missing(landing: Path) -> Non
     "name",
     ["../secret.csv", "../../../etc/passwd", "/etc/passwd", "X/../../secret.csv", "X/AB/out.csv", "a\0b"],
 )
-def test_a_name_that_leads_elsewhere_is_refused(landing: Path, name: str) -> None:
+def test_a_name_that_leads_outside_is_refused(landing: Path, name: str) -> None:
     (landing / "X" / "AB" / "out.csv").symlink_to("/etc/passwd")
     with pytest.raises(BadFileError, match=r"outside|cannot be read") as caught:
         find_file(landing, name)
@@ -75,10 +75,10 @@ def test_a_name_that_leads_elsewhere_is_refused(landing: Path, name: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["X/AB/t.csv", "./X/AB/t.csv", "X/../X/AB/t.csv"])
-def test_a_name_within_is_that_file(landing: Path, name: str) -> None:
-    found = find_file(landing, name)
-    assert found is not None
-    assert found.samefile(landing / "X" / "AB" / "t.csv")
+def test_a_name_inside_is_found(landing: Path, name: str) -> None:
+    path = find_file(landing, name)
+    assert path is not None
+    assert path.samefile(landing / "X" / "AB" / "t.csv")
     assert find_file(landing, "X/AB/gone.csv") is None
     assert find_file(landing, "X/AB") is None
 
@@ -87,7 +87,9 @@ def test_a_name_within_is_that_file(landing: Path, name: str) -> None:
     ("content", "unterminated"),
     [(b"a,b\n1,2", True), (b"a", True), (b"a,b\n", False), (b"", False), (b"\x1f\x8b\x08...", False)],
 )
-def test_plain_text_without_an_end_of_line(tmp_path: Path, content: bytes, unterminated: bool) -> None:
+def test_plain_text_without_an_end_of_line_is_unterminated(
+    tmp_path: Path, content: bytes, unterminated: bool
+) -> None:
     path = tmp_path / "t"
     path.write_bytes(content)
     assert is_unterminated(path) == unterminated

@@ -1,4 +1,4 @@
-"""Small files that unpack to much: memory stays bounded, whatever the lines are."""
+"""Blocks of lines: bounded memory for small files with large contents, and lines that are too long."""
 
 import gzip
 import subprocess
@@ -20,7 +20,7 @@ from k2_ohlcv.sources.reader import read_file
 HEADER = b"timestamp,price,quantity,trade_id\n"
 ROW = b"1723161255,1,1,a\n"
 MIB = 1 << 20
-#: Reading prints its peak, beyond what the imports take: some 200 MiB of it are blocks in flight.
+#: Prints the peak memory of reading, without that of the imports. Some 200 MiB are blocks in flight.
 READ = """
 import resource, sys
 from pathlib import Path
@@ -43,16 +43,16 @@ print(peak() - before, *counts)
 """
 
 
-def measured(path: Path, folder: Path) -> tuple[int, int, int]:
-    """The MiB that reading takes at most, the trades, and the rejected rows."""
+def measure_reading(path: Path, folder: Path) -> tuple[int, int, int]:
+    """Peak memory of reading in MiB, number of trades, number of rejected rows."""
     done = subprocess.run(
         [sys.executable, "-c", READ, str(path), str(folder)], capture_output=True, text=True, check=True
     )
-    taken, trades, rejected = done.stdout.split()[-3:]
-    return int(taken), int(trades), int(rejected)
+    peak, trades, rejected = done.stdout.split()[-3:]
+    return int(peak), int(trades), int(rejected)
 
 
-def gzip_of(parts: Iterator[bytes], path: Path) -> Path:
+def write_gzip(parts: Iterator[bytes], path: Path) -> Path:
     packer = zlib.compressobj(1, wbits=31)
     with path.open("wb") as file:
         for part in parts:
@@ -76,29 +76,29 @@ def gzip_of(parts: Iterator[bytes], path: Path) -> Path:
 def test_a_small_file_takes_bounded_memory(
     tmp_path: Path, name: str, part: bytes, times: int, rejected: int
 ) -> None:
-    """Each of these is of some kB or few MB, and of up to 800 MB unpacked."""
-    path = gzip_of((p for p in [HEADER + ROW, *[part] * times]), tmp_path / "bomb.csv.gz")
+    """Each file has at most some MB, and unpacks to up to 800 MB."""
+    path = write_gzip((p for p in [HEADER + ROW, *[part] * times]), tmp_path / "bomb.csv.gz")
     assert path.stat().st_size < 8 * MIB
-    taken, trades, refused = measured(path, tmp_path)
+    peak, trades, refused = measure_reading(path, tmp_path)
     assert (trades, refused) == (1, rejected)
-    assert taken < 700, f"{name}: {taken} MiB"
+    assert peak < 700, f"{name}: {peak} MiB"
 
 
 @pytest.mark.system
-def test_a_long_text_that_is_in_every_row_of_a_parquet_file(tmp_path: Path) -> None:
-    """It is there once in the file; 300,000 times it would be 60 GB."""
+def test_a_long_text_in_every_row_of_a_parquet_file_takes_bounded_memory(tmp_path: Path) -> None:
+    """The file stores the text once. 300,000 copies of the text would take 60 GB."""
     size = 300_000
     path = tmp_path / "bomb.parquet"
     ids = pa.DictionaryArray.from_arrays(pa.array(np.zeros(size, np.int32)), pa.array(["x" * 200_000]))
     table = {"timestamp": np.full(size, 1723161255), "price": np.ones(size), "size": np.ones(size)}
     pq.write_table(pa.table({**table, "trade_id": ids}), path, store_schema=False)
     assert path.stat().st_size < MIB
-    taken, trades, refused = measured(path, tmp_path)
+    peak, trades, refused = measure_reading(path, tmp_path)
     assert (trades, refused) == (0, size)
-    assert taken < 700
+    assert peak < 700
 
 
-def all_of(path: Path) -> tuple[list[int], list[dict[str, Any]]]:
+def read_lines(path: Path) -> tuple[list[int], list[dict[str, Any]]]:
     batches = list(read_file(path, exchange="E", symbol="S"))
     trades = [line for b in batches for line in b.trades["line"].to_pylist()]
     return trades, [row for b in batches for row in b.rejected.to_pylist()]
@@ -106,10 +106,10 @@ def all_of(path: Path) -> tuple[list[int], list[dict[str, Any]]]:
 
 @pytest.mark.parametrize("size", [7, 64, 1000, 1 << 20])
 @pytest.mark.parametrize("most", [1, 2, 100])
-def test_a_line_that_is_too_long_costs_only_itself(
+def test_a_line_that_is_too_long_is_rejected_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, most: int
 ) -> None:
-    """Wherever blocks are cut: the lines after it keep their numbers, and its start is kept."""
+    """At any block size, later lines keep their numbers. The start of the long line is stored."""
     monkeypatch.setattr(line_blocks, "MAX_BLOCK_BYTES", size)
     monkeypatch.setattr(line_blocks, "MAX_BLOCK_LINES", most)
     monkeypatch.setattr(line_blocks, "MAX_LINE_BYTES", 60)
@@ -118,17 +118,17 @@ def test_a_line_that_is_too_long_costs_only_itself(
         path = tmp_path / f"t{packed}"
         text = HEADER + ROW + long + ROW + b"\n" + long + long + ROW * 3 + long[:-1]
         path.write_bytes(gzip.compress(text) if packed else text)
-        trades, rejected = all_of(path)
+        trades, rejected = read_lines(path)
         assert trades == [2, 4, 8, 9, 10]
         assert [row["line"] for row in rejected] == [3, 6, 7, 11]
         assert {row["reason"] for row in rejected} == {"is longer than 60 bytes"}
         assert all(row["raw"].startswith("1723161255,1,1,bbb") for row in rejected)
     path.write_bytes(b"x" * 500 + b"\n" + ROW)
     with pytest.raises(BadFileError, match="line 1 is longer than 60 bytes: this is not a table of trades"):
-        all_of(path)
+        read_lines(path)
 
 
 def test_raw_text_is_cut(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes(HEADER + b"x" * 1_000 + b"\n" + b"y" * 1_001 + b"\n")
-    assert [row["raw"] for row in all_of(path)[1]] == ["x" * 1_000, "y" * 1_000 + "..."]
+    assert [row["raw"] for row in read_lines(path)[1]] == ["x" * 1_000, "y" * 1_000 + "..."]

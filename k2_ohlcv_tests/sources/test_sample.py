@@ -1,4 +1,4 @@
-"""The bundled sample: small, the whole of its source, and in agreement with someone else's candles."""
+"""The bundled sample: its size, its source, and independent candles of the same trades."""
 
 import gzip
 from collections import defaultdict
@@ -17,13 +17,13 @@ def rows() -> list[dict[str, Any]]:
     return [row for b in batches for row in b.trades.to_pylist()]
 
 
-def test_it_is_small() -> None:
-    """It travels in the package."""
+def test_the_sample_is_small() -> None:
+    """The sample is in the package."""
     assert sample.sample_trades_file().stat().st_size < 750_000
 
 
-def test_it_agrees_with_independent_daily_candles() -> None:
-    """Every field of the six full days, to the 12 significant digits that the source gives."""
+def test_the_sample_agrees_with_independent_daily_candles() -> None:
+    """Every field of the six full days agrees, to the 12 significant digits of the source."""
     days = defaultdict(list)
     for row in rows():
         days[row["timestamp"].date()].append((row["price"], row["quantity"]))
@@ -44,13 +44,13 @@ def test_it_agrees_with_independent_daily_candles() -> None:
     assert len(sample.read_daily_candles()) == 6
 
 
-def test_it_is_the_whole_of_its_source(real_data: Path) -> None:
-    """Row by row the same numbers."""
+def test_the_sample_has_every_row_of_its_source(shared_data: Path) -> None:
+    """The numbers are the same row by row."""
 
     def numbers(path: Path) -> list[list[Decimal]]:
         lines = gzip.decompress(path.read_bytes()).decode().splitlines()[1:]
         return [[Decimal(cell) for cell in line.split(",")] for line in lines]
 
     assert numbers(sample.sample_trades_file()) == numbers(
-        real_data / "bitstamp-btcusd-2013" / "trades.csv.gz"
+        shared_data / "bitstamp-btcusd-2013" / "trades.csv.gz"
     )

@@ -1,4 +1,4 @@
-"""The whole chain on Dagster's own daemon: files land, and all tables follow; nobody launches anything."""
+"""Dagster's daemon alone brings all tables up to date with the files that land."""
 
 import csv
 import gzip
@@ -32,24 +32,23 @@ pytestmark = [
 
 ROOT = Path(__file__).parents[2]
 BATCHES = 5
-#: The sensors look every so many seconds, and tables are refreshed before they are a minute behind.
-HASTE = {"K2_SENSOR_SECONDS": "3", "K2_REFRESH_SECONDS": "60"}
-#: Between two files: long enough that the first is being ingested when the last one lands.
+#: Sensors tick every three seconds. Tables are refreshed before they are stale for a minute.
+FAST_SETTINGS = {"K2_SENSOR_SECONDS": "3", "K2_REFRESH_SECONDS": "60"}
+#: Seconds between two files. The first file is being ingested when the last one lands.
 PAUSE = 5.0
-#: So many files land before the tables are first made, and the others on tables that are up to date.
+#: Files that land before the first refresh. The others land on tables that are up to date.
 FIRST = 3
-#: Until each of the two is done, for the busiest machine: it takes two minutes on one that has nothing else
-#: to do, of which one is the tables' own patience.
-PATIENCE = 300.0
+#: Seconds allowed for each part. An idle machine takes two minutes, one of them for freshness.
+TIME_LIMIT = 300.0
 
 
-def rows() -> list[list[str]]:
+def read_sample() -> list[list[str]]:
     with gzip.open(sample.sample_trades_file(), "rt") as file:
         return list(csv.reader(file))
 
 
-def batches(lines: list[list[str]]) -> list[list[list[str]]]:
-    """The lines in parts, cut between two moments: ids are made from a trade's place in its moment."""
+def split_into_batches(lines: list[list[str]]) -> list[list[list[str]]]:
+    """Split the lines between two moments, because ids depend on a trade's place in its moment."""
     cuts = [0]
     for number in range(1, BATCHES):
         cut = len(lines) * number // BATCHES
@@ -59,8 +58,8 @@ def batches(lines: list[list[str]]) -> list[list[list[str]]]:
     return [lines[start:end] for start, end in zip(cuts, [*cuts[1:], len(lines)], strict=True)]
 
 
-def land(home: Path, number: int, header: list[str], lines: list[list[str]]) -> None:
-    """Put a file where trades wait, as a careless program would: written in place, piece by piece."""
+def land_file(home: Path, number: int, header: list[str], lines: list[list[str]]) -> None:
+    """Write a file into the landing folder piece by piece, as a careless program would."""
     folder = home.joinpath("landing", *sample.MARKET)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{number}.csv").open("w", newline="") as file:
@@ -72,8 +71,8 @@ def land(home: Path, number: int, header: list[str], lines: list[list[str]]) -> 
 
 
 @contextmanager
-def dagster(home: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Webserver and daemon, as `make dev` starts them."""
+def start_dagster(home: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Start webserver and daemon, as `make dev` does."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -83,62 +82,62 @@ def dagster(home: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
         "PYTHONPATH": str(ROOT),
         "K2_LOG": "json",
         "SPARK_REMOTE": "",
-        **HASTE,
+        **FAST_SETTINGS,
     }
-    with log.open("wb") as said:
+    with log.open("wb") as output:
         command = [sys.executable, "-m", "k2_ohlcv.cli.dev", "--port", str(port)]
-        process = subprocess.Popen(command, env=environment, stdout=said, stderr=said)
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
         try:
             yield process
         finally:
-            process.terminate()  # it ends those that it started
+            process.terminate()  # it ends its child processes
             process.wait(60)
 
 
 def is_current(lake: Lake, expected: int) -> bool:
-    """Whether all that landed is in trades, and every table has reached it."""
+    """Whether all landed trades are stored and no table is stale."""
     if trades_status(lake).rows < expected:
         return False
-    return not any(TableLag.measure(lake, one).is_stale for one in TIMEFRAMES)
+    return not any(TableLag.measure(lake, timeframe).is_stale for timeframe in TIMEFRAMES)
 
 
-def trades(lake: Lake) -> list[Trade]:
+def read_trades(lake: Lake) -> list[Trade]:
     fields = ("exchange", "symbol", "trade_id", "timestamp", "price", "quantity")
     stored = lake.trades().scan(selected_fields=fields).to_arrow().to_pylist()
     return [Trade(**row) for row in stored]
 
 
-def of_lines(lines: list[list[str]]) -> list[tuple[datetime, Decimal, Decimal]]:
-    """Time, price and quantity of each line that is a trade: a few have no quantity."""
-    found = [(datetime.fromtimestamp(int(at), UTC), Decimal(p), Decimal(q)) for at, p, q in lines]
-    return sorted(one for one in found if one[2])
+def parse_lines(lines: list[list[str]]) -> list[tuple[datetime, Decimal, Decimal]]:
+    """Time, price and quantity of each trade. Lines without a quantity are no trades."""
+    parsed = [(datetime.fromtimestamp(int(at), UTC), Decimal(p), Decimal(q)) for at, p, q in lines]
+    return sorted(values for values in parsed if values[2])
 
 
-def rows_told(instance: dg.DagsterInstance, one: Timeframe) -> int:
-    """What the graph says a table holds: the sum of its partitions' newest row counts."""
-    told: dict[str | None, object] = {}
-    records = instance.fetch_materializations(dg.AssetKey(one.table), limit=1000).records
+def count_reported_rows(instance: dg.DagsterInstance, timeframe: Timeframe) -> int:
+    """The sum of the newest row counts of a table's partitions in the graph."""
+    counts: dict[str | None, object] = {}
+    records = instance.fetch_materializations(dg.AssetKey(timeframe.table), limit=1000).records
     for record in reversed(records):  # oldest first
         if record.asset_materialization:
             count = record.asset_materialization.metadata["dagster/partition_row_count"].value
-            told[record.partition_key] = count
-    return sum(int(str(count)) for count in told.values())
+            counts[record.partition_key] = count
+    return sum(int(str(count)) for count in counts.values())
 
 
 @pytest.mark.timeout(660)
-def test_tables_follow_what_lands(tmp_path: Path) -> None:
-    """Five files land one after the other; sensors alone bring all five tables to the reference, twice."""
-    header, *lines = rows()
-    wanted, parts = of_lines(lines), list(enumerate(batches(lines)))
+def test_tables_follow_the_landed_files(tmp_path: Path) -> None:
+    """Five files land in two parts. After each part, the sensors bring all tables to the reference."""
+    header, *lines = read_sample()
+    expected_trades, parts = parse_lines(lines), list(enumerate(split_into_batches(lines)))
     home, log = tmp_path / "home", tmp_path / "dagster.log"
     lake = lakes.open_lake(home)
-    with dagster(home, log) as process:
+    with start_dagster(home, log) as process:
         expected = 0
-        for some in (parts[:FIRST], parts[FIRST:]):
-            deadline = time.monotonic() + PATIENCE
-            for number, batch in some:
-                land(home, number, header, batch)
-                expected += len(of_lines(batch))
+        for part in (parts[:FIRST], parts[FIRST:]):
+            deadline = time.monotonic() + TIME_LIMIT
+            for number, batch in part:
+                land_file(home, number, header, batch)
+                expected += len(parse_lines(batch))
                 time.sleep(PAUSE)
             while not is_current(lake, expected):
                 assert process.poll() is None, log.read_text()[-4000:]
@@ -148,12 +147,12 @@ def test_tables_follow_what_lands(tmp_path: Path) -> None:
         with instance:
             failed = instance.get_runs(filters=dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))
             jobs = {run.job_name for run in instance.get_runs()}
-            told = {one.name: rows_told(instance, one) for one in TIMEFRAMES}
+            reported = {t.name: count_reported_rows(instance, t) for t in TIMEFRAMES}
     assert not failed
-    assert jobs == {"ingest_files", *(f"refresh_{one.name}" for one in TIMEFRAMES)}
-    stored = trades(lake)
-    assert sorted((t.timestamp, t.price, t.quantity) for t in stored) == wanted, "every trade, once"
-    for one in TIMEFRAMES:
-        candles = aggregate(stored, one)
-        assert lakes.read_candles(lake, one) == candles, one.name
-        assert told[one.name] == len(candles), "the graph says what is there"
+    assert jobs == {"ingest_files", *(f"refresh_{t.name}" for t in TIMEFRAMES)}
+    stored = read_trades(lake)
+    assert sorted((t.timestamp, t.price, t.quantity) for t in stored) == expected_trades, "every trade, once"
+    for timeframe in TIMEFRAMES:
+        candles = aggregate(stored, timeframe)
+        assert lakes.read_candles(lake, timeframe) == candles, timeframe.name
+        assert reported[timeframe.name] == len(candles), "the graph shows the stored rows"

@@ -1,4 +1,4 @@
-"""Processes killed in the middle, and processes side by side: the tables come out as if nothing had been."""
+"""Rebuilds in processes that are killed or that run at the same time leave right tables."""
 
 import os
 import signal
@@ -19,21 +19,21 @@ pytestmark = pytest.mark.system
 
 AT = datetime(2024, 2, 29, 12, tzinfo=UTC)
 
-#: Rebuilds all tables as a process of its own. KILL_AT says before which commit it dies, or after (+).
+#: Rebuilds tables in its own process. The first argument is the commit before (-) or after (+) its kill.
 PROGRAM = """
 import os, signal, sys
-from k2_ohlcv import reconcile
+from k2_ohlcv.operations import reconcile
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv.engine.session import open_engine
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.settings import Settings
 
-kill_at, real, calls = sys.argv[1], reconcile.commit, []
+kill_at, real, calls = sys.argv[1], reconcile.commit_change, []
 
 def commit(table, change):
     calls.append(1)
     if kill_at == f"{len(calls)}-":
-        reconcile.commit = None
+        reconcile.commit_change = None
         from pyiceberg.table import Transaction
         Transaction.commit_transaction = lambda self: os.kill(os.getpid(), signal.SIGKILL)
     done = real(table, change)
@@ -41,15 +41,15 @@ def commit(table, change):
         os.kill(os.getpid(), signal.SIGKILL)
     return done
 
-reconcile.commit = commit
-settings = Settings.read()
+reconcile.commit_change = commit
+settings = Settings.from_environ()
 lake = Lake.open(settings)
 names = sys.argv[2].split(",")
 with open_engine(settings) as engine:
-    for each in TIMEFRAMES:
-        if each.name in names:
+    for timeframe in TIMEFRAMES:
+        if timeframe.name in names:
             for _ in range(int(sys.argv[3])):
-                reconcile.rebuild(lake, engine, each)
+                reconcile.rebuild(lake, engine, timeframe)
 """
 
 
@@ -63,12 +63,12 @@ def start(home: Path, kill_at: str = "", names: str = "", times: int = 1) -> sub
     )
 
 
-def ended(process: subprocess.Popen[str], code: int = 0) -> None:
-    _, said = process.communicate(timeout=180)
-    assert process.returncode == code, said
+def wait_for_exit(process: subprocess.Popen[str], code: int = 0) -> None:
+    _, errors = process.communicate(timeout=180)
+    assert process.returncode == code, errors
 
 
-def some_trades(first: int = 0) -> list[Trade]:
+def make_trades(first: int = 0) -> list[Trade]:
     return [
         make_trade(i, AT + timedelta(minutes=7 * i), i % 5 + 1, 1, market=("X", "Y"))
         for i in range(first, first + 300)
@@ -76,33 +76,31 @@ def some_trades(first: int = 0) -> list[Trade]:
 
 
 @pytest.mark.parametrize(
-    "kill_at", ["1-", "2+", "5-"], ids=["before a commit", "between tables", "in the last"]
+    "kill_at", ["1-", "2+", "5-"], ids=["before a commit", "between tables", "in the last table"]
 )
 def test_a_killed_rebuild_is_finished_by_the_next(tmp_path: Path, kill_at: str) -> None:
-    """With everything written but the commit, or between two tables: readable then, and right after."""
+    """Killed before a commit or between tables, the lake is readable. The next rebuild completes it."""
     lake = lakes.open_lake(tmp_path)
-    lakes.add_trades(lake, some_trades())
-    killed = start(tmp_path, kill_at)
-    ended(killed, -signal.SIGKILL)
+    lakes.add_trades(lake, make_trades())
+    wait_for_exit(start(tmp_path, kill_at), -signal.SIGKILL)
     done = int(kill_at[0]) - (kill_at[1] == "-")
-    lakes.assert_equal_to_trades(lake, some_trades(), TIMEFRAMES[:done])
-    for each in TIMEFRAMES[done:]:
-        assert lakes.read_candles(lake, each) == []
-    again = start(tmp_path)
-    ended(again)
-    lakes.assert_equal_to_trades(lake, some_trades())
+    lakes.assert_equal_to_trades(lake, make_trades(), TIMEFRAMES[:done])
+    for timeframe in TIMEFRAMES[done:]:
+        assert lakes.read_candles(lake, timeframe) == []
+    wait_for_exit(start(tmp_path))
+    lakes.assert_equal_to_trades(lake, make_trades())
 
 
-def test_rebuilds_of_one_table_at_once_both_end_right(tmp_path: Path) -> None:
-    """Two processes rebuild while a third appends: both end, and a last rebuild finds nothing wrong."""
+def test_two_simultaneous_rebuilds_of_a_table_both_succeed(tmp_path: Path) -> None:
+    """Two processes rebuild while this one appends. The tables equal all trades in the end."""
     lake = lakes.open_lake(tmp_path)
-    lakes.add_trades(lake, some_trades())
-    two = [start(tmp_path, names="1m,1d", times=4) for _ in range(2)]
-    everything = some_trades()
+    lakes.add_trades(lake, make_trades())
+    processes = [start(tmp_path, names="1m,1d", times=4) for _ in range(2)]
+    given_trades = make_trades()
     for batch in range(1, 5):
-        more = some_trades(batch * 300)
+        more = make_trades(batch * 300)
         lakes.add_trades(Lake(lake.catalog), more)
-        everything += more
-    for process in two:
-        ended(process)
-    lakes.assert_equal_to_trades(lake, everything, [find_timeframe("1m"), find_timeframe("1d")])
+        given_trades += more
+    for process in processes:
+        wait_for_exit(process)
+    lakes.assert_equal_to_trades(lake, given_trades, [find_timeframe("1m"), find_timeframe("1d")])

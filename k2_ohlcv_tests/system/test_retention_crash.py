@@ -1,4 +1,4 @@
-"""Retention as processes of its own: killed, and side by side."""
+"""Retention in processes that are killed or that run at the same time."""
 
 import os
 import signal
@@ -18,21 +18,21 @@ from k2_ohlcv_tests.support.daily_candles import FIRST, LINE, put_candles, trade
 
 pytestmark = pytest.mark.system
 
-#: Applies retention. KILL_AT says which call of which of our steps kills the process before it does anything.
+#: Applies retention. The first argument names a step and the call of that step that kills the process.
 PROGRAM = """
 import os, signal, sys
 from datetime import datetime, UTC
 from pyiceberg.table import Table
-from k2_ohlcv.domain.timeframe import timeframe
+from k2_ohlcv.domain.timeframe import find_timeframe
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.maintenance.table_files import Location
+from k2_ohlcv.lake.maintenance.table_files import TableFiles
 from k2_ohlcv.operations.retention import retention
 from k2_ohlcv.settings import Settings
 
 which, _, number = sys.argv[1].partition(":")
 calls = []
 
-def deadly(owner, name):
+def kill_in(owner, name):
     real = getattr(owner, name)
     def step(*args, **options):
         calls.append(1)
@@ -42,22 +42,22 @@ def deadly(owner, name):
     setattr(owner, name, step)
 
 if which == "commit":
-    deadly(Table, "_do_commit")
+    kill_in(Table, "_do_commit")
 elif which == "remove":
-    deadly(Location, "_remove")
+    kill_in(TableFiles, "_remove_file")
 report = retention(
-    Lake.open(Settings.read()),
-    Settings.read({"K2_RETENTION_1M": "30d", "K2_SNAPSHOT_DAYS": "0"}).kept,
+    Lake.open(Settings.from_environ()),
+    Settings.from_environ({"K2_RETENTION_1M": "30d", "K2_SNAPSHOT_DAYS": "0"}).retention,
     apply=True,
     as_of=datetime.fromisoformat(sys.argv[2]),
-    timeframes=[timeframe("1m")],
+    timeframes=[find_timeframe("1m")],
 )
 print(len(report.tables[0].partitions), report.tables[0].files_removed)
 """
 
 
 def start(home: Path, kill_at: str = "") -> subprocess.Popen[str]:
-    as_of = (LINE + (LINE - FIRST) * 3).isoformat()  # thirty days after the line
+    as_of = (LINE + (LINE - FIRST) * 3).isoformat()  # thirty days after the first day to keep
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, kill_at, as_of],
         env=os.environ | {"K2_HOME": str(home)},
@@ -67,19 +67,19 @@ def start(home: Path, kill_at: str = "") -> subprocess.Popen[str]:
     )
 
 
-def ended(process: subprocess.Popen[str], code: int = 0) -> str:
-    said, errors = process.communicate(timeout=120)
+def wait_for_exit(process: subprocess.Popen[str], code: int = 0) -> str:
+    output, errors = process.communicate(timeout=120)
     assert process.returncode == code, errors
-    return said.splitlines()[-1] if said else ""
+    return output.splitlines()[-1] if output else ""
 
 
-def parquet(lake: Lake) -> set[str]:
+def list_parquet_files(lake: Lake) -> set[str]:
     folder = Path(lake.candles(MINUTE).location().removeprefix("file://"))
     return {str(f) for f in folder.rglob("*.parquet")}
 
 
 def age_files(lake: Lake) -> None:
-    """Make all files of the table old enough to be orphans, as files of expired snapshots are."""
+    """Make all files of the table old enough to be orphans."""
     folder = Path(lake.candles(MINUTE).location().removeprefix("file://"))
     old = time.time() - ORPHAN_AGE.total_seconds() - 60
     for path in folder.rglob("*"):
@@ -87,10 +87,12 @@ def age_files(lake: Lake) -> None:
             os.utime(path, (old, old))
 
 
-def assert_done(lake: Lake) -> None:
-    """Only what is past its time is gone, and with it every file that served it alone."""
+def assert_applied(lake: Lake) -> None:
+    """Only candles past their retention are dropped, with all files that only they needed."""
     assert lakes.read_candles(lake, MINUTE) == aggregate(trades_of_days(20)[30:], MINUTE)
-    assert parquet(lake) == {p.removeprefix("file://") for p in lakes.list_data_files(lake.candles(MINUTE))}
+    assert list_parquet_files(lake) == {
+        p.removeprefix("file://") for p in lakes.list_data_files(lake.candles(MINUTE))
+    }
 
 
 @pytest.fixture
@@ -102,24 +104,24 @@ def filled(lake: Lake) -> Lake:
 
 @pytest.mark.parametrize("kill_at", ["commit:1", "commit:2", "remove:1", "remove:5"])
 def test_a_killed_run_is_finished_by_the_next(filled: Lake, tmp_path: Path, kill_at: str) -> None:
-    """Before the drop, before the expiry, before and amid removing files: readable then, and done after.
+    """After a kill at any step the table is readable. The next run completes the work.
 
-    Snapshots are five days old when they expire, and their files are older than orphans have to be.
+    Snapshots are five days old when they expire. Their files are then old enough to be orphans.
     """
-    ended(start(tmp_path, kill_at), -signal.SIGKILL)
+    wait_for_exit(start(tmp_path, kill_at), -signal.SIGKILL)
     table = filled.candles(MINUTE)
-    whole, kept = aggregate(trades_of_days(20), MINUTE), aggregate(trades_of_days(20)[30:], MINUTE)
-    assert lakes.read_candles(filled, MINUTE) == (whole if kill_at == "commit:1" else kept)
+    everything, remaining = aggregate(trades_of_days(20), MINUTE), aggregate(trades_of_days(20)[30:], MINUTE)
+    assert lakes.read_candles(filled, MINUTE) == (everything if kill_at == "commit:1" else remaining)
     for snapshot in table.snapshots():
         table.scan(snapshot_id=snapshot.snapshot_id).to_arrow()
     age_files(filled)
-    ended(start(tmp_path))
-    assert_done(filled)
-    assert ended(start(tmp_path)) == "0 0"
+    wait_for_exit(start(tmp_path))
+    assert_applied(filled)
+    assert wait_for_exit(start(tmp_path)) == "0 0"
 
 
-def test_two_runs_at_once_both_end_right(filled: Lake, tmp_path: Path) -> None:
-    """What one has done, the other finds done; no partition is counted twice."""
-    said = [ended(process) for process in [start(tmp_path), start(tmp_path)]]
-    assert sum(int(line.split()[0]) for line in said) == 10
-    assert_done(filled)
+def test_two_simultaneous_runs_both_succeed(filled: Lake, tmp_path: Path) -> None:
+    """No partition is dropped or counted twice."""
+    outputs = [wait_for_exit(process) for process in [start(tmp_path), start(tmp_path)]]
+    assert sum(int(line.split()[0]) for line in outputs) == 10
+    assert_applied(filled)

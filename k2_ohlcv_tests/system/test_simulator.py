@@ -1,6 +1,6 @@
-"""Lives of a lake, short ones: whatever happens, a table that is called up to date equals the trades.
+"""Short lives of a lake: a table that is reported as up to date always equals the trades.
 
-`make soak` plays long ones. The scripts at the end are losses that other systems have published.
+`make soak` plays long lives. The scripts at the end are losses that other systems have published.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,31 +21,31 @@ from k2_ohlcv_tests.support.engine_lake import EngineLake
 from k2_ohlcv_tests.system.simulator import commands, external_writers
 from k2_ohlcv_tests.system.simulator.faults import Fault
 from k2_ohlcv_tests.system.simulator.life import LifeError, play, world
-from k2_ohlcv_tests.system.simulator.world import World, WrongError
+from k2_ohlcv_tests.system.simulator.world import UnexpectedStateError, World
 
 pytestmark = pytest.mark.system
 
-#: A few seconds each; what took a seed to find has a test of its own beside the code that it is about.
+#: Each takes a few seconds. Bugs that other seeds found have their own tests beside the code.
 SEEDS = (3, 4, 5)
 STEPS = 60
-KEPT_FOR_GOOD = RetentionPolicy({each.name: None for each in TIMEFRAMES}, None, 0 * DAY)
+NO_RETENTION = RetentionPolicy({timeframe.name: None for timeframe in TIMEFRAMES}, None, 0 * DAY)
 
 
 @pytest.mark.filterwarnings("ignore:Delete operation did not match any records")
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_life_comes_out_right(sail: EngineLake, seed: int) -> None:
+def test_a_life_passes_all_checks(sail: EngineLake, seed: int) -> None:
     (life,) = play(sail.engine, [seed], STEPS)
-    assert len(life.told) > STEPS
+    assert len(life.log) > STEPS
 
 
-def test_one_seed_is_one_life(sail: EngineLake) -> None:
-    """The same steps, faults and interleavings, each time."""
-    told = [[line for line in life.told if "Error" not in line] for life in play(sail.engine, [4, 4], 25)]
-    assert told[0] == told[1]
+def test_a_seed_always_gives_the_same_life(sail: EngineLake) -> None:
+    """Steps, faults and interleavings are the same each time."""
+    logs = [[line for line in life.log if "Error" not in line] for life in play(sail.engine, [4, 4], 25)]
+    assert logs[0] == logs[1]
 
 
-def test_what_goes_wrong_is_told_with_its_seed(sail: EngineLake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A refresh that does nothing and says nothing is caught; the message says how to see it again."""
+def test_a_failed_life_is_an_error_with_its_seed(sail: EngineLake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refresh that does nothing is detected. The message has the command that repeats the life."""
     monkeypatch.setattr(commands, "refresh_table", lambda *_, **__: None)
     with pytest.raises(LifeError, match=r"--seed 4 --steps 25") as caught:
         list(play(sail.engine, [4], 25))
@@ -53,123 +53,123 @@ def test_what_goes_wrong_is_told_with_its_seed(sail: EngineLake, monkeypatch: py
 
 
 @pytest.fixture
-def lived(sail: EngineLake) -> Iterator[World]:
-    """A lake with trades in many files, and candles of all."""
-    with world(sail.engine) as found:
+def filled(sail: EngineLake) -> Iterator[World]:
+    """A lake with trades in many files, and with all their candles."""
+    with world(sail.engine) as opened:
         for _ in range(MIN_SMALL_FILES):
-            external_writers.append(found)
+            external_writers.append(opened)
         for timeframe in TIMEFRAMES:
-            commands.refresh_one(found, timeframe)
-        yield found
+            commands.refresh_one(opened, timeframe)
+        yield opened
 
 
-def between(lived: World, point: str, happens: Callable[[World], None]) -> None:
-    """Have another writer do something at a point of the next command."""
+def interrupt_at(filled: World, point: str, step: Callable[[World], None]) -> None:
+    """Let another writer take a step at a point of the next command."""
 
-    def other() -> None:
-        lived.check()
-        happens(lived)
-        lived.others += 1
-        lived.base = lived.model.trades
+    def interrupt() -> None:
+        filled.check()
+        step(filled)
+        filled.interruptions += 1
+        filled.base = filled.model.trades
 
-    lived.hooks.other, lived.hooks.armed = other, Fault(point, "other")
+    filled.hooks.interrupt, filled.hooks.armed = interrupt, Fault(point, "interrupt")
 
 
-def assert_right(lived: World) -> None:
-    lived.hooks.armed = None
+def assert_refresh_is_right(filled: World) -> None:
+    filled.hooks.armed = None
     for timeframe in TIMEFRAMES:
-        commands.refresh_one(lived, timeframe)
-        lived.check_equal(timeframe)
+        commands.refresh_one(filled, timeframe)
+        filled.check_equal(timeframe)
 
 
-def delete_a_day(lived: World) -> None:
-    table = lived.table()
+def delete_a_day(filled: World) -> None:
+    table = filled.table()
     assert table is not None
-    table.delete(f"timestamp >= '{lived.today.isoformat()}'")
-    lived.note_trades()
+    table.delete(f"timestamp >= '{filled.today.isoformat()}'")
+    filled.note_trades()
 
 
 @pytest.mark.parametrize("point", ["load", "before commit", "after commit"])
-def test_a_rewrite_beside_a_delete_brings_nothing_back(lived: World, point: str) -> None:
-    """Our compaction has read a day that another writer deletes: its rows stay deleted."""
-    between(lived, point, delete_a_day)
-    commands.check_dropped(lived)
-    retention(lived.lake, KEPT_FOR_GOOD, apply=True)
-    assert lived.others == 1
-    commands.check_dropped(lived)
-    assert not any(t.timestamp >= lived.today for t in lived.live())
-    assert_right(lived)
+def test_a_compaction_beside_a_delete_restores_no_row(filled: World, point: str) -> None:
+    """The compaction has read a day that another writer deletes. The rows stay deleted."""
+    interrupt_at(filled, point, delete_a_day)
+    commands.check_dropped(filled)
+    retention(filled.lake, NO_RETENTION, apply=True)
+    assert filled.interruptions == 1
+    commands.check_dropped(filled)
+    assert not any(t.timestamp >= filled.today for t in filled.live())
+    assert_refresh_is_right(filled)
 
 
-def test_a_rewrite_of_theirs_beside_an_ingestion_loses_nothing(lived: World) -> None:
-    """They read files, we append, they commit what they read: they are refused, or both are in."""
-    stale = lived.table()
+def test_an_external_compaction_beside_an_ingestion_loses_no_trade(filled: World) -> None:
+    """The other writer reads files before an append and commits after it. The commit fails or keeps both."""
+    stale = filled.table()
     assert stale is not None
     tasks = list(stale.scan().plan_files())
-    commands.ingest(lived)
-    before = lived.live()
+    commands.ingest(filled)
+    before = filled.live()
     with suppress(*CONFLICT_ERRORS):
         table_history.compact_files(stale, tasks)
-    lived.note_trades()
-    assert lived.live() == before
-    assert_right(lived)
+    filled.note_trades()
+    assert filled.live() == before
+    assert_refresh_is_right(filled)
 
 
 @pytest.mark.parametrize("point", ["load", "before commit", "after commit"])
-def test_an_expiry_beside_an_append_keeps_the_newer_snapshot(lived: World, point: str) -> None:
-    """Retention expires all old snapshots while trades come: the newest snapshot and its files stay."""
-    before = lived.live()
-    between(lived, point, external_writers.append)
-    retention(lived.lake, KEPT_FOR_GOOD, apply=True)
-    assert lived.others == 1
-    assert lived.live() > before
-    assert_right(lived)
+def test_an_expiry_beside_an_append_keeps_the_newer_snapshot(filled: World, point: str) -> None:
+    """Retention expires all old snapshots during an append. The newest snapshot keeps its files."""
+    before = filled.live()
+    interrupt_at(filled, point, external_writers.append)
+    retention(filled.lake, NO_RETENTION, apply=True)
+    assert filled.interruptions == 1
+    assert filled.live() > before
+    assert_refresh_is_right(filled)
 
 
-def overwrite_a_day(lived: World) -> None:
-    """What an insert-overwrite does: the partition goes, and other rows come, in two snapshots."""
-    delete_a_day(lived)
-    external_writers.append(lived)
-
-
-@pytest.mark.parametrize("point", ["load", "before commit", "after commit"])
-def test_an_insert_beside_an_insert_overwrite(lived: World, point: str) -> None:
-    """Both are in, whoever was first; no row that was overwritten comes back."""
-    between(lived, point, overwrite_a_day)
-    commands.ingest(lived)
-    assert lived.others == 1
-    assert_right(lived)
+def overwrite_a_day(filled: World) -> None:
+    """Replace a day as an insert-overwrite does: a delete and an append, in two snapshots."""
+    delete_a_day(filled)
+    external_writers.append(filled)
 
 
 @pytest.mark.parametrize("point", ["load", "before commit", "after commit"])
-def test_a_rebuild_beside_an_insert_overwrite(lived: World, point: str) -> None:
-    """Candles computed from the overwritten rows are not called up to date."""
-    between(lived, point, overwrite_a_day)
-    commands.rebuild(lived)
+def test_an_ingestion_beside_an_insert_overwrite_keeps_both(filled: World, point: str) -> None:
+    """Both commits are stored in any order. No overwritten row is restored."""
+    interrupt_at(filled, point, overwrite_a_day)
+    commands.ingest(filled)
+    assert filled.interruptions == 1
+    assert_refresh_is_right(filled)
+
+
+@pytest.mark.parametrize("point", ["load", "before commit", "after commit"])
+def test_a_rebuild_beside_an_insert_overwrite_is_not_reported_as_current(filled: World, point: str) -> None:
+    """Candles of overwritten rows are not reported as up to date."""
+    interrupt_at(filled, point, overwrite_a_day)
+    commands.rebuild(filled)
     for timeframe in TIMEFRAMES:
-        lived.check_honest(timeframe)
-    assert_right(lived)
+        filled.check_honest(timeframe)
+    assert_refresh_is_right(filled)
 
 
-def test_a_lost_trade_would_be_noticed(lived: World) -> None:
-    """The simulator's own eyes: a trade that an ingestion loses is an error."""
-    lived.base = lived.model.trades + type(lived.base)([lived.trade()])
-    with pytest.raises(WrongError, match="lost 1 trades"):
-        commands.check_added(lived, [])
+def test_the_simulator_detects_a_lost_trade(filled: World) -> None:
+    """A trade that an ingestion loses is an error."""
+    filled.base = filled.model.trades + type(filled.base)([filled.trade()])
+    with pytest.raises(UnexpectedStateError, match="lost 1 trades"):
+        commands.check_added(filled, [])
 
 
-def test_a_trade_that_only_a_rebuild_saw_goes_with_its_candle(sail: EngineLake) -> None:
-    """It came after the watermark and went before the next refresh: no difference names its window."""
-    with world(sail.engine) as found:
+def test_a_deleted_trade_that_only_a_rebuild_read_loses_its_candle(sail: EngineLake) -> None:
+    """The trade was added after the watermark and deleted before the next refresh."""
+    with world(sail.engine) as opened:
         minute = TIMEFRAMES[0]
-        table = found.lake.writable_trades()
-        old, brief, late = (found.trade(0, found.today + i * timedelta(hours=1)) for i in range(3))
+        table = opened.lake.writable_trades()
+        old, brief, late = (opened.trade(0, opened.today + i * timedelta(hours=1)) for i in range(3))
         table.append(lakes.to_trades_rows(table, [old]))
-        refresh(found.lake, found.engine, minute)
+        refresh(opened.lake, opened.engine, minute)
         table.append(lakes.to_trades_rows(table, [brief]))
         table.append(lakes.to_trades_rows(table, [replace(late, timestamp=late.timestamp - DAY)]))
-        rebuild(found.lake, found.engine, minute, [minute.grain.partition(found.today)])
+        rebuild(opened.lake, opened.engine, minute, [minute.grain.partition(opened.today)])
         table.delete(f"trade_id = '{brief.trade_id}'")
-        refresh(found.lake, found.engine, minute)
-        found.note_trades()
-        found.check_honest(minute)
+        refresh(opened.lake, opened.engine, minute)
+        opened.note_trades()
+        opened.check_honest(minute)

@@ -16,25 +16,25 @@ import typer
 from k2_ohlcv.engine.session import open_engine
 from k2_ohlcv_tests.support import lakes
 from k2_ohlcv_tests.system.simulator.life import LifeError, play
-from k2_ohlcv_tests.system.simulator.world import WrongError
+from k2_ohlcv_tests.system.simulator.world import UnexpectedStateError
 
 
 def simulate(
-    seed: Annotated[int, typer.Option(help="The first life's seed; the next ones' count on from it.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the first life; the next lives count up.")] = 1,
     steps: Annotated[int, typer.Option(min=1, help="Steps of a life.")] = 200,
     lives: Annotated[int, typer.Option(min=1, help="Lives, one after another.")] = 1,
     processes: Annotated[int, typer.Option(min=1, help="Processes that share the lives.")] = 1,
 ) -> None:
-    """Play lives of a lake; ends with exit code 1 where something goes wrong, and prints how."""
+    """Play lives of a lake. Exit with code 1 if one fails, and print its steps."""
     seeds, started = range(seed, seed + lives), time.monotonic()
-    wrong = _shared(seeds, steps, processes) if processes > 1 else _played(seeds, steps)
-    passed = "something went wrong" if wrong else "all came out right"
-    print(f"{lives} lives of {steps} steps in {time.monotonic() - started:.0f} s: {passed}")
-    raise typer.Exit(1 if wrong else 0)
+    failed = _play_in_processes(seeds, steps, processes) if processes > 1 else _play_lives(seeds, steps)
+    outcome = "some failed" if failed else "all passed"
+    print(f"{lives} lives of {steps} steps in {time.monotonic() - started:.0f} s: {outcome}")
+    raise typer.Exit(1 if failed else 0)
 
 
-def _shared(seeds: range, steps: int, processes: int) -> int:
-    """Processes of this same program, each with its share of the seeds; how many of them failed."""
+def _play_in_processes(seeds: range, steps: int, processes: int) -> int:
+    """Play lives in processes of this program, each with a share of the seeds; count failed processes."""
     shares = [
         seeds[i * len(seeds) // processes : (i + 1) * len(seeds) // processes] for i in range(processes)
     ]
@@ -47,26 +47,24 @@ def _shared(seeds: range, steps: int, processes: int) -> int:
     return sum(process.wait() != 0 for process in started)
 
 
-def _played(seeds: range, steps: int) -> int:
-    """Play lives on one engine; how many went wrong."""
+def _play_lives(seeds: range, steps: int) -> int:
+    """Play lives on one engine; count the failed ones."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    warnings.simplefilter("ignore")  # PyIceberg's, at deletes that match nothing
-    wrong = 0
+    warnings.simplefilter("ignore")  # PyIceberg warns when a delete matches no rows
+    failed = 0
     with TemporaryDirectory() as home, open_engine(lakes.lake_settings(Path(home))) as engine:
         for seed in seeds:
             started = time.monotonic()
             try:
                 list(play(engine, [seed], steps))
             except LifeError as error:
-                wrong += 1
+                failed += 1
                 print(f"seed {seed}: {error}", flush=True)
-                if not isinstance(error.__cause__, WrongError):
+                if not isinstance(error.__cause__, UnexpectedStateError):
                     traceback.print_exception(error.__cause__)
             else:
-                print(
-                    f"seed {seed}: right after {steps} steps, {time.monotonic() - started:.0f} s", flush=True
-                )
-    return wrong
+                print(f"seed {seed}: passed {steps} steps, {time.monotonic() - started:.0f} s", flush=True)
+    return failed
 
 
 app = typer.Typer(add_completion=False)

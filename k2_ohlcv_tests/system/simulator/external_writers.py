@@ -1,4 +1,4 @@
-"""Steps of other writers: whatever they may do to trades and to candle tables, through PyIceberg."""
+"""Steps of other writers, who change trades and candle tables through PyIceberg."""
 
 from collections import Counter
 from dataclasses import replace
@@ -17,19 +17,19 @@ from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv.lake.schemas import NAMESPACE, TRADES_SPEC
 from k2_ohlcv.operations.reconcile import refresh as refresh_table
 from k2_ohlcv_tests.support import external_tables, lakes, table_history
-from k2_ohlcv_tests.system.simulator.commands import put_in
+from k2_ohlcv_tests.system.simulator.commands import ingest_rows
 from k2_ohlcv_tests.system.simulator.model import key_of
-from k2_ohlcv_tests.system.simulator.world import World, WrongError, trades_of
+from k2_ohlcv_tests.system.simulator.world import UnexpectedStateError, World, trades_of
 
 
 def _filled(world: World) -> Table | None:
-    """The trades table, where there are trades in it."""
+    """The trades table, or None if it has no trades."""
     table = world.table()
     return table if table is not None and table.current_snapshot() and world.model.trades else None
 
 
 def _tasks(world: World, table: Table, most: int) -> list[FileScanTask]:
-    """Some data files, chosen alike in every replay: paths are random."""
+    """Choose some data files, the same ones in every replay. Their paths are random and do not count."""
     tasks = list(table.scan().plan_files())
     tasks.sort(
         key=lambda t: (
@@ -42,7 +42,7 @@ def _tasks(world: World, table: Table, most: int) -> list[FileScanTask]:
 
 
 def append(world: World) -> None:
-    """Trades that another writer puts in."""
+    """Append new trades."""
     rows = [world.trade() for _ in range(world.rng.randrange(1, 8))]
     table = world.lake.writable_trades()
     table.append(lakes.to_trades_rows(table, rows))
@@ -50,14 +50,14 @@ def append(world: World) -> None:
 
 
 def spoil(world: World) -> None:
-    """A trade without any quantity, as no ingestion lets in: its windows are refused."""
+    """Append a trade without quantity, which ingestion would reject. Its windows are refused."""
     table = world.lake.writable_trades()
     table.append(lakes.to_trades_rows(table, [replace(world.trade(), quantity=Decimal(0))]))
     world.note_trades()
 
 
 def overwrite(world: World) -> None:
-    """Copy-on-write: files are replaced by their corrected rows, or by fewer."""
+    """Replace files copy-on-write by corrected rows, or by fewer rows."""
     if (table := _filled(world)) is None:
         return
     keep, price = world.rng.choice([1.0, 0.7]), Decimal(world.rng.randrange(1, 10**9)).scaleb(-8)
@@ -74,7 +74,7 @@ def overwrite(world: World) -> None:
 
 
 def delete(world: World) -> None:
-    """A span of time goes: whole files by metadata, others rewritten."""
+    """Delete an interval: whole files by metadata, other files by a rewrite."""
     if (table := _filled(world)) is None:
         return
     start = world.moment()
@@ -84,7 +84,7 @@ def delete(world: World) -> None:
 
 
 def delete_rows(world: World) -> None:
-    """Merge-on-read: a delete file names rows by position, and the day it is of."""
+    """Delete a row merge-on-read, by its position in a file of a day."""
     if (table := _filled(world)) is None:
         return
     tasks = _tasks(world, table, 1)
@@ -97,44 +97,44 @@ def delete_rows(world: World) -> None:
 
 
 def add_back(world: World) -> None:
-    """A file with deleted rows is overwritten with all of its rows, those that were deleted included."""
+    """Overwrite a file that has deleted rows with all its rows, so that the deleted rows are back."""
     if (table := _filled(world)) is None:
         return
     for task in _tasks(world, table, 100):
-        there = set(map(key_of, world.live()))
-        if task.delete_files and not there & set(map(key_of, _deleted(table, task))):
+        live_keys = set(map(key_of, world.live()))
+        if task.delete_files and not live_keys & set(map(key_of, _deleted(table, task))):
             table_history.rewrite_files(table, [FileScanTask(task.file)], lambda rows: rows)
             world.note_trades()
             return
 
 
 def _deleted(table: Table, task: FileScanTask) -> Counter[Trade]:
-    """The rows of a file that delete files hide. Beside another row of its id, one's place would be open."""
+    """The rows of a file that delete files hide."""
     scan = ArrowScan(table.metadata, table.io, table.schema(), AlwaysTrue())
-    raw, live = (trades_of(scan.to_table([one])) for one in (FileScanTask(task.file), task))
+    raw, live = (trades_of(scan.to_table([scanned])) for scanned in (FileScanTask(task.file), task))
     return raw - live
 
 
 def compact(world: World) -> None:
-    """Files become one, in a `replace` snapshot; no row changes."""
+    """Merge files into one, in a `replace` snapshot. No row changes."""
     if (table := _filled(world)) is None:
         return
     before = world.live()
     table_history.compact_files(table, _tasks(world, table, 3))
     world.note_trades()
     if world.live() != before:
-        raise WrongError("the simulator's own compaction changed rows")
+        raise UnexpectedStateError("the simulator's own compaction changed rows")
 
 
 def roll_back(world: World) -> None:
-    """An earlier snapshot of trades becomes the current one."""
+    """Make an earlier snapshot of trades the current one."""
     if (table := _filled(world)) is not None and (chosen := _earlier(world, table)):
         table_history.roll_back(table, chosen)
         world.note_trades()
 
 
 def expire(world: World) -> None:
-    """Any snapshot but the current one leaves the history, of trades or of a candle table."""
+    """Expire any snapshot but the current one, of trades or of a candle table."""
     tables = [world.table(), *(world.candles(t) for t in TIMEFRAMES)]
     table = world.rng.choice(tables)
     if table is None or table.current_snapshot() is None:
@@ -146,7 +146,7 @@ def expire(world: World) -> None:
 
 
 def rename(world: World) -> None:
-    """The trades table is away for a moment: a refresh meanwhile fails by name, and touches nothing."""
+    """Rename the trades table for a moment. A refresh then fails with an error and changes nothing."""
     if _filled(world) is None:
         return
     away, timeframe = (NAMESPACE, "away"), world.rng.choice(TIMEFRAMES)
@@ -155,27 +155,27 @@ def rename(world: World) -> None:
     try:
         refresh_table(world.lake, world.engine, timeframe)
     except MissingTradesError:
-        pass  # the command says what is wrong
+        pass  # the expected error
     finally:
         if world.table() is not None:
-            raise WrongError("a refresh created the trades table")
+            raise UnexpectedStateError("a refresh created the trades table")
         world.lake.catalog.rename_table(away, TRADES_SPEC.identifier)
     if world.stored(timeframe) != before:
-        raise WrongError(f"{timeframe.table} changed while there was no trades table")
+        raise UnexpectedStateError(f"{timeframe.table} changed while there was no trades table")
 
 
 def recreate(world: World) -> None:
-    """The trades table is dropped, and made again from some of its trades."""
+    """Drop the trades table, and create it again from some of its trades."""
     if _filled(world) is None:
         return
-    rows = world.some(world.model.trades, world.rng.choice([5, 10**6]))
+    rows = world.choose(world.model.trades, world.rng.choice([5, 10**6]))
     world.lake.catalog.drop_table(TRADES_SPEC.identifier)
-    put_in(world, rows)
+    ingest_rows(world, rows)
     world.note_trades()
 
 
 def roll_back_candles(world: World) -> None:
-    """An earlier snapshot of a candle table becomes the current one."""
+    """Make an earlier snapshot of a candle table the current one."""
     timeframe = world.rng.choice(TIMEFRAMES)
     table = world.candles(timeframe)
     if table is not None and table.current_snapshot() and (chosen := _earlier(world, table)):
@@ -184,8 +184,8 @@ def roll_back_candles(world: World) -> None:
 
 
 def change_candles(world: World) -> None:
-    """Somebody appends to a candle table, deletes from it, overwrites or compacts it."""
-    timeframe, how = (
+    """Append to a candle table, delete from it, overwrite or compact it."""
+    timeframe, action = (
         world.rng.choice(TIMEFRAMES),
         world.rng.choice(["append", "delete", "overwrite", "compact"]),
     )
@@ -193,12 +193,12 @@ def change_candles(world: World) -> None:
     if table is None or table.current_snapshot() is None or not world.stored(timeframe):
         return
     tasks = _tasks(world, table, 1)
-    if how == "append":
+    if action == "append":
         table.append(table.scan().to_arrow().slice(0, 2))
-    elif how == "delete":
+    elif action == "delete":
         start = timeframe.floor(world.moment())
         table.delete(f"window_start >= '{start.isoformat()}'")
-    elif how == "compact":
+    elif action == "compact":
         table_history.compact_files(table, tasks)
     else:
         table_history.rewrite_files(
@@ -208,6 +208,6 @@ def change_candles(world: World) -> None:
 
 
 def _earlier(world: World, table: Table) -> int | None:
-    """Some ancestor of the current snapshot, often a near one."""
+    """An ancestor of the current snapshot, often a recent one."""
     chain = [s.snapshot_id for s in ancestors_of(table.current_snapshot(), table.metadata)][1:]
     return world.rng.choice(chain[: world.rng.choice([1, 3, 50])]) if chain else None

@@ -1,6 +1,6 @@
-"""Faults at named points of a commit: lost responses, torn writes, stale reads, kills, others in between.
+"""Faults at named points of a commit: lost responses, torn writes, stale reads, kills, other writers.
 
-The catalog and the files are PyIceberg's own; its calls are wrapped for the length of a life.
+Catalog and files are PyIceberg's own. Their calls are wrapped during a life.
 """
 
 import errno
@@ -19,23 +19,23 @@ from k2_ohlcv.domain.errors import CommitConflictError, K2Error
 
 
 class Killed(BaseException):
-    """The process is gone: nothing may catch this."""
+    """The process was killed. No code may catch this error."""
 
 
-#: What can happen at each point.
+#: The possible effects at each point.
 EFFECTS: dict[str, tuple[str, ...]] = {
-    "load": ("stale", "kill", "other"),
-    "before commit": ("kill", "other", "conflict", "down"),
-    "after commit": ("kill", "other", "lost", "down"),
+    "load": ("stale", "kill", "interrupt"),
+    "before commit": ("kill", "interrupt", "conflict", "down"),
+    "after commit": ("kill", "interrupt", "lost", "down"),
     "write data": ("torn", "kill"),
     "write manifest": ("torn", "kill"),
     "write metadata": ("torn", "kill"),
 }
-#: What a command may end with by each: anything else is a failure of the command.
+#: The errors that each effect may cause. Any other error is a failure of the command.
 ALLOWED: dict[str, tuple[type[BaseException], ...]] = {
     "stale": (K2Error, FileNotFoundError),
     "kill": (Killed,),
-    "other": (CommitConflictError,),
+    "interrupt": (CommitConflictError,),
     "conflict": (),
     "lost": (CommitStateUnknownException, K2Error),
     "down": (ConnectionError, K2Error),
@@ -45,7 +45,7 @@ ALLOWED: dict[str, tuple[type[BaseException], ...]] = {
 
 @dataclass
 class Fault:
-    """What happens, and at which hit of its point; `happened` says whether it came to that."""
+    """An effect at a hit of a point. `happened` is true when the effect took place."""
 
     point: str
     effect: str
@@ -57,16 +57,16 @@ class Fault:
 
 
 class Hooks:
-    """The wrapped calls, and the fault that is armed, if any."""
+    """The wrapped calls, and the armed fault if there is one."""
 
     def __init__(self) -> None:
         self.armed: Fault | None = None
-        #: What another process does in between; called with no fault armed.
-        self.other: Callable[[], None] = lambda: None
+        #: The step of another writer. No fault is armed during this call.
+        self.interrupt: Callable[[], None] = lambda: None
         self._inside = False
 
-    def reached(self, point: str) -> str | None:
-        """The effect that is due at a point, if one is; it happens once."""
+    def due_effect(self, point: str) -> str | None:
+        """The effect that is due at a point, if any. Each fault has its effect once."""
         fault = self.armed
         if fault is None or fault.point != point or fault.happened:
             return None
@@ -77,23 +77,23 @@ class Hooks:
         return fault.effect
 
     def strike(self, effect: str | None) -> None:
-        """Let an effect happen that no result comes from."""
+        """Cause an effect that has no result."""
         match effect:
             case "kill":
                 raise Killed
             case "conflict":
-                raise CommitFailedException("made to fail")
+                raise CommitFailedException("a simulated conflict")
             case "lost":
                 raise CommitStateUnknownException("the response was lost")
             case "down":
                 raise ConnectionError("the catalog is down")
-            case "other":
-                with self.asleep():
-                    self.other()
+            case "interrupt":
+                with self.disarmed():
+                    self.interrupt()
 
     @contextmanager
-    def asleep(self) -> Iterator[None]:
-        """No fault meanwhile: the simulator looks for itself."""
+    def disarmed(self) -> Iterator[None]:
+        """Disarm the fault while the simulator itself reads the lake."""
         fault, self.armed = self.armed, None
         try:
             yield
@@ -101,8 +101,8 @@ class Hooks:
             self.armed = fault
 
     @contextmanager
-    def installed(self) -> Iterator[None]:
-        """Wrap the catalog's and the files' calls."""
+    def install(self) -> Iterator[None]:
+        """Wrap the calls of catalog and files."""
         real_load, real_commit, real_create = (
             SqlCatalog.load_table,
             SqlCatalog.commit_table,
@@ -114,24 +114,24 @@ class Hooks:
             table = real_load(catalog, identifier)
             if hooks._inside:
                 return table
-            effect = hooks.reached("load")
+            effect = hooks.due_effect("load")
             if effect == "stale":
-                return _before(table)
+                return _previous_version(table)
             hooks.strike(effect)
             return real_load(catalog, identifier) if effect else table
 
         def commit_table(catalog: SqlCatalog, table: Table, requirements: Any, updates: Any) -> Any:
-            hooks.strike(hooks.reached("before commit"))
+            hooks.strike(hooks.due_effect("before commit"))
             nested, hooks._inside = hooks._inside, True
             try:
                 response = real_commit(catalog, table, requirements, updates)
             finally:
                 hooks._inside = nested
-            hooks.strike(hooks.reached("after commit"))
+            hooks.strike(hooks.due_effect("after commit"))
             return response
 
         def create(file: PyArrowFile, overwrite: bool = False) -> Any:
-            effect = hooks.reached(_point(file.location))
+            effect = hooks.due_effect(_point(file.location))
             if effect is None:
                 return real_create(file, overwrite)
             with real_create(file, True) as stream:
@@ -154,11 +154,11 @@ def _point(location: str) -> str:
     return "write manifest" if location.endswith(".avro") else "write data"
 
 
-def _before(table: Table) -> Table:
-    """A table one version earlier, as a catalog's cache would give it."""
+def _previous_version(table: Table) -> Table:
+    """The table one version earlier, as from the cache of a catalog."""
     log = table.metadata.metadata_log
     if not log:
         return table
-    place = log[-1].metadata_file
-    metadata = FromInputFile.table_metadata(table.io.new_input(place))
-    return Table(table.name(), metadata, place, table.io, table.catalog, table.config)
+    location = log[-1].metadata_file
+    metadata = FromInputFile.table_metadata(table.io.new_input(location))
+    return Table(table.name(), metadata, location, table.io, table.catalog, table.config)

@@ -1,4 +1,4 @@
-"""The lake of one life, its model, and what must hold after every step."""
+"""The lake of one life, its model, and the checks after every step."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -25,19 +25,19 @@ from k2_ohlcv.operations.reconcile import preview_refresh
 from k2_ohlcv_tests.support import lakes
 from k2_ohlcv_tests.support.trades import make_trade
 from k2_ohlcv_tests.system.simulator.faults import Hooks
-from k2_ohlcv_tests.system.simulator.model import Model, by_key, differences
+from k2_ohlcv_tests.system.simulator.model import Model, describe_differences, sort_candles
 
 MARKETS = [("BINANCE", "BTCUSDT"), ("KRAKEN", "XBTEUR")]
 #: Lives begin before a month's end, so that monthly partitions change too.
 FIRST_DAY = datetime(2024, 2, 27, tzinfo=UTC)
-#: Trades lie in so many days up to the life's present.
+#: New trades are of this many days, up to today.
 DAYS = 3
-#: Times of a day at which things go wrong.
+#: Times of a day at the edges of windows, in microseconds.
 EDGES = (0, 59_999_999, 60_000_000, 299_999_999, 3_600_000_000, 43_200_000_000, 86_399_999_999)
 
 
-class WrongError(AssertionError):
-    """Something that must hold does not."""
+class UnexpectedStateError(AssertionError):
+    """The lake is not as the model says."""
 
 
 def trades_of(rows: pa.Table) -> Counter[Trade]:
@@ -47,16 +47,16 @@ def trades_of(rows: pa.Table) -> Counter[Trade]:
 
 @dataclass
 class World:
-    """One life: where it is lived, and what is known of it.
+    """The state of one life.
 
     Attributes:
         home: the lake's folder.
         engine: shared by all lives of a process.
-        rng: decides all of the step that is under way.
-        today: the day that the newest trades come from.
-        base: the live trades after the last commit of somebody else: what a command of ours began with.
-        others: how many commands of others came between within the step under way.
-        check: what holds of the trades at any point of the step under way; takes them over into the model.
+        rng: decides everything in the current step.
+        today: the day of the newest trades.
+        base: the live trades after the last commit of another writer. A command starts from these.
+        interruptions: the number of steps of other writers during the current step.
+        check: the check of the trades at any point of the current step. It updates the model.
     """
 
     home: Path
@@ -67,7 +67,7 @@ class World:
     model: Model = field(default_factory=Model)
     today: datetime = FIRST_DAY + 2 * DAY
     base: Counter[Trade] = field(default_factory=Counter)
-    others: int = 0
+    interruptions: int = 0
     check: Callable[[], None] = lambda: None
     numbers: int = 90
 
@@ -75,30 +75,30 @@ class World:
         self.reopen()
 
     def reopen(self) -> None:
-        """A new process: nothing is left of what the last one knew."""
+        """Open the lake as a new process does, with empty caches."""
         self.lake = lakes.open_lake(self.home)
         for reader in (manifests._list_manifests, manifests._files_with_sequence, files._manifest_spans):
             reader.cache_clear()
 
-    # What there is.
+    # Reads of the lake.
 
     def table(self) -> Table | None:
-        """The trades table as the catalog has it; None where it is not there."""
+        """The trades table, or None if it does not exist."""
         return self._table(TRADES_SPEC.identifier)
 
     def candles(self, timeframe: Timeframe) -> Table | None:
-        """A candle table as the catalog has it; None where it is not there."""
+        """A candle table, or None if it does not exist."""
         return self._table(CANDLE_SPECS[timeframe.name].identifier)
 
     def _table(self, identifier: tuple[str, str]) -> Table | None:
         try:
-            with self.hooks.asleep():
+            with self.hooks.disarmed():
                 return self.lake.catalog.load_table(identifier)
         except NoSuchTableError:
             return None
 
     def live(self) -> Counter[Trade]:
-        """The live trades, as PyIceberg's own scan reads them."""
+        """The live trades, read by a scan of PyIceberg."""
         table = self.table()
         if table is None or table.current_snapshot() is None:
             return Counter()
@@ -110,30 +110,30 @@ class World:
         if table is None or table.current_snapshot() is None:
             return []
         rows = pl.DataFrame(table.scan().to_arrow()).drop("created_at", "updated_at")
-        return by_key(Candle(**row) for row in rows.to_dicts())
+        return sort_candles(Candle(**row) for row in rows.to_dicts())
 
-    # What others do.
+    # Commits of other writers.
 
     def note_trades(self) -> None:
-        """Take the trades as they are: another writer's commit is right by definition."""
+        """Take the stored trades as expected: a commit of another writer is right by definition."""
         self.model.trades = self.base = self.live()
         self.note_snapshot()
 
     def note_snapshot(self) -> None:
-        """Remember what the current snapshot holds."""
+        """Record the trades of the current snapshot."""
         table = self.table()
         if table is not None and table.metadata.current_snapshot_id is not None:
             self.model.states[table.metadata.current_snapshot_id] = self.model.trades
 
     def note_candles(self, timeframe: Timeframe) -> None:
-        """Take what another writer left behind the lines: nobody can make it right again."""
-        self.model.keep(timeframe, self.stored(timeframe))
+        """Take the candles that another writer left before the history bounds. They cannot be corrected."""
+        self.model.preserve(timeframe, self.stored(timeframe))
 
-    # What must hold.
+    # Checks.
 
-    def check_lines(self) -> None:
-        """Take over lines that retention moved; what they froze must have been right, or nothing is."""
-        table, before = self.table(), {t: self.model.wanted(t) for t in TIMEFRAMES}
+    def check_bounds(self) -> None:
+        """Update the model with new history bounds. The candles that became frozen must have been right."""
+        table, before = self.table(), {t: self.model.expected_candles(t) for t in TIMEFRAMES}
         frozen = read_bound(table, FROZEN_BEFORE) if table is not None else None
         if frozen and (self.model.frozen is None or frozen > self.model.frozen):
             self.model.frozen = frozen
@@ -142,40 +142,44 @@ class World:
             expired = read_bound(candles, EXPIRED_BEFORE) if candles is not None else None
             if expired:
                 self.model.expired[timeframe.name] = expired
-            start = self.model.start(timeframe)
+            start = self.model.history_start(timeframe)
             if start is None:
                 continue
             stored = [c for c in self.stored(timeframe) if c.window_start < start]
-            line = self.model.expired.get(timeframe.name)
-            wanted = [c for c in before[timeframe] if c.window_start < start]
-            wanted = [c for c in wanted if line is None or c.window_start >= line]
-            stored_ahead = [c for c in stored if line is None or c.window_start >= line]
-            self._equal(f"{timeframe.table}: candles that were just frozen", by_key(wanted), stored_ahead)
-            self.model.keep(timeframe, stored)
+            expired_before = self.model.expired.get(timeframe.name)
+            expected = [c for c in before[timeframe] if c.window_start < start]
+            expected = [c for c in expected if expired_before is None or c.window_start >= expired_before]
+            remaining = [c for c in stored if expired_before is None or c.window_start >= expired_before]
+            self._assert_equal(f"{timeframe.table}: candles that were just frozen", expected, remaining)
+            self.model.preserve(timeframe, stored)
 
     def check_honest(self, timeframe: Timeframe) -> bool:
-        """A table that is called up to date is equal to the trades. Returns whether it is called so."""
-        with self.hooks.asleep():
+        """A table that is reported as up to date equals the trades. Returns whether it is reported so."""
+        with self.hooks.disarmed():
             current = preview_refresh(self.lake, timeframe).is_current
         if not current:
             return False
-        if self.model.unfit(timeframe):
-            raise WrongError(f"{timeframe.table} is called up to date, and has windows to refuse")
+        if self.model.refused_windows(timeframe):
+            raise UnexpectedStateError(
+                f"{timeframe.table} is reported as up to date, and has windows to refuse"
+            )
         self.check_equal(timeframe)
         return True
 
     def check_equal(self, timeframe: Timeframe, refused: Iterable[Candle] = ()) -> None:
-        """A table is equal to the trades as they are; refused windows are what they were."""
-        self._equal(timeframe.table, self.model.wanted(timeframe, refused), self.stored(timeframe))
+        """A table equals the live trades. Refused windows are unchanged."""
+        self._assert_equal(
+            timeframe.table, self.model.expected_candles(timeframe, refused), self.stored(timeframe)
+        )
 
-    def _equal(self, what: str, wanted: list[Candle], stored: list[Candle]) -> None:
-        if by_key(wanted) != by_key(stored):
-            raise WrongError(f"{what}: {differences(wanted, stored)}")
+    def _assert_equal(self, what: str, expected: list[Candle], stored: list[Candle]) -> None:
+        if sort_candles(expected) != sort_candles(stored):
+            raise UnexpectedStateError(f"{what}: {describe_differences(expected, stored)}")
 
-    # What can be chosen.
+    # Random choices.
 
     def trade(self, market: int | None = None, at: datetime | None = None) -> Trade:
-        """A new trade somewhere in the days up to the present."""
+        """A new trade of one of the last days."""
         rng = self.rng
         self.numbers += 1
         exchange, symbol = MARKETS[rng.randrange(len(MARKETS)) if market is None else market]
@@ -184,12 +188,12 @@ class World:
         return make_trade(self.numbers, at or self.moment(), price, quantity, market=(exchange, symbol))
 
     def moment(self) -> datetime:
-        """A moment of the last days, often one at which things go wrong."""
+        """A moment of the last days, often at the edge of a window."""
         micros = self.rng.choice([self.rng.choice(EDGES), self.rng.randrange(86_400_000_000)])
         return self.today - self.rng.randrange(DAYS) * DAY + timedelta(microseconds=micros)
 
-    def some(self, trades: Iterable[Trade], most: int) -> list[Trade]:
-        """Some of the trades, chosen alike in every replay."""
+    def choose(self, trades: Iterable[Trade], most: int) -> list[Trade]:
+        """Choose some of the trades, the same ones in every replay."""
         ordered = sorted(
             set(trades), key=lambda t: (t.timestamp, t.sort_key, t.exchange, t.price, t.quantity)
         )
