@@ -13,7 +13,7 @@ from k2_ohlcv.domain.timeframe import TIMEFRAMES, find_timeframe
 from k2_ohlcv.frames.candles import CANDLE_TYPES
 from k2_ohlcv.lake.catalog import Lake, catalog_properties
 from k2_ohlcv.lake.schemas import CANDLE_SPECS, NAMESPACE, TRADES_SPEC
-from k2_ohlcv_tests.support import lakes
+from k2_ohlcv_tests.support import lakes, table_history
 
 
 def test_tables_are_created_on_first_write_and_found_again(lake: Lake, tmp_path: Path) -> None:
@@ -111,8 +111,7 @@ def replace_type(field: NestedField, kind: DoubleType) -> NestedField:
 
 def test_a_table_on_which_pyiceberg_would_retry_by_itself_is_refused(lake: Lake) -> None:
     """Its retry would put an old pin over a newer result."""
-    with lake.writable_trades().transaction() as change:
-        change.set_properties({"commit.retry.num-retries": "4"})
+    table_history.set_properties(lake.writable_trades(), {"commit.retry.num-retries": "4"})
     with pytest.raises(TableSpecError, match=r"commit\.retry\.num-retries is 4, not 0"):
         lake.trades()
 

@@ -17,6 +17,7 @@ from k2_ohlcv.lake.history_bounds import (
     read_bound,
     read_frozen_before,
 )
+from k2_ohlcv_tests.support import table_history
 
 HOUR = find_timeframe("1h")
 DAY_1 = datetime(2024, 3, 1, tzinfo=UTC)
@@ -79,8 +80,7 @@ def test_lines_move_forward_only_and_are_read_as_utc(lake: Lake) -> None:
     table = lake.writable_trades()
     assert read_bound(table, FROZEN_BEFORE) is None
     assert bound_property_update(table, FROZEN_BEFORE, NOON) == {FROZEN_BEFORE: NOON.isoformat()}
-    with table.transaction() as transaction:
-        transaction.set_properties({FROZEN_BEFORE: "2024-03-01T12:00:00"})
+    table_history.set_properties(table, {FROZEN_BEFORE: "2024-03-01T12:00:00"})
     assert read_bound(table, FROZEN_BEFORE) == NOON
     assert bound_property_update(table, FROZEN_BEFORE, NOON) == {}
     assert bound_property_update(table, FROZEN_BEFORE, NOON - LENGTH) == {}
@@ -92,15 +92,13 @@ def test_lines_move_forward_only_and_are_read_as_utc(lake: Lake) -> None:
 
 def test_a_line_with_a_zone_of_its_own_keeps_it(lake: Lake) -> None:
     table = lake.writable_trades()
-    with table.transaction() as transaction:
-        transaction.set_properties({FROZEN_BEFORE: "2024-03-01T14:00:00+02:00"})
+    table_history.set_properties(table, {FROZEN_BEFORE: "2024-03-01T14:00:00+02:00"})
     assert read_bound(table, FROZEN_BEFORE) == NOON
 
 
 def test_a_line_that_is_no_moment_is_an_error_that_names_it(lake: Lake) -> None:
     table = lake.writable_trades()
-    with table.transaction() as transaction:
-        transaction.set_properties({FROZEN_BEFORE: "soon"})
+    table_history.set_properties(table, {FROZEN_BEFORE: "soon"})
     with pytest.raises(TableSpecError, match=r"k2\.frozen-before of .*gold_crypto_trades is 'soon'"):
         read_bound(table, FROZEN_BEFORE)
 
@@ -112,10 +110,8 @@ def test_the_frozen_line_is_the_later_of_both_tables(
     ours, hours = lake.writable_trades(), lake.writable_candles(HOUR)
     for table, line in ((ours, trades), (hours, candles)):
         if line:
-            with table.transaction() as transaction:
-                transaction.set_properties({FROZEN_BEFORE: line.isoformat()})
-    with hours.transaction() as transaction:
-        transaction.set_properties({EXPIRED_BEFORE: DAY_1.isoformat()})
+            table_history.freeze_trades(table, line)
+    table_history.set_properties(hours, {EXPIRED_BEFORE: DAY_1.isoformat()})
     assert read_frozen_before(hours, ours, NOON + DAY) == NOON
     assert HistoryBounds.from_tables(hours, ours, HOUR) == HistoryBounds(
         HOUR, NOON, DAY_1, "K2_RETENTION_TRADES"

@@ -29,7 +29,6 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.commit import CachedTransaction
 from k2_ohlcv.lake.schemas import REJECTED_SPEC, TRADES_SPEC
 from k2_ohlcv.operations.ingest import ingest
-from k2_ohlcv.operations.reconcile import rebuild, refresh
 from k2_ohlcv.operations.retention import retention
 from k2_ohlcv_tests.support import lakes
 from k2_ohlcv_tests.support.engine_lake import EngineLake
@@ -105,17 +104,17 @@ def filled(sail: EngineLake) -> EngineLake:
     for number in range(20, 20 + MIN_SMALL_FILES):
         lakes.add_trades(sail.lake, [trade(number, AT + 8 * DAY)])
     for each in TIMEFRAMES:
-        refresh(sail.lake, sail.engine, each)
+        sail.refresh(each)
     return sail
 
 
 def every_path(each_engine: EngineLake, tmp_path: Path) -> None:
     """Each way in which this project commits."""
     put_in(each_engine, tmp_path, range(100, 103), extra="never,1,1,1\n")
-    refresh(each_engine.lake, each_engine.engine, MINUTE)
-    rebuild(each_engine.lake, each_engine.engine, find_timeframe("1d"))
+    each_engine.refresh(MINUTE)
+    each_engine.rebuild(find_timeframe("1d"))
     for each in TIMEFRAMES:
-        refresh(each_engine.lake, each_engine.engine, each)
+        each_engine.refresh(each)
     retention(each_engine.lake, KEPT, apply=True, now=datetime.now(UTC) + DAY)
 
 

@@ -20,6 +20,7 @@ from k2_ohlcv.lake.watermark import (
     carry_over_summary,
     explain_missing_watermark,
 )
+from k2_ohlcv_tests.support import table_history
 
 MINUTE = find_timeframe("1m")
 AT = datetime(2024, 2, 28, 12, tzinfo=UTC)
@@ -133,16 +134,14 @@ def test_a_summary_lists_a_bounded_number_of_open_intervals() -> None:
 
 def test_properties_that_somebody_changed_mirror_nothing(committed: Lake) -> None:
     table = committed.candles(MINUTE)
-    with table.transaction() as transaction:
-        transaction.set_properties({HEAD_PROPERTY: ""})
+    table_history.set_properties(table, {HEAD_PROPERTY: ""})
     assert not FULL.is_mirrored(table)
     assert all_of(Watermark.from_table(table)) == all_of(FULL)
 
 
 def test_a_removed_property_takes_the_watermark_away(committed: Lake) -> None:
     table = committed.candles(MINUTE)
-    with table.transaction() as transaction:
-        transaction.remove_properties(SNAPSHOT_PROPERTY)
+    table_history.forget_watermark(table)
     assert Watermark.from_table(table) is None
     assert explain_missing_watermark(table) == "the watermark was removed"
 
@@ -157,8 +156,7 @@ def test_a_table_that_was_never_complete_needs_no_property(lake: Lake) -> None:
 def test_a_property_without_a_history_is_named(lake: Lake) -> None:
     table = lake.writable_candles(MINUTE)
     assert explain_missing_watermark(table) == "the table has no watermark yet"
-    with table.transaction() as transaction:
-        transaction.set_properties({SNAPSHOT_PROPERTY: "6"})
+    table_history.set_properties(table, {SNAPSHOT_PROPERTY: "6"})
     assert Watermark.from_table(table) is None
     assert explain_missing_watermark(table).startswith(
         "the watermark, trades snapshot 6, is not in the table's history"

@@ -24,13 +24,11 @@ from k2_ohlcv.lake import replace_rows as lake_corrections
 from k2_ohlcv.lake import retry
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.external_trades import ExternalTradesConfig
-from k2_ohlcv.lake.history_bounds import FROZEN_BEFORE
 from k2_ohlcv.lake.schemas import NAMESPACE, TRADES_SPEC
 from k2_ohlcv.operations.delete_trades import Selection, delete_trades
 from k2_ohlcv.operations.ingest import ingest
-from k2_ohlcv.operations.reconcile import refresh
 from k2_ohlcv.operations.replace_trades import replace_trades
-from k2_ohlcv_tests.support import lakes
+from k2_ohlcv_tests.support import lakes, table_history
 from k2_ohlcv_tests.support.engine_lake import EngineLake
 from k2_ohlcv_tests.support.trades import make_trade
 
@@ -141,8 +139,7 @@ def test_a_selection_says_something_and_ids_say_whose() -> None:
 def test_neither_touches_trades_behind_the_frozen_line_nor_someone_elses(
     full: Lake, write: Write, tmp_path: Path
 ) -> None:
-    with full.trades().transaction() as change:
-        change.set_properties({FROZEN_BEFORE: (AT + timedelta(hours=12)).isoformat()})
+    table_history.freeze_trades(full.trades(), (AT + timedelta(hours=12)))
     with pytest.raises(UsageError, match=r"k2\.frozen-before"):
         delete_trades(full, Selection(MARKET, ids=("3",)), apply=True)
     with pytest.raises(UsageError, match=r"k2\.frozen-before"):
@@ -287,12 +284,12 @@ def test_candles_follow_corrections(sail: EngineLake, tmp_path: Path, write: Wri
     """A refresh after a deletion and a replacement gives the candles of what is stored then."""
     ingest(sail.lake, [write(SOME)], workspace=tmp_path / "work")
     for each in (MINUTE, DAILY):
-        refresh(sail.lake, sail.engine, each)
+        sail.refresh(each)
     delete_trades(sail.lake, Selection(MARKET, ids=("2", "39")), apply=True)
     swap(sail.lake, write([trade(n, "T", price=Decimal(5)) for n in range(10, 20)]), tmp_path)
     for each in (MINUTE, DAILY):
-        refresh(sail.lake, sail.engine, each)
-    lakes.assert_equal_to_trades(sail.lake, stored(sail.lake), (MINUTE, DAILY))
+        sail.refresh(each)
+    sail.assert_equal_to_trades(stored(sail.lake), MINUTE, DAILY)
     assert len(stored(sail.lake)) == len(SOME) - 2
 
 
@@ -301,7 +298,7 @@ def test_missing_trades_are_neither_corrected_nor_created(
 ) -> None:
     """While the trades table is renamed, corrections refuse. An ingestion of bad files creates no table."""
     lakes.add_trades(sail.lake, SOME)
-    refresh(sail.lake, sail.engine, find_timeframe("1m"))
+    sail.refresh(find_timeframe("1m"))
     away = (NAMESPACE, "away")
     sail.lake.catalog.rename_table(TRADES_SPEC.identifier, away)
     chosen = Selection(market=("E", "S"))
@@ -314,8 +311,8 @@ def test_missing_trades_are_neither_corrected_nor_created(
         ingest(sail.lake, [tmp_path / "nowhere.csv"], workspace=tmp_path / "work")
     assert ingest(sail.lake, [write([], "x\n")], workspace=tmp_path / "work").rejected == 1
     sail.lake.catalog.rename_table(away, TRADES_SPEC.identifier)
-    refresh(sail.lake, sail.engine, find_timeframe("1m"))
-    lakes.assert_equal_to_trades(sail.lake, SOME, [find_timeframe("1m")])
+    sail.refresh(find_timeframe("1m"))
+    sail.assert_equal_to_trades(SOME, MINUTE)
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

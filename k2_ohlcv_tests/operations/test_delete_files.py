@@ -14,9 +14,7 @@ from k2_ohlcv.lake.candles import StoredCandles
 from k2_ohlcv.lake.delete_files import reject_equality_deletes
 from k2_ohlcv.lake.history_bounds import FROZEN_BEFORE
 from k2_ohlcv.lake.metadata.files import file_partition, live_files
-from k2_ohlcv.operations.reconcile import rebuild, refresh
-from k2_ohlcv.operations.validate import validate
-from k2_ohlcv_tests.support import external_tables, lakes
+from k2_ohlcv_tests.support import external_tables, lakes, table_history
 from k2_ohlcv_tests.support.engine_lake import EngineLake
 from k2_ohlcv_tests.support.trades import AT, make_trade
 
@@ -31,7 +29,7 @@ DAYS = Grain.DAY.partitions([Grain.DAY.partition(t.timestamp) for t in SOME])
 def started(each_engine: EngineLake) -> Table:
     """Candles of three days, in a file each."""
     lakes.add_trades(each_engine.lake, SOME)
-    refresh(each_engine.lake, each_engine.engine, MINUTE)
+    each_engine.refresh(MINUTE)
     return each_engine.lake.candles(MINUTE)
 
 
@@ -58,39 +56,39 @@ def test_a_rebuild_of_all_partitions_drops_equality_deletes(sail: EngineLake) ->
     table = started(sail)
     delete_candles(table, 0, 2)
     assert deletes(sail) == 2
-    rebuild(sail.lake, sail.engine, MINUTE, DAYS)
+    sail.rebuild(MINUTE, DAYS)
     assert deletes(sail) == 0
-    lakes.assert_equal_to_trades(sail.lake, SOME, [MINUTE])
-    assert all(f.is_ok for f in validate(sail.lake, sail.engine, MINUTE, DAYS))
+    sail.assert_equal_to_trades(SOME, MINUTE)
+    assert all(f.is_ok for f in sail.validate(MINUTE, DAYS))
 
 
 def test_a_smaller_rebuild_repairs_its_own_partitions(sail: EngineLake) -> None:
     """What reads the others is refused, and names the partitions that are still to be rebuilt."""
     table = started(sail)
     delete_candles(table, 0, 2)
-    rebuild(sail.lake, sail.engine, MINUTE, DAYS[:1])
+    sail.rebuild(MINUTE, DAYS[:1])
     assert deletes(sail) == 1
-    assert all(f.is_ok for f in validate(sail.lake, sail.engine, MINUTE, DAYS[:2]))
+    assert all(f.is_ok for f in sail.validate(MINUTE, DAYS[:2]))
     ends = f"--from {DAYS[2].start:%Y-%m-%d} --to {DAYS[2].end:%Y-%m-%d}"
     with pytest.raises(TableSpecError, match=f"equality deletes.*rebuild --timeframe 1m {ends}"):
-        validate(sail.lake, sail.engine, MINUTE, DAYS)
+        sail.validate(MINUTE, DAYS)
     with pytest.raises(TableSpecError, match=f"rebuild --timeframe 1m {ends}"):
         StoredCandles.load(sail.lake.candles(MINUTE), MINUTE, [MINUTE.window(AT + 2 * DAY)])
-    rebuild(sail.lake, sail.engine, MINUTE, DAYS[2:])
+    sail.rebuild(MINUTE, DAYS[2:])
     assert deletes(sail) == 0
-    lakes.assert_equal_to_trades(sail.lake, SOME, [MINUTE])
+    sail.assert_equal_to_trades(SOME, MINUTE)
 
 
 def test_what_lies_past_retention_is_for_the_engine_that_deleted(sail: EngineLake) -> None:
     """No rebuild may compute the month in which the frozen line lies as a whole: it would refuse for ever."""
     table, daily = started(sail), find_timeframe("1d")
-    refresh(sail.lake, sail.engine, daily)
+    sail.refresh(daily)
     line = DAYS[1].start.isoformat()
-    sail.lake.trades().transaction().set_properties({FROZEN_BEFORE: line}).commit_transaction()
+    table_history.set_properties(sail.lake.trades(), {FROZEN_BEFORE: line})
     table = sail.lake.candles(daily)
     external_tables.delete_equal(table, ["window_start"], [(DAYS[0].start,)], partition=_partition(table))
     with pytest.raises(TableSpecError, match=r"past retention.*rewrite_data_files.*gold_ohlcv_1d"):
-        rebuild(sail.lake, sail.engine, daily, DAYS[:1])
+        sail.rebuild(daily, DAYS[:1])
 
 
 def test_a_refresh_repairs_what_another_engine_deleted(sail: EngineLake) -> None:
@@ -98,9 +96,9 @@ def test_a_refresh_repairs_what_another_engine_deleted(sail: EngineLake) -> None
     table = started(sail)
     delete_candles(table, 0, 2)
     lakes.add_trades(sail.lake, [late := make_trade(100, AT + 2 * DAY)])
-    refresh(sail.lake, sail.engine, MINUTE)
+    sail.refresh(MINUTE)
     assert deletes(sail) == 0
-    lakes.assert_equal_to_trades(sail.lake, [*SOME, late], [MINUTE])
+    sail.assert_equal_to_trades([*SOME, late], MINUTE)
 
 
 def test_position_deletes_of_candles_are_read_and_go_with_their_file(sail: EngineLake) -> None:
@@ -108,10 +106,10 @@ def test_position_deletes_of_candles_are_read_and_go_with_their_file(sail: Engin
     external_tables.delete_positions(
         table, [(lakes.list_data_files(table)[0], 0)], partition=_partition(table)
     )
-    assert rebuild(sail.lake, sail.engine, MINUTE, DAYS).counts.added == 1
-    lakes.assert_equal_to_trades(sail.lake, SOME, [MINUTE])
-    rebuild(sail.lake, sail.engine, MINUTE, DAYS)
-    lakes.assert_equal_to_trades(sail.lake, SOME, [MINUTE])
+    assert sail.rebuild(MINUTE, DAYS).counts.added == 1
+    sail.assert_equal_to_trades(SOME, MINUTE)
+    sail.rebuild(MINUTE, DAYS)
+    sail.assert_equal_to_trades(SOME, MINUTE)
 
 
 def _partition(table: Table) -> Record:
@@ -126,5 +124,5 @@ def test_equality_deletes_on_trades_are_refused_by_name(sail: EngineLake) -> Non
     external_tables.delete_equal(table, ["trade_id"], [("0",)], partition=_partition(table))
     with pytest.raises(TableSpecError, match=r"1 equality delete files.*rewrite_data_files"):
         reject_equality_deletes(table.refresh())
-    refresh(sail.lake, sail.engine, MINUTE)
-    lakes.assert_equal_to_trades(sail.lake, [t for t in SOME[:2] if t.trade_id != "0"], [MINUTE])
+    sail.refresh(MINUTE)
+    sail.assert_equal_to_trades([t for t in SOME[:2] if t.trade_id != "0"], MINUTE)

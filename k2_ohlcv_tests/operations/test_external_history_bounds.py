@@ -15,9 +15,8 @@ from k2_ohlcv.domain.timeframe import Grain, find_timeframe
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.external_trades import ExternalTradesConfig
 from k2_ohlcv.lake.history_bounds import HistoryBounds
-from k2_ohlcv.lake.watermark import Watermark
 from k2_ohlcv.operations.reconcile import preview_refresh, rebuild, refresh
-from k2_ohlcv_tests.support import external_tables, lakes
+from k2_ohlcv_tests.support import external_tables, lakes, table_history
 from k2_ohlcv_tests.support.engine_lake import EngineLake
 from k2_ohlcv_tests.support.trades import make_trade
 
@@ -102,8 +101,7 @@ def test_reconciling_everything_keeps_them(sail: EngineLake) -> None:
     drop_old(table)
     for each in BOTH:
         assert rebuild(lake, sail.engine, each).counts.removed == 0
-        with lake.candles(each).transaction() as transaction:
-            transaction.remove_properties("k2.trades-snapshot-id")
+        table_history.forget_watermark(lake.candles(each))
         report = refresh(lake, sail.engine, each)
         assert report.plan.reason
         assert (report.counts.removed, report.plan.skipped > 0) == (0, True)
@@ -136,8 +134,7 @@ def test_the_line_never_goes_back(sail: EngineLake) -> None:
     assert line(lake) == LINE
     for each in BOTH:
         refresh(lake, sail.engine, each)
-        mark = Watermark.from_table(lake.candles(each))
-        assert mark is not None
+        mark = table_history.read_watermark(lake.candles(each))
         assert mark.latest_trade_at == HEAD
     assert line(lake) == LINE
     with pytest.raises(UsageError, match="frozen"):
@@ -173,8 +170,7 @@ def test_their_own_line_counts_too(sail: EngineLake) -> None:
     """Their table may be another K2's, which says where its trades begin."""
     lake, table = lake_of(sail, SOME, kept=None)
     assert line(lake) is None
-    with table.transaction() as transaction:
-        transaction.set_properties({"k2.frozen-before": (LINE + DAY).isoformat()})
+    table_history.set_properties(table, {"k2.frozen-before": (LINE + DAY).isoformat()})
     assert line(lake) == LINE + DAY
     assert lake.source is not None
     assert line(Lake(lake.catalog, replace(lake.source, retention=KEPT))) == LINE + DAY

@@ -13,7 +13,7 @@ from k2_ohlcv.domain.errors import UsageError
 from k2_ohlcv.domain.intervals import DAY
 from k2_ohlcv.lake.history_bounds import EXPIRED_BEFORE, FROZEN_BEFORE, read_bound
 from k2_ohlcv.operations.history import move_expired_before, move_frozen_before, read_bounds
-from k2_ohlcv.operations.reconcile import preview_refresh, refresh
+from k2_ohlcv.operations.reconcile import preview_refresh
 from k2_ohlcv_tests.support import lakes, table_history
 from k2_ohlcv_tests.support.candles import DAILY, MINUTE, day_interval
 from k2_ohlcv_tests.support.engine_lake import EngineLake
@@ -27,11 +27,11 @@ def frozen(sail: EngineLake) -> EngineLake:
     """Three days, the first of them frozen; a late trade came there while it was."""
     lakes.add_trades(sail.lake, week_of_trades())
     for each in (MINUTE, DAILY):
-        refresh(sail.lake, sail.engine, each)
-    sail.lake.trades().transaction().set_properties({FROZEN_BEFORE: LINE.isoformat()}).commit_transaction()
+        sail.refresh(each)
+    table_history.freeze_trades(sail.lake.trades(), LINE)
     lakes.add_trades(sail.lake, [make_trade(1000, AT + timedelta(minutes=3))])
     for each in (MINUTE, DAILY):
-        refresh(sail.lake, sail.engine, each)
+        sail.refresh(each)
     assert preview_refresh(sail.lake, MINUTE).is_current
     return sail
 
@@ -54,25 +54,25 @@ def test_what_was_frozen_follows_the_trades_again(frozen: EngineLake) -> None:
     assert {m.before for m in read_bounds(frozen.lake) if m.bound == "frozen" and m.before} == {LINE - DAY}
     assert not preview_refresh(frozen.lake, MINUTE).is_current
     for each in (MINUTE, DAILY):
-        refresh(frozen.lake, frozen.engine, each)
+        frozen.refresh(each)
     late = make_trade(1000, AT + timedelta(minutes=3))
-    lakes.assert_equal_to_trades(frozen.lake, [*week_of_trades(), late], [MINUTE, DAILY])
+    frozen.assert_equal_to_trades([*week_of_trades(), late], MINUTE, DAILY)
     with pytest.raises(UsageError, match="nothing to move back"):
         move_frozen_before(frozen.lake, LINE - DAY, apply=True)
 
 
 def test_dropped_candles_are_computed_again(frozen: EngineLake) -> None:
     move_frozen_before(frozen.lake, LINE - DAY, apply=True)
-    refresh(frozen.lake, frozen.engine, MINUTE)
+    frozen.refresh(MINUTE)
     candles = frozen.lake.candles(MINUTE)
-    candles.transaction().set_properties({EXPIRED_BEFORE: LINE.isoformat()}).commit_transaction()
+    table_history.set_properties(candles, {EXPIRED_BEFORE: LINE.isoformat()})
     frozen.lake.candles(MINUTE).delete(f"window_start < '{LINE.isoformat()}'")
-    refresh(frozen.lake, frozen.engine, MINUTE)
+    frozen.refresh(MINUTE)
     late = make_trade(1000, AT + timedelta(minutes=3))
     wanted = aggregate([*week_of_trades(), late], MINUTE)
     assert lakes.read_candles(frozen.lake, MINUTE) == [c for c in wanted if c.window_start >= LINE]
     move_expired_before(frozen.lake, LINE - DAY, [MINUTE], apply=True)
-    refresh(frozen.lake, frozen.engine, MINUTE)
+    frozen.refresh(MINUTE)
     assert lakes.read_candles(frozen.lake, MINUTE) == wanted
 
 
@@ -85,10 +85,10 @@ def test_what_another_writer_does_to_frozen_candles_is_said(frozen: EngineLake) 
     assert "where the trades are gone" in told.lines()[-1]
     assert told.as_json()["damaged"] == [f"{LINE - DAY:%Y-%m-%d}"]
     with capture_logs() as logs:
-        refresh(frozen.lake, frozen.engine, MINUTE)
+        frozen.refresh(MINUTE)
     assert [line["reason"] for line in logs] == [told.changed_behind_bounds_text]
     table_history.roll_back(frozen.lake.candles(MINUTE), before)
-    refresh(frozen.lake, frozen.engine, MINUTE)
+    frozen.refresh(MINUTE)
     assert lakes.read_candles(frozen.lake, MINUTE) == stored
 
 

@@ -16,11 +16,11 @@ from k2_ohlcv.domain.intervals import Interval, day_start
 from k2_ohlcv.lake import dedupe
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.external_trades import ExternalTradesConfig
-from k2_ohlcv.lake.history_bounds import FROZEN_BEFORE
 from k2_ohlcv.operations.ingest import IngestReport, ingest
 from k2_ohlcv.settings import Settings
 from k2_ohlcv.sources import sample
 from k2_ohlcv.sources.staging.rejected_buffer import TOO_LATE
+from k2_ohlcv_tests.support import table_history
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data"
 Ingest = Callable[..., IngestReport]
@@ -305,8 +305,7 @@ def test_the_clock_is_one_for_the_call(lake: Lake, run: Ingest) -> None:
 def test_trades_of_a_frozen_time_come_too_late(lake: Lake, run: Ingest) -> None:
     """Their candles are the only record left: the rows are kept apart, and said, once."""
     text = HEADER + f"{T},1.5,2,1\n{T + 60},1.5,2,2\n"
-    with lake.writable_trades().transaction() as change:
-        change.set_properties({FROZEN_BEFORE: datetime.fromtimestamp(T + 60, UTC).isoformat()})
+    table_history.freeze_trades(lake.writable_trades(), datetime.fromtimestamp(T + 60, UTC))
     for added in (1, 0):
         report = run(text)
         assert counts(report) == (added, 1 - added, 0, 1)

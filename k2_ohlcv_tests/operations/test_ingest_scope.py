@@ -25,7 +25,7 @@ from k2_ohlcv.operations.delete_trades import Selection, delete_trades
 from k2_ohlcv.operations.ingest import IngestReport, ingest
 from k2_ohlcv.operations.replace_trades import replace_trades
 from k2_ohlcv.sources import reader
-from k2_ohlcv_tests.support import external_tables, lakes
+from k2_ohlcv_tests.support import external_tables, lakes, table_history
 
 T = 1723075200  # 2024-08-08 00:00 UTC
 DAY = 86_400
@@ -148,8 +148,7 @@ def test_a_cut_inside_one_timestamp_is_reported(lake: Lake, tmp_path: Path) -> N
 
 def test_a_late_row_does_not_hide_one_that_can_be_stored(lake: Lake, tmp_path: Path) -> None:
     """The first row of an id comes too late: the next one is the trade, in any cut."""
-    with lake.writable_trades().transaction() as change:
-        change.set_properties({"k2.frozen-before": "2024-08-08T00:00:00+00:00"})
+    table_history.set_properties(lake.writable_trades(), {"k2.frozen-before": "2024-08-08T00:00:00+00:00"})
     report = put(lake, tmp_path, [(T - 60, 1, "1"), (T + 60, 2, "1"), (T + 61, 2, "1")])
     assert (report.added, report.conflicts, report.rejected) == (1, 1, 1)
     assert stored(lake) == [("1", T + 60, 2)]

@@ -51,8 +51,7 @@ def tables(lake: Lake) -> tuple[Table, Table]:
 
 
 def freeze(lake: Lake, line: datetime) -> None:
-    with lake.writable_trades().transaction() as transaction:
-        transaction.set_properties({FROZEN_BEFORE: line.isoformat()})
+    table_history.freeze_trades(lake.writable_trades(), line)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from k2_ohlcv.domain.window_counts import WindowCounts
 from k2_ohlcv.lake import retry
 from k2_ohlcv.lake.commit import TableCommit, commit_change
 from k2_ohlcv.lake.metadata.files import live_files
-from k2_ohlcv.lake.watermark import SNAPSHOT_PROPERTY, Watermark
+from k2_ohlcv.lake.watermark import SNAPSHOT_PROPERTY
 from k2_ohlcv.operations import plan, reconcile
 from k2_ohlcv.operations.reconcile import ReconcileReport, rebuild
 from k2_ohlcv_tests.support import lakes, table_history
@@ -30,7 +30,7 @@ from k2_ohlcv_tests.support.trades import AT, make_trade, week_of_trades
 def rebuild_all(
     each_engine: EngineLake, timeframes: tuple[Timeframe, ...] = TIMEFRAMES
 ) -> list[ReconcileReport]:
-    return [rebuild(each_engine.lake, each_engine.engine, each) for each in timeframes]
+    return [each_engine.rebuild(each) for each in timeframes]
 
 
 def test_both_engines_make_the_candles_of_the_trades(each_engine: EngineLake) -> None:
@@ -45,7 +45,7 @@ def test_both_engines_make_the_candles_of_the_trades(each_engine: EngineLake) ->
         assert [p.partition for p in report.partitions] == each.grain.partitions(
             each.window(t.timestamp) for t in some
         )
-    lakes.assert_equal_to_trades(each_engine.lake, some)
+    each_engine.assert_equal_to_trades(some)
 
 
 @settings(max_examples=8)
@@ -61,7 +61,7 @@ def test_late_trades_change_their_windows_and_no_other(
     added = [move_in_time(t, timedelta(0)) for t in more]
     lakes.add_trades(sail.lake, added)
     rebuild_all(sail)
-    lakes.assert_equal_to_trades(sail.lake, some + added)
+    sail.assert_equal_to_trades(some + added)
     for each in TIMEFRAMES:
         touched = {(t.exchange, t.symbol, each.floor(t.timestamp)) for t in added}
         both = before[each.name].join(lakes.read_frame(sail.lake, each), on=KEY_COLUMNS, suffix="_after")
@@ -84,7 +84,7 @@ def test_any_order_and_batching_of_trades_gives_the_same_tables(sail: EngineLake
         if batch:
             lakes.add_trades(sail.lake, batch)
     rebuild_all(sail)
-    lakes.assert_equal_to_trades(sail.lake, some)
+    sail.assert_equal_to_trades(some)
 
 
 def test_a_second_rebuild_commits_nothing(each_engine: EngineLake) -> None:
@@ -102,16 +102,15 @@ def test_new_trades_that_change_no_window_move_only_the_watermark(sail: EngineLa
     """Trades rewritten as they were: no data file changes, and one empty snapshot carries the watermark."""
     some = week_of_trades()
     table = lakes.add_trades(sail.lake, some)
-    rebuild(sail.lake, sail.engine, MINUTE)
+    sail.rebuild(MINUTE)
     files = lakes.list_data_files(sail.lake.candles(MINUTE))
     table.overwrite(lakes.to_trades_rows(table, some))
-    report = rebuild(sail.lake, sail.engine, MINUTE)
+    report = sail.rebuild(MINUTE)
     candles = sail.lake.candles(MINUTE)
     assert report.committed
     assert report.counts.written == 0
     assert lakes.list_data_files(candles) == files
-    mark = Watermark.from_table(candles)
-    assert mark is not None
+    mark = table_history.read_watermark(candles)
     assert (mark.complete, mark.complete_latest_trade_at) == (report.trades_snapshot, some[-1].timestamp)
     assert mark.is_complete
 
@@ -124,18 +123,18 @@ def test_trades_that_went_take_their_candles_along(sail: EngineLake) -> None:
     kept = [t for t in some if t.timestamp < AT + DAY and t.timestamp.minute == 0]
     table.overwrite(lakes.to_trades_rows(table, kept))
     rebuild_all(sail)
-    lakes.assert_equal_to_trades(sail.lake, kept)
+    sail.assert_equal_to_trades(kept)
     sail.lake.trades().delete()
     reports = rebuild_all(sail)
     assert all(r.counts.removed for r in reports)
-    lakes.assert_equal_to_trades(sail.lake, [])
+    sail.assert_equal_to_trades([])
 
 
 def test_damage_is_repaired(sail: EngineLake) -> None:
     """Repeated rows, rows off the grid and rows with wrong values: a rebuild leaves one right row a key."""
     some = week_of_trades()
     lakes.add_trades(sail.lake, some)
-    rebuild(sail.lake, sail.engine, MINUTE)
+    sail.rebuild(MINUTE)
     rows = lakes.read_frame(sail.lake, MINUTE)
     wrong = rows[5:7].with_columns(pl.col("volume") + 1, pl.col("window_start") + timedelta(seconds=7))
     schema = sail.lake.candles(MINUTE).scan().to_arrow().schema
@@ -144,8 +143,8 @@ def test_damage_is_repaired(sail: EngineLake) -> None:
         .to_arrow()
         .cast(schema)
     )
-    report = rebuild(sail.lake, sail.engine, MINUTE)
-    lakes.assert_equal_to_trades(sail.lake, some, [MINUTE])
+    report = sail.rebuild(MINUTE)
+    sail.assert_equal_to_trades(some, MINUTE)
     assert (report.counts.changed, report.counts.removed) == (5, 7)
 
 
@@ -153,22 +152,21 @@ def test_a_row_in_a_partition_that_it_does_not_belong_to_goes(sail: EngineLake) 
     """No filter on window_start finds such a row, so it would stay for ever."""
     some = week_of_trades()
     lakes.add_trades(sail.lake, some)
-    rebuild(sail.lake, sail.engine, MINUTE)
+    sail.rebuild(MINUTE)
     table_history.add_to_wrong_day(sail.lake.candles(MINUTE), day_interval(AT + DAY).start)
     assert len(lakes.read_frame(sail.lake, MINUTE)) == len(aggregate(some, MINUTE)) + 1
-    report = rebuild(sail.lake, sail.engine, MINUTE)
+    report = sail.rebuild(MINUTE)
     assert (report.counts.added, report.counts.changed, report.counts.removed) == (0, 0, 1)
-    lakes.assert_equal_to_trades(sail.lake, some, [MINUTE])
+    sail.assert_equal_to_trades(some, MINUTE)
 
 
 def test_only_the_chosen_partitions_are_rebuilt(sail: EngineLake) -> None:
     """And the table has no complete watermark: the other days stay open."""
     some = week_of_trades()
     lakes.add_trades(sail.lake, some)
-    report = rebuild(sail.lake, sail.engine, MINUTE, [day_interval(AT)])
+    report = sail.rebuild(MINUTE, [day_interval(AT)])
     assert not report.watermark_moved
-    mark = Watermark.from_table(sail.lake.candles(MINUTE))
-    assert mark is not None
+    mark = table_history.read_watermark(sail.lake.candles(MINUTE))
     assert mark.complete is None
     assert mark.open_intervals == (
         Interval(day_interval(AT + DAY).start, day_interval(some[-1].timestamp).end),
@@ -182,11 +180,11 @@ def test_a_rebuild_that_covers_all_that_is_dirty_moves_the_watermark(sail: Engin
     """Be it only one day: the others have not changed since the watermark."""
     some = week_of_trades()
     lakes.add_trades(sail.lake, some)
-    rebuild(sail.lake, sail.engine, MINUTE)
+    sail.rebuild(MINUTE)
     lakes.add_trades(sail.lake, [make_trade(10_000, AT + DAY)])
-    assert not rebuild(sail.lake, sail.engine, MINUTE, [day_interval(AT)]).watermark_moved
-    assert rebuild(sail.lake, sail.engine, MINUTE, [day_interval(AT + DAY)]).watermark_moved
-    lakes.assert_equal_to_trades(sail.lake, [*some, make_trade(10_000, AT + DAY)], [MINUTE])
+    assert not sail.rebuild(MINUTE, [day_interval(AT)]).watermark_moved
+    assert sail.rebuild(MINUTE, [day_interval(AT + DAY)]).watermark_moved
+    sail.assert_equal_to_trades([*some, make_trade(10_000, AT + DAY)], MINUTE)
 
 
 def test_no_trades_at_all_is_no_error(sail: EngineLake) -> None:
@@ -210,12 +208,12 @@ def test_a_long_rebuild_commits_in_parts_and_moves_the_watermark_last(
 
     monkeypatch.setattr(reconcile, "commit_change", breaks_off)
     with pytest.raises(TypeError):
-        rebuild(sail.lake, sail.engine, MINUTE)
+        sail.rebuild(MINUTE)
     assert len(lakes.read_candles(sail.lake, MINUTE)) > 0
     assert SNAPSHOT_PROPERTY not in sail.lake.candles(MINUTE).properties
     monkeypatch.setattr(reconcile, "commit_change", real)
-    rebuild(sail.lake, sail.engine, MINUTE)
-    lakes.assert_equal_to_trades(sail.lake, some, [MINUTE])
+    sail.rebuild(MINUTE)
+    sail.assert_equal_to_trades(some, MINUTE)
     assert SNAPSHOT_PROPERTY in sail.lake.candles(MINUTE).properties
 
 
@@ -231,7 +229,7 @@ def test_candles_that_break_an_invariant_are_never_committed(
 
     monkeypatch.setattr(reconcile, "candles_from_windows", broken)
     with pytest.raises(InvariantError, match="vwap_bounds"):
-        rebuild(sail.lake, sail.engine, MINUTE)
+        sail.rebuild(MINUTE)
     assert sail.lake.candles(MINUTE).current_snapshot() is None
 
 
@@ -241,17 +239,15 @@ def test_an_old_pin_is_never_written_over_a_newer_result(sail: EngineLake) -> No
     Fails when the trades are pinned before the candle table is loaded.
     """
     lakes.add_trades(sail.lake, week_of_trades())
-    rebuild(sail.lake, sail.engine, MINUTE)
+    sail.rebuild(MINUTE)
     lakes.add_trades(sail.lake, [make_trade(20_000)])
 
     def others() -> None:
         lakes.add_trades(sail.lake, [make_trade(30_000)])
-        rebuild(sail.lake, sail.engine, MINUTE)
+        sail.rebuild(MINUTE)
 
-    rebuild(Interrupted(sail.lake.catalog, what=[others]), sail.engine, MINUTE, [day_interval(AT)])
-    lakes.assert_equal_to_trades(
-        sail.lake, [*week_of_trades(), make_trade(20_000), make_trade(30_000)], [MINUTE]
-    )
+    rebuild(Interrupted(sail.lake.catalog, actions=[others]), sail.engine, MINUTE, [day_interval(AT)])
+    sail.assert_equal_to_trades([*week_of_trades(), make_trade(20_000), make_trade(30_000)], MINUTE)
 
 
 @pytest.mark.parametrize("what", ["in another file", "of properties alone"])
@@ -261,7 +257,7 @@ def test_any_other_commit_makes_a_rebuild_start_over(
     """Fails when PyIceberg's own retry is left on: it sees no conflict with a commit that adds no file."""
     some = week_of_trades()
     lakes.add_trades(sail.lake, some)
-    rebuild(sail.lake, sail.engine, MINUTE)
+    sail.rebuild(MINUTE)
     lakes.add_trades(sail.lake, [make_trade(10_000)])
 
     def others() -> None:
@@ -276,7 +272,7 @@ def test_any_other_commit_makes_a_rebuild_start_over(
         )
 
     calls = interrupt_windows(monkeypatch, others)
-    rebuild(sail.lake, sail.engine, MINUTE, [day_interval(AT)])
+    sail.rebuild(MINUTE, [day_interval(AT)])
     assert calls[0] == 2
     wanted = aggregate([*some, make_trade(10_000)], MINUTE)
     assert [c for c in lakes.read_candles(sail.lake, MINUTE) if c.window_start in day_interval(AT)] == [
@@ -288,15 +284,15 @@ def test_two_moves_of_the_watermark_conflict(sail: EngineLake, monkeypatch: pyte
     """Fails when the watermark moves without a snapshot: then nothing conflicts with it."""
     some = week_of_trades()
     lakes.add_trades(sail.lake, some)
-    rebuild(sail.lake, sail.engine, MINUTE)
+    sail.rebuild(MINUTE)
     table = sail.lake.trades()
     table.overwrite(lakes.to_trades_rows(table, some))
 
     def others() -> None:
-        assert rebuild(sail.lake, sail.engine, MINUTE).committed
+        assert sail.rebuild(MINUTE).committed
 
     calls = interrupt_windows(monkeypatch, others)
-    report = rebuild(sail.lake, sail.engine, MINUTE)
+    report = sail.rebuild(MINUTE)
     assert calls[0] == 2
     assert not report.committed
 
@@ -307,12 +303,12 @@ def test_losing_every_race_says_so(sail: EngineLake, monkeypatch: pytest.MonkeyP
 
     def others() -> None:
         lakes.add_trades(sail.lake, [make_trade(next(numbers))])
-        rebuild(sail.lake, sail.engine, MINUTE, [day_interval(AT)])
+        sail.rebuild(MINUTE, [day_interval(AT)])
 
     monkeypatch.setattr(retry, "MAX_ATTEMPTS", 2)
     interrupt_windows(monkeypatch, others, times=2)
     with pytest.raises(CommitConflictError, match="during each of 2 attempts"):
-        rebuild(sail.lake, sail.engine, MINUTE)
+        sail.rebuild(MINUTE)
 
 
 def test_the_two_engines_write_equal_tables(each_engine: EngineLake, sail: EngineLake) -> None:

@@ -19,8 +19,7 @@ from k2_ohlcv.domain.intervals import DAY, Interval, is_covered
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe, find_timeframe
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.metadata.files import live_files
-from k2_ohlcv.lake.watermark import Watermark
-from k2_ohlcv.operations.reconcile import preview_refresh, rebuild, refresh
+from k2_ohlcv.operations.reconcile import preview_refresh, refresh
 from k2_ohlcv_tests.support import lakes, table_history
 from k2_ohlcv_tests.support.candles import MINUTE, day_interval, refresh_all, start_week
 from k2_ohlcv_tests.support.crash import Interrupted, interrupt_windows
@@ -41,7 +40,7 @@ def test_the_first_refresh_makes_everything(each_engine: EngineLake) -> None:
         assert report.plan.reason == "the table has no watermark yet"
         assert report.plan.files_read == len(lakes.list_data_files(each_engine.lake.trades()))
         assert report.watermark_moved
-    lakes.assert_equal_to_trades(each_engine.lake, some)
+    each_engine.assert_equal_to_trades(some)
 
 
 def test_a_refresh_of_an_up_to_date_table_does_nothing(sail: EngineLake) -> None:
@@ -61,14 +60,14 @@ def test_new_trades_reach_their_windows_only(each_engine: EngineLake) -> None:
         assert list(report.plan.intervals) == windows_of(more, each)
         assert report.counts.added + report.counts.changed == len({each.floor(t.timestamp) for t in more})
         assert report.counts.unchanged == 0
-    lakes.assert_equal_to_trades(each_engine.lake, some + more)
+    each_engine.assert_equal_to_trades(some + more)
 
 
 def test_no_trades_file_outside_the_dirty_intervals_is_read(sail: EngineLake) -> None:
     """Of the four files of trades, the engine may read the one that was added, and those that overlap it."""
     start_week(sail)
     lakes.add_trades(sail.lake, [make_trade(1000, AT + DAY + timedelta(minutes=7))])
-    report = refresh(sail.lake, sail.engine, MINUTE)
+    report = sail.refresh(MINUTE)
     assert report.plan.files_changed == 1
     read = [
         f
@@ -94,21 +93,21 @@ def test_a_corrected_trade_in_a_rewritten_file_dirties_one_window(sail: EngineLa
         )
 
     table_history.rewrite_files(table, [task], correct)
-    report = refresh(sail.lake, sail.engine, MINUTE)
+    report = sail.refresh(MINUTE)
     assert (report.counts.changed, report.counts.unchanged) == (1, 0)
     assert report.plan.files_changed == 2, "one that went and one that came"
     assert len(report.plan.intervals) == 1
     refresh_all(sail)
-    lakes.assert_equal_to_trades(sail.lake, lakes.all_trades(sail.lake))
+    sail.assert_equal_to_trades(lakes.all_trades(sail.lake))
 
 
 def test_deleted_trades_take_their_candles_along(sail: EngineLake) -> None:
     start_week(sail)
     sail.lake.trades().delete(f"timestamp < '{(AT + DAY).isoformat()}'")
-    report = refresh(sail.lake, sail.engine, MINUTE)
+    report = sail.refresh(MINUTE)
     assert report.counts.removed == 48
     refresh_all(sail)
-    lakes.assert_equal_to_trades(sail.lake, lakes.all_trades(sail.lake))
+    sail.assert_equal_to_trades(lakes.all_trades(sail.lake))
 
 
 def test_compaction_dirties_nothing(sail: EngineLake) -> None:
@@ -132,12 +131,12 @@ def test_what_came_before_a_compaction_is_not_lost_in_it(sail: EngineLake) -> No
     table = sail.lake.trades()
     table_history.compact_files(table, list(table.scan().plan_files()))
     lakes.add_trades(sail.lake, [make_trade(1001, AT + timedelta(minutes=70))])
-    report = refresh(sail.lake, sail.engine, MINUTE)
+    report = sail.refresh(MINUTE)
     assert list(report.plan.intervals) == windows_of(
         [*more, make_trade(1001, AT + timedelta(minutes=70))], MINUTE
     )
     refresh_all(sail)
-    lakes.assert_equal_to_trades(sail.lake, [*some, *more, make_trade(1001, AT + timedelta(minutes=70))])
+    sail.assert_equal_to_trades([*some, *more, make_trade(1001, AT + timedelta(minutes=70))])
 
 
 def test_what_went_after_a_compaction_is_not_hidden_by_it(sail: EngineLake) -> None:
@@ -147,7 +146,7 @@ def test_what_went_after_a_compaction_is_not_hidden_by_it(sail: EngineLake) -> N
     table = sail.lake.trades()
     table_history.rewrite_files(table, list(table.scan().plan_files()), lambda rows: rows[10:])
     refresh_all(sail)
-    lakes.assert_equal_to_trades(sail.lake, lakes.all_trades(sail.lake))
+    sail.assert_equal_to_trades(lakes.all_trades(sail.lake))
 
 
 def test_what_went_after_a_compaction_of_several_days_is_not_hidden_by_it(sail: EngineLake) -> None:
@@ -163,7 +162,7 @@ def test_what_went_after_a_compaction_of_several_days_is_not_hidden_by_it(sail: 
     table_history.compact_files(table, list(table.scan().plan_files()))
     drop_a_row()
     refresh_all(sail)
-    lakes.assert_equal_to_trades(sail.lake, lakes.all_trades(sail.lake))
+    sail.assert_equal_to_trades(lakes.all_trades(sail.lake))
 
 
 def test_a_rollback_of_trades_is_followed(sail: EngineLake) -> None:
@@ -174,13 +173,13 @@ def test_a_rollback_of_trades_is_followed(sail: EngineLake) -> None:
     refresh_all(sail)
     table_history.roll_back(sail.lake.trades(), kept)
     lakes.add_trades(sail.lake, [make_trade(1001, AT + DAY)])
-    report = refresh(sail.lake, sail.engine, MINUTE)
+    report = sail.refresh(MINUTE)
     assert report.plan.reason is None
     assert list(report.plan.intervals) == windows_of(
         [make_trade(1000, AT), make_trade(1001, AT + DAY)], MINUTE
     )
     refresh_all(sail)
-    lakes.assert_equal_to_trades(sail.lake, [*some, make_trade(1001, AT + DAY)])
+    sail.assert_equal_to_trades([*some, make_trade(1001, AT + DAY)])
 
 
 def test_an_expired_snapshot_in_the_middle_loses_nothing(sail: EngineLake) -> None:
@@ -189,13 +188,13 @@ def test_an_expired_snapshot_in_the_middle_loses_nothing(sail: EngineLake) -> No
     middle = table_history.current_snapshot_id(sail.lake.trades())
     lakes.add_trades(sail.lake, [make_trade(1001, AT + DAY)])
     table_history.expire_snapshot(sail.lake.trades(), middle)
-    report = refresh(sail.lake, sail.engine, MINUTE)
+    report = sail.refresh(MINUTE)
     assert report.plan.reason is None
     assert list(report.plan.intervals) == windows_of(
         [make_trade(1000, AT), make_trade(1001, AT + DAY)], MINUTE
     )
     refresh_all(sail)
-    lakes.assert_equal_to_trades(sail.lake, [*some, make_trade(1000, AT), make_trade(1001, AT + DAY)])
+    sail.assert_equal_to_trades([*some, make_trade(1000, AT), make_trade(1001, AT + DAY)])
 
 
 def test_an_expired_watermark_means_everything_and_says_so(sail: EngineLake) -> None:
@@ -203,10 +202,10 @@ def test_an_expired_watermark_means_everything_and_says_so(sail: EngineLake) -> 
     before = table_history.current_snapshot_id(sail.lake.trades())
     lakes.add_trades(sail.lake, [make_trade(1000, AT)])
     table_history.expire_snapshot(sail.lake.trades(), before)
-    report = refresh(sail.lake, sail.engine, MINUTE)
+    report = sail.refresh(MINUTE)
     assert "has expired" in (report.plan.reason or "")
     assert (report.counts.changed, report.counts.unchanged) == (1, len(aggregate(some, MINUTE)) - 1)
-    lakes.assert_equal_to_trades(sail.lake, [*some, make_trade(1000, AT)], [MINUTE])
+    sail.assert_equal_to_trades([*some, make_trade(1000, AT)], MINUTE)
 
 
 def test_a_replaced_trades_table_means_everything(sail: EngineLake) -> None:
@@ -216,17 +215,17 @@ def test_a_replaced_trades_table_means_everything(sail: EngineLake) -> None:
     fresh = [make_trade(1, AT + 9 * DAY)]
     lakes.add_trades(sail.lake, fresh)
     refresh_all(sail)
-    lakes.assert_equal_to_trades(sail.lake, fresh)
+    sail.assert_equal_to_trades(fresh)
 
 
 def test_many_scattered_trades_are_read_as_few_intervals(sail: EngineLake) -> None:
     some = start_week(sail)
     more = [make_trade(1000 + i, AT + timedelta(minutes=17 * i)) for i in range(150)]
     lakes.add_trades(sail.lake, more)
-    report = refresh(sail.lake, sail.engine, MINUTE)
+    report = sail.refresh(MINUTE)
     assert len(report.plan.intervals) <= 64
     assert is_covered(report.plan.intervals, windows_of(more, MINUTE))
-    lakes.assert_equal_to_trades(sail.lake, some + more, [MINUTE])
+    sail.assert_equal_to_trades(some + more, MINUTE)
 
 
 def test_a_plan_says_ten_intervals_and_how_many_more(sail: EngineLake) -> None:
@@ -241,7 +240,7 @@ def test_untouched_windows_keep_their_clocks(sail: EngineLake) -> None:
     start_week(sail)
     before = lakes.read_frame(sail.lake, HOURLY)
     lakes.add_trades(sail.lake, [make_trade(1000, AT)])
-    refresh(sail.lake, sail.engine, HOURLY)
+    sail.refresh(HOURLY)
     both = before.join(lakes.read_frame(sail.lake, HOURLY), on=KEY_COLUMNS, suffix="_after")
     moved = both.filter(pl.col("updated_at") != pl.col("updated_at_after"))
     assert moved["window_start"].to_list() == [HOURLY.floor(AT)]
@@ -266,15 +265,13 @@ def test_a_rebuild_in_the_middle_of_a_refresh(sail: EngineLake, monkeypatch: pyt
 
     def others() -> None:
         lakes.add_trades(sail.lake, [make_trade(1001, AT + DAY)])
-        rebuild(sail.lake, sail.engine, MINUTE, [day_interval(AT)])
+        sail.rebuild(MINUTE, [day_interval(AT)])
 
     calls = interrupt_windows(monkeypatch, others)
-    report = refresh(sail.lake, sail.engine, MINUTE)
+    report = sail.refresh(MINUTE)
     assert calls[0] == 2
     assert report.watermark_moved
-    lakes.assert_equal_to_trades(
-        sail.lake, [*some, make_trade(1000, AT), make_trade(1001, AT + DAY)], [MINUTE]
-    )
+    sail.assert_equal_to_trades([*some, make_trade(1000, AT), make_trade(1001, AT + DAY)], MINUTE)
 
 
 def test_a_writer_that_appends_all_the_while(sail: EngineLake) -> None:
@@ -282,14 +279,13 @@ def test_a_writer_that_appends_all_the_while(sail: EngineLake) -> None:
     some = start_week(sail)
     lakes.add_trades(sail.lake, [make_trade(1000, AT)])
     late = make_trade(1001, AT)
-    lake = Interrupted(sail.lake.catalog, what=[lambda: lakes.add_trades(sail.lake, [late])])
+    lake = Interrupted(sail.lake.catalog, actions=[lambda: lakes.add_trades(sail.lake, [late])])
     report = refresh(lake, sail.engine, MINUTE)
-    mark = Watermark.from_table(sail.lake.candles(MINUTE))
-    assert mark is not None
+    mark = table_history.read_watermark(sail.lake.candles(MINUTE))
     assert mark.snapshot_id == report.trades_snapshot != table_history.current_snapshot_id(sail.lake.trades())
-    lakes.assert_equal_to_trades(sail.lake, [*some, make_trade(1000, AT)], [MINUTE])
-    refresh(sail.lake, sail.engine, MINUTE)
-    lakes.assert_equal_to_trades(sail.lake, [*some, make_trade(1000, AT), late], [MINUTE])
+    sail.assert_equal_to_trades([*some, make_trade(1000, AT)], MINUTE)
+    sail.refresh(MINUTE)
+    sail.assert_equal_to_trades([*some, make_trade(1000, AT), late], MINUTE)
 
 
 class Crash(Exception):  # noqa: N818 - it stands for a kill
@@ -379,7 +375,7 @@ class History(RuleBasedStateMachine):
 
     @rule(each=st.sampled_from([MINUTE, DAILY]), days=st.integers(0, 3))
     def rebuild_some(self, each: Timeframe, days: int) -> None:
-        rebuild(self.lake, self.bench.engine, each, [day_interval(AT + days * DAY)])
+        self.bench.rebuild(each, [day_interval(AT + days * DAY)])
 
     @rule(each=st.sampled_from([MINUTE, DAILY]))
     def crash(self, each: Timeframe) -> None:
@@ -388,12 +384,12 @@ class History(RuleBasedStateMachine):
             patch.setattr("pyiceberg.table.Transaction.commit_transaction", _crash)
             if not preview_refresh(self.lake, each).is_current:
                 with pytest.raises(Crash):
-                    refresh(self.lake, self.bench.engine, each)
+                    self.bench.refresh(each)
 
     @rule(each=st.sampled_from([MINUTE, DAILY]))
     def refresh_one(self, each: Timeframe) -> None:
         before = lakes.read_frame(self.lake, each)
-        report = refresh(self.lake, self.bench.engine, each)
+        report = self.bench.refresh(each)
         lakes.assert_equal_to_trades(self.lake, lakes.all_trades(self.lake), [each])
         untouched = before.filter(
             ~pl.any_horizontal(
@@ -409,7 +405,7 @@ class History(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for each in (MINUTE, DAILY):
-            refresh(self.lake, self.bench.engine, each)
+            self.bench.refresh(each)
         lakes.assert_equal_to_trades(self.lake, lakes.all_trades(self.lake), [MINUTE, DAILY])
 
 

@@ -20,7 +20,6 @@ from k2_ohlcv.domain.timeframe import find_timeframe
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.metadata.files import LiveFile, live_files
 from k2_ohlcv.lake.metadata.row_deletes import RowDeletes
-from k2_ohlcv.operations.reconcile import refresh
 from k2_ohlcv_tests.support import external_tables, lakes, table_history
 from k2_ohlcv_tests.support.engine_lake import EngineLake
 from k2_ohlcv_tests.support.trades import AT, make_trade
@@ -80,14 +79,14 @@ def started(each_engine: EngineLake, delete: Delete | None) -> Table:
     table = lakes.add_trades(each_engine.lake, SOME)
     if delete is not None:
         delete(table, data_file(table))
-    refresh(each_engine.lake, each_engine.engine, MINUTE)
-    lakes.assert_equal_to_trades(each_engine.lake, REST if delete else SOME, [MINUTE])
+    each_engine.refresh(MINUTE)
+    each_engine.assert_equal_to_trades(REST if delete else SOME, MINUTE)
     return table.refresh()
 
 
 def check(each_engine: EngineLake, wanted: list[Trade]) -> None:
-    refresh(each_engine.lake, each_engine.engine, MINUTE)
-    lakes.assert_equal_to_trades(each_engine.lake, wanted, [MINUTE])
+    each_engine.refresh(MINUTE)
+    each_engine.assert_equal_to_trades(wanted, MINUTE)
 
 
 @pytest.mark.parametrize("delete", [by_position, by_value])
@@ -150,7 +149,7 @@ def test_a_compaction_before_row_level_deletes_moves_rows_only(sail: EngineLake)
     """Files merged while nothing was deleted, and then a delete on the merged one: its window, no other."""
     table = lakes.add_trades(sail.lake, SOME[:3])
     lakes.add_trades(sail.lake, SOME[3:])
-    refresh(sail.lake, sail.engine, MINUTE)
+    sail.refresh(MINUTE)
     table.refresh()
     table_history.compact_files(table, list(table.scan().plan_files()))
     by_position(table.refresh(), data_file(table))

@@ -18,7 +18,6 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.external_trades import ExternalTradesConfig
 from k2_ohlcv.lake.history_bounds import newest_trade_time
 from k2_ohlcv.lake.metadata.snapshot_diff import diff_snapshots
-from k2_ohlcv.operations.reconcile import rebuild, refresh
 from k2_ohlcv_tests.support import external_tables, lakes, table_history
 from k2_ohlcv_tests.support.candles import day_interval
 from k2_ohlcv_tests.support.engine_lake import EngineLake
@@ -49,7 +48,7 @@ def of_two_days() -> list[Trade]:
 def filled(sail: EngineLake) -> EngineLake:
     """Two days of our own trades, a file each, and their 1m candles."""
     lakes.add_trades(sail.lake, of_two_days())
-    refresh(sail.lake, sail.engine, MINUTE)
+    sail.refresh(MINUTE)
     return sail
 
 
@@ -72,7 +71,7 @@ def delete_first(table: Table, moment: datetime) -> None:
 def test_a_delete_file_that_names_no_file_dirties_its_partition(filled: EngineLake) -> None:
     """Its metadata says only the partition; the candle of the deleted trade goes, and no other."""
     delete_first(filled.lake.trades(), AT + DAY)
-    refresh(filled.lake, filled.engine, MINUTE)
+    filled.refresh(MINUTE)
     assert lakes.read_candles(filled.lake, MINUTE) == aggregate(
         [t for t in of_two_days() if t.trade_id != "10"], MINUTE
     )
@@ -114,7 +113,7 @@ def test_a_compaction_that_applies_deletes_moves_no_rows_only(filled: EngineLake
     left = [t for t in of_two_days() if t.trade_id != "10"]
     assert sorted(t.trade_id for t in lakes.all_trades(filled.lake)) == sorted(t.trade_id for t in left)
     assert not any(t.delete_files for t in filled.lake.trades().scan().plan_files())
-    refresh(filled.lake, filled.engine, MINUTE)
+    filled.refresh(MINUTE)
     assert lakes.read_candles(filled.lake, MINUTE) == aggregate(left, MINUTE)
 
 
@@ -124,7 +123,7 @@ def test_a_moved_file_is_kept_only_if_all_that_it_became_is(filled: EngineLake) 
     table_history.compact_files(table, list(table.scan().plan_files()))
     table = filled.lake.trades()
     table.delete(f"timestamp >= '{day_interval(AT + DAY).start.isoformat()}'")
-    refresh(filled.lake, filled.engine, MINUTE)
+    filled.refresh(MINUTE)
     assert lakes.read_candles(filled.lake, MINUTE) == aggregate(of_two_days()[:3], MINUTE)
 
 
@@ -132,7 +131,7 @@ def test_a_row_in_the_file_of_another_partition_is_found_by_that_file(filled: En
     """A rebuild of the partition that the file claims removes it, although the row's time lies elsewhere."""
     table_history.add_to_wrong_day(filled.lake.candles(MINUTE), day_interval(AT + DAY).start)
     assert len(lakes.read_frame(filled.lake, MINUTE)) == len(of_two_days()) + 1
-    rebuild(filled.lake, filled.engine, MINUTE, [day_interval(AT + DAY)])
+    filled.rebuild(MINUTE, [day_interval(AT + DAY)])
     assert lakes.read_candles(filled.lake, MINUTE) == aggregate(of_two_days(), MINUTE)
 
 
@@ -144,8 +143,7 @@ def test_a_file_of_which_nothing_is_known_has_no_newest_trade(lake: Lake) -> Non
     )
     lake = Lake(lake.catalog, ExternalTradesConfig(table.name()))
     assert newest_trade_time(lake.trades()) is None
-    with table.transaction() as transaction:
-        transaction.set_properties({metrics: "full"})
+    table_history.set_properties(table, {metrics: "full"})
     external_tables.add_rows(table, [vars(trade("1", AT))])
     assert newest_trade_time(lake.trades()) == AT
 
@@ -159,7 +157,7 @@ def test_a_file_that_is_gone_for_good_ends_the_run(
     (path, *_) = lakes.list_data_files(filled.lake.candles(MINUTE))
     Path(path.removeprefix("file://")).unlink()
     with pytest.raises(FileNotFoundError, match=Path(path).name):
-        rebuild(filled.lake, filled.engine, MINUTE)
+        filled.rebuild(MINUTE)
     assert waits == []
 
 
@@ -172,7 +170,7 @@ def tied(each_engine: EngineLake) -> EngineLake:
 
 
 def test_ids_of_one_moment_are_ordered_by_their_length_first(tied: EngineLake) -> None:
-    refresh(tied.lake, tied.engine, MINUTE)
+    tied.refresh(MINUTE)
     (candle,) = lakes.read_candles(tied.lake, MINUTE)
     assert (candle.open_price, candle.close_price) == (Decimal(1), Decimal(3))
     assert Interval(candle.window_start, candle.window_end) == MINUTE.window(AT)

@@ -19,7 +19,7 @@ from k2_ohlcv.lake.history_bounds import EXPIRED_BEFORE, FROZEN_BEFORE, read_bou
 from k2_ohlcv.lake.maintenance import partition_drops
 from k2_ohlcv.lake.schemas import TRADES_SPEC
 from k2_ohlcv.lake.watermark import Watermark
-from k2_ohlcv.operations.reconcile import preview_refresh, rebuild, refresh
+from k2_ohlcv.operations.reconcile import preview_refresh
 from k2_ohlcv.operations.retention import retention
 from k2_ohlcv.operations.retention_report import RetentionReport, TableReport
 from k2_ohlcv.settings import Settings
@@ -52,7 +52,7 @@ def asked(**environ: str) -> RetentionPolicy:
 
 def refresh_all(each_engine: EngineLake) -> None:
     for each in TIMEFRAMES:
-        refresh(each_engine.lake, each_engine.engine, each, cache=each_engine.run.windows)
+        each_engine.refresh(each, cache=each_engine.run.windows)
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_trades_keep_every_snapshot_from_the_oldest_watermark_on(filled: EngineL
     watermark = table_history.current_snapshot_id(filled.lake.trades())
     for i in range(3):
         lakes.add_trades(filled.lake, [trade(10_000 + i, END - DAY)])
-        refresh(filled.lake, filled.engine, MINUTE)
+        filled.refresh(MINUTE)
     report = retention(filled.lake, asked(**FREEING), apply=True)
     assert of(report, "trades").snapshots_expired == 0
     assert len(filled.lake.trades().snapshots()) == 4
@@ -203,11 +203,11 @@ def test_expired_trades_freeze_their_candles(filled: EngineLake) -> None:
     assert gone.blocked == ()
     assert read_bound(filled.lake.trades(), FROZEN_BEFORE) == gone.cutoff
     for each in TIMEFRAMES:
-        done = refresh(filled.lake, filled.engine, each)
+        done = filled.refresh(each)
         assert (done.plan.intervals, done.plan.skipped, done.plan.reason) == ((), 0, None)
-    lakes.assert_equal_to_trades(filled.lake, history())
+    filled.assert_equal_to_trades(history())
     with pytest.raises(UsageError, match="frozen"):
-        rebuild(filled.lake, filled.engine, MINUTE, [Grain.DAY.partition(FIRST)])
+        filled.rebuild(MINUTE, [Grain.DAY.partition(FIRST)])
     again = retention(filled.lake, asked(K2_RETENTION_TRADES="20d", **FREEING), apply=True)
     assert of(again, "trades").partitions == ()
 
@@ -223,7 +223,7 @@ def test_candles_that_were_frozen_outlive_their_trades_table(filled: EngineLake)
     filled.lake.catalog.drop_table(TRADES_SPEC.identifier)
     lakes.add_trades(filled.lake, [t for t in history() if t.timestamp >= line])
     refresh_all(filled)
-    lakes.assert_equal_to_trades(filled.lake, history())
+    filled.assert_equal_to_trades(history())
 
 
 def test_a_table_that_is_behind_holds_the_trades_back(filled: EngineLake) -> None:
@@ -231,24 +231,23 @@ def test_a_table_that_is_behind_holds_the_trades_back(filled: EngineLake) -> Non
     late = trade(10_000, FIRST + 10 * DAY)
     lakes.add_trades(filled.lake, [late])
     for each in TIMEFRAMES[:-1]:
-        refresh(filled.lake, filled.engine, each)
+        filled.refresh(each)
     settings = asked(K2_RETENTION_TRADES="20d")
     report = of(retention(filled.lake, settings, apply=True), "trades")
     assert len(report.partitions) == 10
     assert report.blocked == (
         f"{DAILY.table} has not taken in what changed from 2024-01-30: refresh it first",
     )
-    refresh(filled.lake, filled.engine, DAILY)
+    filled.refresh(DAILY)
     report = of(retention(filled.lake, settings, apply=True), "trades")
     assert len(report.partitions) == 9
     assert report.blocked == ()
     refresh_all(filled)
-    lakes.assert_equal_to_trades(filled.lake, [*history(), late])
+    filled.assert_equal_to_trades([*history(), late])
 
 
 def test_without_a_watermark_no_trades_go(filled: EngineLake) -> None:
-    with filled.lake.candles(DAILY).transaction() as transaction:
-        transaction.remove_properties("k2.trades-snapshot-id")
+    table_history.forget_watermark(filled.lake.candles(DAILY))
     report = of(retention(filled.lake, asked(K2_RETENTION_TRADES="20d"), apply=True), "trades")
     assert report.partitions == ()
     assert report.blocked[0] == "gold_ohlcv_1d: the watermark was removed: refresh it first"
@@ -273,7 +272,7 @@ def test_a_day_to_come_does_not_close_the_days_until_then(filled: EngineLake) ->
     assert lakes.read_candles(filled.lake, MINUTE) == []
     assert read_bound(filled.lake.candles(MINUTE), EXPIRED_BEFORE) == END
     lakes.add_trades(filled.lake, [trade(10_000, END + DAY)])
-    refresh(filled.lake, filled.engine, MINUTE)
+    filled.refresh(MINUTE)
     assert lakes.read_candles(filled.lake, MINUTE) == aggregate([trade(10_000, END + DAY)], MINUTE)
 
 
@@ -309,7 +308,7 @@ def test_nothing_outside_the_tables_is_touched(filled: EngineLake, tmp_path: Pat
     assert [p.exists() for p in goes] == [False] * len(goes)
     assert young.exists()
     (table / "data" / "link").unlink()
-    lakes.assert_equal_to_trades(filled.lake, history())
+    filled.assert_equal_to_trades(history())
 
 
 def test_small_files_of_trades_become_few(sail: EngineLake) -> None:
@@ -322,9 +321,9 @@ def test_small_files_of_trades_become_few(sail: EngineLake) -> None:
     assert (report.compacted.partitions, report.compacted.before, report.compacted.after) == (1, 20, 1)
     assert report.files_per_partition == (20, 10.5)
     for each in TIMEFRAMES:
-        done = refresh(sail.lake, sail.engine, each)
+        done = sail.refresh(each)
         assert (done.plan.intervals, done.plan.files_read, done.plan.reason) == ((), 0, None)
-    lakes.assert_equal_to_trades(sail.lake, some)
+    sail.assert_equal_to_trades(some)
     (file,) = [t.file for t in sail.lake.trades().scan().plan_files() if t.file.record_count > 2]
     rows = sail.lake.trades().scan(row_filter=f"timestamp < '{(FIRST + DAY).isoformat()}'").to_arrow()
     assert file.record_count == rows.num_rows == 20
@@ -343,7 +342,7 @@ def test_retention_in_the_middle_of_a_refresh(filled: EngineLake, monkeypatch: p
     lakes.add_trades(filled.lake, late)
     settings = asked(K2_RETENTION_1M="30d", **FREEING)
     calls = interrupt_windows(monkeypatch, lambda: retention(filled.lake, settings, apply=True))
-    report = refresh(filled.lake, filled.engine, MINUTE)
+    report = filled.refresh(MINUTE)
     assert calls[0] == 2
     assert (report.plan.skipped, report.counts.added + report.counts.changed) == (1, 1)
     refresh_all(filled)
@@ -359,7 +358,7 @@ def test_a_refresh_in_the_middle_of_retention(filled: EngineLake, monkeypatch: p
         if table.name()[-1] == MINUTE.table and next(numbers) < 10_003:
             some.append(trade(next(numbers), END - DAY))
             lakes.add_trades(filled.lake, some[-1:])
-            refresh(filled.lake, filled.engine, MINUTE)
+            filled.refresh(MINUTE)
         return real(table, change)
 
     monkeypatch.setattr(partition_drops, "commit_change", commit)
@@ -389,4 +388,4 @@ def test_a_late_trade_in_the_middle_of_retention_is_not_lost(
     assert len(report.partitions) == 5
     assert len(report.blocked) == len(TIMEFRAMES)
     refresh_all(filled)
-    lakes.assert_equal_to_trades(filled.lake, [*history(), late])
+    filled.assert_equal_to_trades([*history(), late])

@@ -11,9 +11,9 @@ from k2_ohlcv.domain.timeframe import TIMEFRAMES, find_timeframe
 from k2_ohlcv.lake.history_bounds import FROZEN_BEFORE, HistoryBounds, read_bound
 from k2_ohlcv.lake.watermark import Watermark
 from k2_ohlcv.operations.plan import plan_refresh
-from k2_ohlcv.operations.reconcile import preview_refresh, rebuild, refresh
+from k2_ohlcv.operations.reconcile import preview_refresh
 from k2_ohlcv.operations.retention import retention
-from k2_ohlcv_tests.support import lakes
+from k2_ohlcv_tests.support import lakes, table_history
 from k2_ohlcv_tests.support.candles import (
     WEEK_LINE,
     daily_trades,
@@ -35,7 +35,7 @@ def test_expired_trades_do_not_count_as_deleted(sail: EngineLake) -> None:
     for report in refresh_all(sail):
         assert (report.plan.intervals, report.plan.skipped, report.plan.files_read) == ((), 0, 0)
         assert report.watermark_moved
-    lakes.assert_equal_to_trades(sail.lake, some)
+    sail.assert_equal_to_trades(some)
 
 
 def test_late_trades_change_no_frozen_candle(sail: EngineLake) -> None:
@@ -44,10 +44,10 @@ def test_late_trades_change_no_frozen_candle(sail: EngineLake) -> None:
     drop_trades(sail)
     more = [make_trade(1000, AT + timedelta(minutes=7)), make_trade(1001, AT + DAY)]
     lakes.add_trades(sail.lake, more)
-    report = refresh(sail.lake, sail.engine, MINUTE)
+    report = sail.refresh(MINUTE)
     assert (report.plan.skipped, report.counts.added + report.counts.changed) == (1, 1)
     refresh_all(sail)
-    lakes.assert_equal_to_trades(sail.lake, [*some, more[1]])
+    sail.assert_equal_to_trades([*some, more[1]])
     assert preview_refresh(sail.lake, MINUTE).is_current
 
 
@@ -62,7 +62,7 @@ def test_retention_itself_has_the_candles_remember_the_line(sail: EngineLake) ->
     sail.lake.catalog.drop_table(sail.lake.trades().name())
     lakes.add_trades(sail.lake, [t for t in some if t.timestamp >= line])
     refresh_all(sail)
-    lakes.assert_equal_to_trades(sail.lake, some, [MINUTE])
+    sail.assert_equal_to_trades(some, MINUTE)
 
 
 @pytest.mark.parametrize("how", ["a lost watermark", "a rebuild of everything"])
@@ -72,16 +72,15 @@ def test_reconciling_everything_keeps_frozen_candles(sail: EngineLake, how: str)
     lakes.add_trades(sail.lake, [make_trade(1001, AT + DAY)])
     for each in TIMEFRAMES:
         if how == "a lost watermark":
-            with sail.lake.candles(each).transaction() as transaction:
-                transaction.remove_properties("k2.trades-snapshot-id")
-            report = refresh(sail.lake, sail.engine, each)
+            table_history.forget_watermark(sail.lake.candles(each))
+            report = sail.refresh(each)
             assert report.plan.reason
         else:
-            report = rebuild(sail.lake, sail.engine, each)
+            report = sail.rebuild(each)
         assert report.plan.skipped > 0
         assert report.watermark_moved
         assert report.counts.removed == 0
-    lakes.assert_equal_to_trades(sail.lake, [*some, make_trade(1001, AT + DAY)])
+    sail.assert_equal_to_trades([*some, make_trade(1001, AT + DAY)])
 
 
 def test_dropped_candles_never_come_back(sail: EngineLake) -> None:
@@ -91,13 +90,12 @@ def test_dropped_candles_never_come_back(sail: EngineLake) -> None:
     late = [make_trade(1000, AT), make_trade(1001, AT + DAY)]
     kept = [c for c in aggregate([*some, late[1]], MINUTE) if c.window_start >= WEEK_LINE]
     lakes.add_trades(sail.lake, late)
-    assert refresh(sail.lake, sail.engine, MINUTE).plan.skipped == 1
+    assert sail.refresh(MINUTE).plan.skipped == 1
     assert lakes.read_candles(sail.lake, MINUTE) == kept
-    with sail.lake.candles(MINUTE).transaction() as transaction:
-        transaction.remove_properties("k2.trades-snapshot-id")
-    assert refresh(sail.lake, sail.engine, MINUTE).plan.skipped == 1440
+    table_history.forget_watermark(sail.lake.candles(MINUTE))
+    assert sail.refresh(MINUTE).plan.skipped == 1440
     assert lakes.read_candles(sail.lake, MINUTE) == kept
-    assert rebuild(sail.lake, sail.engine, MINUTE).plan.skipped == 1440
+    assert sail.rebuild(MINUTE).plan.skipped == 1440
     assert lakes.read_candles(sail.lake, MINUTE) == kept
 
 
@@ -105,13 +103,11 @@ def test_a_rebuild_behind_a_line_is_refused_by_name(sail: EngineLake) -> None:
     some = daily_trades(sail)
     drop_trades(sail)
     with pytest.raises(UsageError, match=r"gold_ohlcv_1m .* 2024-02-28 are frozen: .*K2_RETENTION_TRADES"):
-        rebuild(
-            sail.lake, sail.engine, MINUTE, [Interval(day_interval(AT).start, day_interval(AT + DAY).end)]
-        )
+        sail.rebuild(MINUTE, [Interval(day_interval(AT).start, day_interval(AT + DAY).end)])
     drop_candles(sail, MINUTE)
     with pytest.raises(UsageError, match=r"2024-02-28 are past retention.*K2_RETENTION_1M"):
-        rebuild(sail.lake, sail.engine, MINUTE, [day_interval(AT)])
-    lakes.assert_equal_to_trades(sail.lake, some, [find_timeframe("5m")])
+        sail.rebuild(MINUTE, [day_interval(AT)])
+    sail.assert_equal_to_trades(some, find_timeframe("5m"))
 
 
 def test_a_month_that_is_frozen_in_part_is_rebuilt_ahead_of_the_line(sail: EngineLake) -> None:
@@ -120,10 +116,10 @@ def test_a_month_that_is_frozen_in_part_is_rebuilt_ahead_of_the_line(sail: Engin
     drop_trades(sail)
     late = make_trade(1001, AT + DAY)
     lakes.add_trades(sail.lake, [late])
-    report = rebuild(sail.lake, sail.engine, DAILY, [DAILY.grain.partition(AT)])
+    report = sail.rebuild(DAILY, [DAILY.grain.partition(AT)])
     assert report.plan.intervals == (Interval(WEEK_LINE, DAILY.grain.partition(AT).end),)
     assert report.watermark_moved
-    lakes.assert_equal_to_trades(sail.lake, [*some, late], [DAILY])
+    sail.assert_equal_to_trades([*some, late], DAILY)
 
 
 def test_a_line_within_a_window_holds_the_whole_window() -> None:

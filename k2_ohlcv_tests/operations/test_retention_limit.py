@@ -13,7 +13,7 @@ from k2_ohlcv.lake.maintenance.retention_clocks import DATA_CLOCK, WALL_CLOCK, r
 from k2_ohlcv.operations.retention import retention
 from k2_ohlcv.operations.retention_report import TableReport
 from k2_ohlcv.settings import Settings
-from k2_ohlcv_tests.support import lakes
+from k2_ohlcv_tests.support import lakes, table_history
 from k2_ohlcv_tests.support.daily_candles import FIRST, put_candles, trades_of_days
 from k2_ohlcv_tests.support.trades import make_trade
 
@@ -107,8 +107,7 @@ def test_a_table_without_memory_is_at_its_first_run(filled: Lake) -> None:
         {DATA_CLOCK: "soon", WALL_CLOCK: "now"},
         {DATA_CLOCK: "2024-01-01", WALL_CLOCK: "2024-01-01"},
     ):
-        with filled.candles(MINUTE).transaction() as transaction:
-            transaction.set_properties(values)
+        table_history.set_properties(filled.candles(MINUTE), values)
         assert night(filled, 10, DAY).held_back is not None
     assert night(filled, DAYS - 1 - 7, DAY).held_back is None
 

@@ -8,7 +8,6 @@ import pytest
 
 from k2_ohlcv.domain.intervals import DAY, from_micros
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
-from k2_ohlcv.operations.reconcile import rebuild, refresh
 from k2_ohlcv.operations.reports import ReconciledWindows
 from k2_ohlcv.operations.validate import validate
 from k2_ohlcv_tests.support import lakes, table_history
@@ -22,7 +21,7 @@ from k2_ohlcv_tests.support.trades import AT, make_trade, week_of_trades
 def week_lake(sail: EngineLake) -> EngineLake:
     lakes.add_trades(sail.lake, week_of_trades())
     for each in TIMEFRAMES:
-        refresh(sail.lake, sail.engine, each)
+        sail.refresh(each)
     return sail
 
 
@@ -30,7 +29,7 @@ def test_sound_tables_pass_every_check(each_engine: EngineLake) -> None:
     """On both engines, every table, with everything examined."""
     lakes.add_trades(each_engine.lake, week_of_trades())
     for each in TIMEFRAMES:
-        rebuild(each_engine.lake, each_engine.engine, each, cache=each_engine.run.windows)
+        each_engine.rebuild(each, cache=each_engine.run.windows)
     for each in TIMEFRAMES:
         assert list_failures(each_engine, each) == {}
         assert find_check(each_engine, "reconciles_with_trades", each).examined == len(
@@ -116,7 +115,7 @@ def test_windows_dirty_since_the_watermark_are_pending_not_wrong(week_lake: Engi
 def test_partitions_that_were_never_made_are_pending(sail: EngineLake) -> None:
     """Without a watermark; those that were made are held to the trades."""
     lakes.add_trades(sail.lake, week_of_trades())
-    rebuild(sail.lake, sail.engine, MINUTE, [day_interval(AT)])
+    sail.rebuild(MINUTE, [day_interval(AT)])
     one = find_check(sail, "reconciles_with_trades")
     assert (one.examined, one.failures) == (24, 0)
     damage(sail, first_rows(1, volume=pl.col("volume") * 2))
@@ -128,7 +127,7 @@ def test_after_a_run_nothing_is_pending(week_lake: EngineLake) -> None:
     pinned = week_lake.lake.trades().metadata.current_snapshot_id
     lakes.add_trades(week_lake.lake, [make_trade(1000, AT)])
     reconciled = ReconciledWindows(pinned, (day_interval(AT),))
-    found = validate(week_lake.lake, week_lake.engine, MINUTE, [day_interval(AT)], reconciled=reconciled)
+    found = week_lake.validate(MINUTE, [day_interval(AT)], reconciled=reconciled)
     assert all(f.is_ok for f in found if f.check in BLOCKING)
 
 
@@ -162,4 +161,4 @@ def test_a_table_that_cannot_be_read_raises(week_lake: EngineLake) -> None:
     for path in lakes.list_data_files(table):
         table.io.delete(path)
     with pytest.raises(FileNotFoundError):
-        validate(week_lake.lake, week_lake.engine, MINUTE, [SPAN])
+        week_lake.validate(MINUTE, [SPAN])

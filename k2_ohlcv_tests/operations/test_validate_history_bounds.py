@@ -9,11 +9,8 @@ from k2_ohlcv.domain.intervals import DAY, Interval
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
 from k2_ohlcv.frames.checks import Finding
 from k2_ohlcv.frames.gaps import ALL_MARKETS, EXPIRED, NO_TRADES, NOT_COMPUTED
-from k2_ohlcv.lake.history_bounds import FROZEN_BEFORE
-from k2_ohlcv.operations.reconcile import refresh
 from k2_ohlcv.operations.reports import ReconciledWindows
-from k2_ohlcv.operations.validate import validate
-from k2_ohlcv_tests.support import lakes
+from k2_ohlcv_tests.support import lakes, table_history
 from k2_ohlcv_tests.support.candles import (
     HOUR,
     MINUTE,
@@ -37,8 +34,7 @@ def numbers(found: Finding) -> dict[str, float]:
 
 
 def forget_watermark(each_engine: EngineLake, each: Timeframe) -> None:
-    with each_engine.lake.candles(each).transaction() as transaction:
-        transaction.remove_properties("k2.trades-snapshot-id")
+    table_history.forget_watermark(each_engine.lake.candles(each))
 
 
 @pytest.mark.parametrize("each", TIMEFRAMES, ids=lambda each: each.name)
@@ -72,7 +68,7 @@ def test_after_a_run_the_line_holds_too(sail: EngineLake) -> None:
     daily_trades(sail)
     drop_trades(sail)
     current = sail.lake.trades().metadata.current_snapshot_id
-    found = validate(sail.lake, sail.engine, MINUTE, [SPAN], reconciled=ReconciledWindows(current, (SPAN,)))
+    found = sail.validate(MINUTE, [SPAN], reconciled=ReconciledWindows(current, (SPAN,)))
     assert [f.check for f in found if f.check in BLOCKING and not f.is_ok] == []
 
 
@@ -108,8 +104,7 @@ def test_timeframes_agree_stops_at_the_line_of_frozen_trades(sail: EngineLake) -
 def test_a_window_through_which_the_line_passes_is_behind_it(sail: EngineLake) -> None:
     """An hour that can't be computed any more is not held to its minutes, of which some still change."""
     daily_trades(sail)
-    with sail.lake.trades().transaction() as transaction:
-        transaction.set_properties({FROZEN_BEFORE: (AT + timedelta(minutes=10)).isoformat()})
+    table_history.freeze_trades(sail.lake.trades(), (AT + timedelta(minutes=10)))
     later = pl.col("window_start") == AT + timedelta(minutes=30)
     twice = pl.when(later).then(pl.col("volume") * 2).otherwise(pl.col("volume"))
     damage(sail, lambda rows: rows.with_columns(twice.cast(rows.schema["volume"]).alias("volume")))
@@ -119,9 +114,7 @@ def test_a_window_through_which_the_line_passes_is_behind_it(sail: EngineLake) -
 
 
 def gaps(each_engine: EngineLake, span: Interval = SPAN) -> tuple[dict[str, float], list[dict[str, object]]]:
-    (found,) = [
-        f for f in validate(each_engine.lake, each_engine.engine, MINUTE, [span]) if f.check == "gaps"
-    ]
+    (found,) = [f for f in each_engine.validate(MINUTE, [span]) if f.check == "gaps"]
     assert found.is_ok
     assert found.rows is None or sum(numbers(found).values()) >= found.rows.height
     return numbers(found), [] if found.rows is None else found.rows.to_dicts()
@@ -148,7 +141,7 @@ def test_an_expired_day_is_said_not_passed_over(sail: EngineLake) -> None:
     """Every check of it passes, with nothing examined, and the gap says why."""
     daily_trades(sail)
     drop_candles(sail, MINUTE)
-    found = {f.check: f for f in validate(sail.lake, sail.engine, MINUTE, [FROZEN_DAY])}
+    found = {f.check: f for f in sail.validate(MINUTE, [FROZEN_DAY])}
     assert all(f.is_ok for f in found.values())
     assert found["reconciles_with_trades"].examined == 0
     assert "1,440 windows" in found["reconciles_with_trades"].note
@@ -184,7 +177,7 @@ def test_what_is_pending_beyond_the_candles_is_not_computed_yet(sail: EngineLake
     counts, rows = gaps(sail, day_interval(at))
     assert counts == {NO_TRADES: 0, EXPIRED: 0, NOT_COMPUTED: 1}
     assert [(row["symbol"], row["start"]) for row in rows] == [(ALL_MARKETS, at)]
-    refresh(sail.lake, sail.engine, MINUTE)
+    sail.refresh(MINUTE)
     assert gaps(sail, day_interval(at)) == ({NO_TRADES: 0, EXPIRED: 0, NOT_COMPUTED: 0}, [])
 
 

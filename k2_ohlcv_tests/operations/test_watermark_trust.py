@@ -20,11 +20,10 @@ from k2_ohlcv.lake.metadata.lag import TableLag
 from k2_ohlcv.lake.metadata.table_stats import candles_status
 from k2_ohlcv.lake.missing_table import MissingTable
 from k2_ohlcv.lake.schemas import NAMESPACE, TRADES_SPEC
-from k2_ohlcv.lake.watermark import HEAD_PROPERTY, SNAPSHOT_PROPERTY, STATE_KEY, Watermark, carry_over_summary
+from k2_ohlcv.lake.watermark import HEAD_PROPERTY, SNAPSHOT_PROPERTY, STATE_KEY, carry_over_summary
 from k2_ohlcv.operations import plan, reconcile
 from k2_ohlcv.operations.reconcile import preview_refresh, rebuild, refresh
 from k2_ohlcv.operations.reports import RefusedWindowsError
-from k2_ohlcv.operations.validate import validate
 from k2_ohlcv_tests.support import lakes, table_history
 from k2_ohlcv_tests.support.candles import DAILY, MINUTE, day_interval
 from k2_ohlcv_tests.support.engine_lake import EngineLake
@@ -40,7 +39,7 @@ def started(sail: EngineLake) -> EngineLake:
     for first in range(0, len(some), 48):
         lakes.add_trades(sail.lake, some[first : first + 48])
     for each in (MINUTE, DAILY):
-        refresh(sail.lake, sail.engine, each)
+        sail.refresh(each)
     return sail
 
 
@@ -51,10 +50,10 @@ def minutes(each_engine: EngineLake) -> Table:
 def assert_refreshed(each_engine: EngineLake, some: list[Trade]) -> None:
     """A refresh makes the tables equal to these trades, and the next one has nothing to do."""
     for each in (MINUTE, DAILY):
-        refresh(each_engine.lake, each_engine.engine, each)
+        each_engine.refresh(each)
         assert preview_refresh(each_engine.lake, each).is_current
         assert not TableLag.measure(each_engine.lake, each).is_stale
-    lakes.assert_equal_to_trades(each_engine.lake, some, [MINUTE, DAILY])
+    each_engine.assert_equal_to_trades(some, MINUTE, DAILY)
 
 
 def test_a_rolled_back_candle_table_is_refreshed_again(started: EngineLake) -> None:
@@ -62,10 +61,10 @@ def test_a_rolled_back_candle_table_is_refreshed_again(started: EngineLake) -> N
     before = table_history.current_snapshot_id(minutes(started))
     late = make_trade(1000, AT + DAY)
     lakes.add_trades(started.lake, [late])
-    refresh(started.lake, started.engine, MINUTE)
+    started.refresh(MINUTE)
     table_history.roll_back(minutes(started), before)
     assert TableLag.measure(started.lake, MINUTE).is_stale
-    report = refresh(started.lake, started.engine, MINUTE)
+    report = started.refresh(MINUTE)
     assert (report.plan.reason, report.counts.changed, len(report.plan.intervals)) == (None, 1, 1)
     assert_refreshed(started, [*week_of_trades(), late])
 
@@ -112,11 +111,9 @@ def test_what_another_writer_does_to_candles_is_noticed(
     commit(minutes(started))
     assert TableLag.measure(started.lake, MINUTE).is_stale
     assert TableLag.measure(started.lake, MINUTE).dirty_partitions() == [day_interval(AT)]
-    broken = {
-        f.check for f in validate(started.lake, started.engine, MINUTE, [day_interval(AT)]) if not f.is_ok
-    }
+    broken = {f.check for f in started.validate(MINUTE, [day_interval(AT)]) if not f.is_ok}
     assert broken & {"reconciles_with_trades", "unique_windows"}
-    report = refresh(started.lake, started.engine, MINUTE)
+    report = started.refresh(MINUTE)
     assert report.plan.partitions == [day_interval(AT)]
     assert_refreshed(started, week_of_trades())
 
@@ -124,7 +121,7 @@ def test_what_another_writer_does_to_candles_is_noticed(
 def test_freshness_says_what_another_writer_opened(started: EngineLake) -> None:
     """The trades are no newer, and yet the table is not up to date."""
     foreign_delete(minutes(started))
-    notes = {f.check: f.note for f in validate(started.lake, started.engine, MINUTE, [day_interval(AT)])}
+    notes = {f.check: f.note for f in started.validate(MINUTE, [day_interval(AT)])}
     assert "another writer touched" in notes["freshness"]
 
 
@@ -147,17 +144,16 @@ def test_a_commit_of_ours_vouches_for_its_own_partitions_only(
     commit(minutes(started))
     late = make_trade(1000, AT + DAY)
     lakes.add_trades(started.lake, [late])
-    assert not rebuild(started.lake, started.engine, MINUTE, [day_interval(AT + DAY)]).watermark_moved
-    mark = Watermark.from_table(minutes(started))
-    assert mark is not None
+    assert not started.rebuild(MINUTE, [day_interval(AT + DAY)]).watermark_moved
+    mark = table_history.read_watermark(minutes(started))
     assert mark.open_intervals == (day_interval(AT),)
     assert TableLag.measure(started.lake, MINUTE).is_stale
-    assert refresh(started.lake, started.engine, MINUTE).plan.partitions == [day_interval(AT)]
+    assert started.refresh(MINUTE).plan.partitions == [day_interval(AT)]
     assert_refreshed(started, [*week_of_trades(), late])
 
 
 def rebuild_another_day(each_engine: EngineLake) -> None:
-    rebuild(each_engine.lake, each_engine.engine, MINUTE, [day_interval(AT + 2 * DAY)])
+    each_engine.rebuild(MINUTE, [day_interval(AT + 2 * DAY)])
 
 
 def move_the_clocks(each_engine: EngineLake) -> None:
@@ -176,12 +172,9 @@ def test_what_another_writer_touched_is_looked_at_after_a_commit_of_ours(
     """A commit that did not reconcile it is no reason to look away either."""
     foreign_delete(minutes(started))
     ours(started)
-    mark = Watermark.from_table(minutes(started))
-    assert mark is not None
+    mark = table_history.read_watermark(minutes(started))
     assert (mark.open_intervals, mark.touched) == ((day_interval(AT),), (day_interval(AT),))
-    broken = {
-        f.check for f in validate(started.lake, started.engine, MINUTE, [day_interval(AT)]) if not f.is_ok
-    }
+    broken = {f.check for f in started.validate(MINUTE, [day_interval(AT)]) if not f.is_ok}
     assert "reconciles_with_trades" in broken
     assert_refreshed(started, week_of_trades())
 
@@ -192,13 +185,13 @@ def test_what_another_writer_does_to_frozen_candles_is_said_after_a_commit_of_ou
 ) -> None:
     """Once, by the first command that leaves them as they are."""
     line = day_interval(AT + DAY).start.isoformat()
-    started.lake.trades().transaction().set_properties({FROZEN_BEFORE: line}).commit_transaction()
-    refresh(started.lake, started.engine, MINUTE)
+    table_history.set_properties(started.lake.trades(), {FROZEN_BEFORE: line})
+    started.refresh(MINUTE)
     foreign_delete(minutes(started))
     with capture_logs() as logs:
         ours(started)
-        refresh(started.lake, started.engine, MINUTE)
-        refresh(started.lake, started.engine, MINUTE)
+        started.refresh(MINUTE)
+        started.refresh(MINUTE)
     said = [log["reason"] for log in logs if log["event"] == "candles behind a line were changed"]
     assert [f"gold_ohlcv_1m in {AT:%Y-%m-%d}, where the trades are gone" in one for one in said] == [True]
     assert preview_refresh(started.lake, MINUTE).is_current
@@ -228,7 +221,7 @@ def test_a_watermark_of_an_older_version_means_one_full_refresh(started: EngineL
 def test_a_property_that_somebody_sets_is_not_believed(started: EngineLake) -> None:
     late = make_trade(1000, AT + DAY)
     current = table_history.current_snapshot_id(lakes.add_trades(started.lake, [late]))
-    minutes(started).transaction().set_properties({SNAPSHOT_PROPERTY: str(current)}).commit_transaction()
+    table_history.set_properties(minutes(started), {SNAPSHOT_PROPERTY: str(current)})
     assert TableLag.measure(started.lake, MINUTE).is_stale
     assert_refreshed(started, [*week_of_trades(), late])
 
@@ -251,7 +244,7 @@ def test_a_rebuild_at_other_trades_stays_open(started: EngineLake) -> None:
     """A stray trade comes in, its day is rebuilt, and trades are rolled back: the candle must go."""
     before = table_history.current_snapshot_id(started.lake.trades())
     lakes.add_trades(started.lake, [make_trade(1000, AT + DAY), make_trade(1001, AT + 2 * DAY)])
-    rebuild(started.lake, started.engine, MINUTE, [day_interval(AT + DAY)])
+    started.rebuild(MINUTE, [day_interval(AT + DAY)])
     table_history.roll_back(started.lake.trades(), before)
     assert TableLag.measure(started.lake, MINUTE).is_stale
     assert_refreshed(started, week_of_trades())
@@ -268,7 +261,7 @@ def test_missing_trades_are_not_deleted_trades(started: EngineLake) -> None:
     with pytest.raises(MissingTradesError):
         TableLag.measure(started.lake, MINUTE)
     with pytest.raises(MissingTradesError):  # an outage is no failed check
-        validate(started.lake, started.engine, MINUTE, [day_interval(AT)])
+        started.validate(MINUTE, [day_interval(AT)])
     assert candles_status(started.lake, MINUTE).lag is None
     assert not catalog.table_exists(TRADES_SPEC.identifier)
     assert lakes.read_frame(started.lake, MINUTE).equals(candles)
@@ -278,10 +271,10 @@ def test_missing_trades_are_not_deleted_trades(started: EngineLake) -> None:
 
 def test_reading_creates_no_table(sail: EngineLake) -> None:
     for each in TIMEFRAMES:
-        refresh(sail.lake, sail.engine, each)
-        rebuild(sail.lake, sail.engine, each)
+        sail.refresh(each)
+        sail.rebuild(each)
         assert isinstance(sail.lake.candles(each), MissingTable)
-        validate(sail.lake, sail.engine, each, [day_interval(AT)])
+        sail.validate(each, [day_interval(AT)])
     assert sail.lake.catalog.list_tables(NAMESPACE) == []
 
 
@@ -298,16 +291,16 @@ def test_candle_tables_remember_the_frozen_line(started: EngineLake) -> None:
     """Trades expired, the table created anew without them and without the line: the candles stay."""
     line = day_interval(AT + DAY).start
     trades = started.lake.trades()
-    trades.transaction().set_properties({FROZEN_BEFORE: line.isoformat()}).commit_transaction()
+    table_history.freeze_trades(trades, line)
     late = make_trade(1000, AT + DAY + timedelta(minutes=3))
     lakes.add_trades(started.lake, [late])
     for each in (MINUTE, DAILY):
-        refresh(started.lake, started.engine, each)
+        started.refresh(each)
     before = [c for c in aggregate([*week_of_trades(), late], MINUTE) if c.window_start < line]
     started.lake.catalog.drop_table(TRADES_SPEC.identifier)
     kept = [t for t in [*week_of_trades(), late] if t.timestamp >= line + DAY]
     lakes.add_trades(started.lake, kept)
-    report = refresh(started.lake, started.engine, MINUTE)
+    report = started.refresh(MINUTE)
     assert report.plan.skipped > 0
     assert lakes.read_candles(started.lake, MINUTE) == [*before, *aggregate(kept, MINUTE)]
 
@@ -318,8 +311,8 @@ def test_a_trade_ahead_of_its_time_comes_in_once_its_time_has_come(
     """Although no trade has changed since: what was left out then is open now."""
     ahead = make_trade(1000, datetime.now(UTC) + 4 * DAY)
     lakes.add_trades(started.lake, [ahead])
-    refresh(started.lake, started.engine, MINUTE)
-    lakes.assert_equal_to_trades(started.lake, week_of_trades(), [MINUTE])
+    started.refresh(MINUTE)
+    started.assert_equal_to_trades(week_of_trades(), MINUTE)
     assert preview_refresh(started.lake, MINUTE).is_current
 
     class Later(datetime):
@@ -329,8 +322,8 @@ def test_a_trade_ahead_of_its_time_comes_in_once_its_time_has_come(
 
     monkeypatch.setattr(trading_times, "datetime", Later)
     assert TableLag.measure(started.lake, MINUTE).is_stale
-    refresh(started.lake, started.engine, MINUTE)
-    lakes.assert_equal_to_trades(started.lake, [*week_of_trades(), ahead], [MINUTE])
+    started.refresh(MINUTE)
+    started.assert_equal_to_trades([*week_of_trades(), ahead], MINUTE)
     assert preview_refresh(started.lake, MINUTE).is_current
 
 
@@ -339,8 +332,8 @@ def test_a_bad_trade_among_good_ones_of_a_window_is_seen(started: EngineLake) ->
     bad = make_trade("bad", week_of_trades()[0].timestamp, 100, "-0.05")
     lakes.add_trades(started.lake, [bad])
     with pytest.raises(RefusedWindowsError, match="positive_metrics"):
-        refresh(started.lake, started.engine, MINUTE)
-    lakes.assert_equal_to_trades(started.lake, week_of_trades(), [MINUTE])
+        started.refresh(MINUTE)
+    started.assert_equal_to_trades(week_of_trades(), MINUTE)
 
 
 def bad_trade(number: int, at: datetime, symbol: str = "BAD") -> Trade:
@@ -356,24 +349,24 @@ def test_a_window_that_breaks_the_gate_holds_up_no_other(started: EngineLake) ->
     with pytest.raises(
         RefusedWindowsError, match=r"1 windows .* BINANCE BAD 2024-02-28T12:01:00Z"
     ) as refused:
-        refresh(started.lake, started.engine, MINUTE)
+        started.refresh(MINUTE)
     assert refused.value.report.counts.changed == 2
-    lakes.assert_equal_to_trades(started.lake, [*week_of_trades(), *good], [MINUTE])
+    started.assert_equal_to_trades([*week_of_trades(), *good], MINUTE)
     assert TableLag.measure(started.lake, MINUTE).is_stale
-    found = {f.check: f for f in validate(started.lake, started.engine, MINUTE, [day_interval(AT)])}
+    found = {f.check: f for f in started.validate(MINUTE, [day_interval(AT)])}
     assert not found["positive_metrics"].is_ok
     assert "BINANCE BAD" in found["positive_metrics"].note
 
     more = make_trade(1002, AT + timedelta(minutes=30))
     lakes.add_trades(started.lake, [more])
     with pytest.raises(RefusedWindowsError) as again:
-        refresh(started.lake, started.engine, MINUTE)
+        started.refresh(MINUTE)
     report = again.value.report
     assert {i.start for i in report.plan.intervals} == {bad.timestamp, more.timestamp}, "and no more"
 
     commits = len(minutes(started).snapshots())
     with pytest.raises(RefusedWindowsError):
-        refresh(started.lake, started.engine, MINUTE)
+        started.refresh(MINUTE)
     assert len(minutes(started).snapshots()) == commits, "nothing new to say"
 
     started.lake.trades().delete(EqualTo("symbol", "BAD"))
@@ -385,8 +378,8 @@ def test_a_stored_candle_of_a_refused_window_stays(started: EngineLake) -> None:
     bad = make_trade("bad", first.timestamp, 100, "-0.5")
     lakes.add_trades(started.lake, [bad])
     with pytest.raises(RefusedWindowsError):
-        refresh(started.lake, started.engine, MINUTE)
-    lakes.assert_equal_to_trades(started.lake, week_of_trades(), [MINUTE])
+        started.refresh(MINUTE)
+    started.assert_equal_to_trades(week_of_trades(), MINUTE)
 
 
 def test_a_refresh_that_breaks_off_goes_on_where_it_stopped(
@@ -398,12 +391,12 @@ def test_a_refresh_that_breaks_off_goes_on_where_it_stopped(
     lakes.add_trades(started.lake, late)
     broken_after(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
-        refresh(started.lake, started.engine, MINUTE)
+        started.refresh(MINUTE)
     monkeypatch.setattr(reconcile, "commit_change", REAL_COMMIT)
     assert TableLag.measure(started.lake, MINUTE).is_stale
     more = make_trade(2000, AT + timedelta(minutes=40))
     lakes.add_trades(started.lake, [more])
-    report = refresh(started.lake, started.engine, MINUTE)
+    report = started.refresh(MINUTE)
     assert [i.start for i in report.plan.intervals] == [more.timestamp, late[2].timestamp]
     assert_refreshed(started, [*week_of_trades(), *late, more])
 
@@ -415,9 +408,9 @@ def test_a_first_refresh_that_breaks_off_goes_on_too(
     monkeypatch.setattr(plan, "MAX_CHUNK_PARTITIONS", 1)
     broken_after(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
-        refresh(sail.lake, sail.engine, MINUTE)
+        sail.refresh(MINUTE)
     monkeypatch.setattr(reconcile, "commit_change", REAL_COMMIT)
-    report = refresh(sail.lake, sail.engine, MINUTE)
+    report = sail.refresh(MINUTE)
     assert report.plan.partitions == [day_interval(AT + 2 * DAY), day_interval(AT + 3 * DAY)]
     assert_refreshed(sail, week_of_trades())
 
@@ -443,21 +436,21 @@ def test_a_refused_window_behind_a_line_is_open_no_longer(started: EngineLake, n
     """Nobody can mend it any more: else the table would be behind for ever."""
     lakes.add_trades(started.lake, [bad_trade(1, AT + timedelta(minutes=1))])
     with pytest.raises(RefusedWindowsError):
-        refresh(started.lake, started.engine, MINUTE)
+        started.refresh(MINUTE)
     table = started.lake.trades() if name == FROZEN_BEFORE else minutes(started)
-    table.transaction().set_properties({name: day_interval(AT + DAY).start.isoformat()}).commit_transaction()
-    refresh(started.lake, started.engine, MINUTE)
+    table_history.set_properties(table, {name: day_interval(AT + DAY).start.isoformat()})
+    started.refresh(MINUTE)
     assert preview_refresh(started.lake, MINUTE).is_current
     assert not TableLag.measure(started.lake, MINUTE).refused
-    lakes.assert_equal_to_trades(started.lake, week_of_trades(), [MINUTE])
+    started.assert_equal_to_trades(week_of_trades(), MINUTE)
 
 
 def test_a_line_that_is_no_moment_is_named(started: EngineLake) -> None:
     """One without a zone is taken as UTC."""
-    minutes(started).transaction().set_properties({FROZEN_BEFORE: "soon"}).commit_transaction()
+    table_history.set_properties(minutes(started), {FROZEN_BEFORE: "soon"})
     with pytest.raises(TableSpecError, match=f"{FROZEN_BEFORE} of market_data.gold_ohlcv_1m is 'soon'"):
-        refresh(started.lake, started.engine, MINUTE)
-    minutes(started).transaction().set_properties({FROZEN_BEFORE: f"{AT:%Y-%m-%d}"}).commit_transaction()
+        started.refresh(MINUTE)
+    table_history.set_properties(minutes(started), {FROZEN_BEFORE: f"{AT:%Y-%m-%d}"})
     assert preview_refresh(started.lake, MINUTE).is_current
 
 
@@ -466,5 +459,5 @@ def test_a_refresh_of_everything_is_logged(started: EngineLake) -> None:
     started.lake.catalog.drop_table(TRADES_SPEC.identifier)
     lakes.add_trades(started.lake, week_of_trades())
     with capture_logs() as logs:
-        refresh(started.lake, started.engine, MINUTE)
+        started.refresh(MINUTE)
     assert [log["reason"] for log in logs if log["event"] == "everything is dirty"] != []

@@ -12,7 +12,6 @@ from k2_ohlcv.lake.commit import RETENTION_SUMMARY_KEY, TableCommit, commit_chan
 from k2_ohlcv.lake.history_bounds import EXPIRED_BEFORE, FROZEN_BEFORE
 from k2_ohlcv.lake.metadata.files import live_files
 from k2_ohlcv.lake.watermark import carry_over_summary
-from k2_ohlcv.operations.reconcile import refresh
 from k2_ohlcv.operations.reports import ReconcileReport
 from k2_ohlcv_tests.support import lakes, table_history
 from k2_ohlcv_tests.support.engine_lake import EngineLake
@@ -28,7 +27,7 @@ def day_interval(moment: datetime) -> Interval:
 
 
 def refresh_all(each_engine: EngineLake) -> list[ReconcileReport]:
-    return [refresh(each_engine.lake, each_engine.engine, each) for each in TIMEFRAMES]
+    return [each_engine.refresh(each) for each in TIMEFRAMES]
 
 
 def start_week(each_engine: EngineLake) -> list[Trade]:

@@ -1,6 +1,8 @@
 """Lakes for tests: put trades in directly, read candles back plainly."""
 
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -35,6 +37,17 @@ def lake_settings(home: Path, **environ: str) -> Settings:
 def open_lake(home: Path) -> Lake:
     """A lake in a folder."""
     return Lake.open(lake_settings(home))
+
+
+@contextmanager
+def temporary_lake() -> Iterator[tuple[Lake, Path]]:
+    """A lake in a folder of its own, for one example of a property."""
+    with tempfile.TemporaryDirectory() as folder:
+        lake = open_lake(Path(folder))
+        try:
+            yield lake, Path(folder)
+        finally:
+            lake.catalog.close()
 
 
 def on_s3(home: Path, s3: S3, bucket: str) -> Lake:
@@ -120,6 +133,11 @@ def write_file(table: Table, path: str, content: bytes) -> None:
     """Put a file where a path of the table's store says."""
     with table.io.new_output(path).create(overwrite=True) as stream:
         stream.write(content)
+
+
+def list_parquet_files(table: Table) -> set[str]:
+    """The Parquet files in a table's location, live or not."""
+    return {path for path in files_of(table) if path.endswith(".parquet")}
 
 
 def files_of(table: Table) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """What other writers do to a trades table: whole rewrites, compactions, rollbacks, expiry."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from uuid import uuid4
 
@@ -14,6 +14,8 @@ from pyiceberg.table.update.snapshot import _OverwriteFiles
 from pyiceberg.typedef import EMPTY_DICT, Record
 
 from k2_ohlcv.domain.timeframe import Grain
+from k2_ohlcv.lake.history_bounds import FROZEN_BEFORE
+from k2_ohlcv.lake.watermark import SNAPSHOT_PROPERTY, Watermark
 
 
 def rewrite_files(
@@ -87,3 +89,31 @@ def current_snapshot_id(table: Table) -> int:
     snapshot = table.current_snapshot()
     assert snapshot is not None
     return snapshot.snapshot_id
+
+
+def set_properties(table: Table, properties: Mapping[str, str]) -> None:
+    """Set table properties in a commit without a snapshot."""
+    table.transaction().set_properties(dict(properties)).commit_transaction()
+
+
+def remove_property(table: Table, name: str) -> None:
+    """Remove a table property in a commit without a snapshot."""
+    with table.transaction() as transaction:
+        transaction.remove_properties(name)
+
+
+def freeze_trades(trades: Table, before: datetime) -> None:
+    """Set `frozen_before`, as retention of trades does."""
+    set_properties(trades, {FROZEN_BEFORE: before.isoformat()})
+
+
+def forget_watermark(candles: Table) -> None:
+    """Remove the watermark of a candle table, so that everything is dirty."""
+    remove_property(candles, SNAPSHOT_PROPERTY)
+
+
+def read_watermark(candles: Table) -> Watermark:
+    """The watermark that a candle table must have."""
+    watermark = Watermark.from_table(candles)
+    assert watermark is not None
+    return watermark
