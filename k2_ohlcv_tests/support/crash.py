@@ -18,6 +18,7 @@ class Interrupted(Lake):
     actions: list[Callable[[], object]] = field(default_factory=list)
 
     def trades(self):  # type: ignore[no-untyped-def]
+        """Load the trades table, then run the next action."""
         table = super().trades()
         if self.actions:
             self.actions.pop(0)()

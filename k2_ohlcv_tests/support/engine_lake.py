@@ -31,6 +31,11 @@ class EngineLake:
         """Refresh one candle table."""
         return refresh(self.lake, self.engine, timeframe, **options)
 
+    def refresh_tables(self, *timeframes: Timeframe) -> None:
+        """Refresh several candle tables."""
+        for timeframe in timeframes:
+            self.refresh(timeframe)
+
     def rebuild(
         self, timeframe: Timeframe, intervals: Sequence[Interval] | None = None, **options: Any
     ) -> ReconcileReport:
