@@ -17,10 +17,7 @@ from k2_ohlcv_tests.support import lakes, table_history
 
 
 def test_tables_are_created_on_first_write(lake: Lake, tmp_path: Path) -> None:
-    """A second lake in the same folder has the same table.
-
-    Each table has the columns and partitions of its spec.
-    """
+    """Each table has the columns and partitions of its spec. A second lake finds it."""
     uuid = lake.writable_trades().metadata.table_uuid
     second_lake = lakes.open_lake(tmp_path)
     assert second_lake.trades().metadata.table_uuid == uuid
@@ -35,9 +32,7 @@ def test_tables_are_created_on_first_write(lake: Lake, tmp_path: Path) -> None:
     assert {f.name for f in lake.rejected().schema().fields} >= {"source", "line", "reason", "raw"}
 
 
-def test_a_namespace_created_by_another_process_is_no_error(
-    lake: Lake, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_namespace_of_another_process_is_no_error(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """A SQL catalog raises its database's error. If the namespace does not exist, the lake raises it too."""
     real = lake.catalog.create_namespace_if_not_exists
 
@@ -95,9 +90,7 @@ def test_a_table_with_other_columns_is_an_error_that_names_the_difference(lake: 
     ]
     lake.writable_trades()  # creates the namespace
     lake.catalog.create_table(
-        spec.identifier,
-        Schema(*fields, NestedField(99, "colour", StringType())),
-        properties=spec.properties,
+        spec.identifier, Schema(*fields, NestedField(99, "colour", StringType())), properties=spec.properties
     )
     with pytest.raises(TableSpecError) as error:
         lake.candles(minute)
@@ -111,7 +104,6 @@ def test_a_table_with_other_columns_is_an_error_that_names_the_difference(lake: 
 
 
 def replace_type(field: NestedField, column_type: DoubleType) -> NestedField:
-    """A field with another type."""
     return NestedField(field.field_id, field.name, column_type, required=field.required)
 
 

@@ -27,14 +27,12 @@ NOW = datetime(2024, 6, 1, tzinfo=UTC)
 
 
 def trades(start: int, count: int) -> list[Trade]:
-    """Trades in consecutive minutes."""
     return [
         make_trade(i, AT + timedelta(minutes=i), 1, 1, market=("X", "Y")) for i in range(start, start + count)
     ]
 
 
 def commit_candles(table: Table, trades: Sequence[Trade], properties: dict[str, str] | None = None) -> Table:
-    """Commit the candles of these trades, as a refresh of their windows would."""
     return lakes.commit_candles(table, MINUTE, trades, NOW, properties, {"k2.note": "test"})
 
 
@@ -115,10 +113,7 @@ def test_history_and_manifests_stay_bounded(lake: Lake, monkeypatch: pytest.Monk
 
 
 def test_manifests_are_evaluated_by_several_threads(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PyIceberg's evaluator stores the manifest that it reads.
-
-    A shared evaluator mixes up the days of manifests.
-    """
+    """PyIceberg's evaluator stores its manifest, so a shared one mixes up days."""
 
     def slow(self: _ManifestEvalVisitor, manifest: ManifestFile) -> bool:
         self.partition_fields = manifest.partitions or []

@@ -15,12 +15,7 @@ from pyiceberg.transforms import (
     TruncateTransform,
     YearTransform,
 )
-from pyiceberg.types import (
-    IcebergType,
-    LongType,
-    TimestampType,
-    TimestamptzType,
-)
+from pyiceberg.types import IcebergType, LongType, TimestampType, TimestamptzType
 
 from k2_ohlcv.domain.errors import TableSpecError
 from k2_ohlcv.domain.intervals import MICROSECOND, Interval, to_micros
@@ -52,9 +47,7 @@ from k2_ohlcv_tests.support.external_trades import (
         (LongType(), to_micros(TRADE_TIME) // 1000, TimeUnit.MILLIS),
     ],
 )
-def test_spans_come_from_the_bounds_of_any_kind_of_time(
-    lake: Lake, kind: IcebergType, value: object, clock: TimeUnit
-) -> None:
+def test_spans_come_from_file_bounds(lake: Lake, kind: IcebergType, value: object, clock: TimeUnit) -> None:
     """Timestamps and longs give the exact span of a file."""
     trades = create_timed_table(lake, kind, value)
     moment = TRADE_TIME.replace(microsecond=123000) if clock is TimeUnit.MILLIS else TRADE_TIME
@@ -80,10 +73,7 @@ def test_a_long_of_another_unit_is_refused(lake: Lake, value: int) -> None:
 
 @pytest.mark.parametrize("unit", [1, 1000])
 def test_one_stray_row_does_not_change_the_unit(lake: Lake, unit: int) -> None:
-    """9999-12-31 in milliseconds is as large as microseconds.
-
-    The rule applies to a newer file and to the only file.
-    """
+    """9999-12-31 in milliseconds is as large as microseconds."""
     usual_row = TRADE_ROW | {"timestamp": to_micros(TRADE_TIME) // unit}
     stray_row = TRADE_ROW | {"timestamp": 253_402_300_799_999_999 // unit}
     table = external_tables.create_table(

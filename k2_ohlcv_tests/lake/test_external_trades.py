@@ -5,13 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from pyiceberg.types import (
-    DateType,
-    DoubleType,
-    FloatType,
-    LongType,
-    StringType,
-)
+from pyiceberg.types import DateType, DoubleType, FloatType, LongType, StringType
 from structlog.testing import capture_logs
 
 from k2_ohlcv.domain.errors import TableSpecError, UsageError

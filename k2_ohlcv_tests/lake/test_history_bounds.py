@@ -26,7 +26,6 @@ LENGTH = timedelta(hours=1)
 
 
 def days(first: int, count: int = 1) -> Interval:
-    """Days from the first of March on."""
     return Interval(DAY_1 + first * DAY, DAY_1 + (first + count) * DAY)
 
 
@@ -111,7 +110,7 @@ def test_an_unreadable_bound_is_named(lake: Lake) -> None:
 
 
 @pytest.mark.parametrize(("trades", "candles"), [(NOON, None), (NOON, DAY_1), (DAY_1, NOON), (None, NOON)])
-def test_frozen_before_is_the_later_of_both_tables(
+def test_the_later_frozen_before_counts(
     lake: Lake, trades: datetime | None, candles: datetime | None
 ) -> None:
     """Trades and candles may both have the property."""

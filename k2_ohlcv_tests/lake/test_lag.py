@@ -14,25 +14,21 @@ HOUR, DAY = find_timeframe("1h"), find_timeframe("1d")
 
 
 def add(lake: Lake, month: int, day: int) -> Table:
-    """Append a trade on a day of 2024."""
     moment = datetime(2024, month, day, 12, tzinfo=UTC)
     return lakes.add_trades(lake, [make_trade(f"{month}-{day}", moment, 1, 1, market=("X", "Y"))])
 
 
 def set_watermarks(lake: Lake, snapshot: int | None) -> None:
-    """Set the watermark of both tables."""
     assert snapshot is not None
     for timeframe in (HOUR, DAY):
         lakes.set_watermark(lake, timeframe, snapshot)
 
 
 def dirty_keys(lag: TableLag) -> list[str]:
-    """The partition keys of dirty partitions."""
     return [lag.timeframe.grain.key(partition) for partition in lag.dirty_partitions()]
 
 
 def commit_time(trades: Table, index: int) -> datetime:
-    """The commit time of a trades snapshot."""
     return datetime.fromtimestamp(trades.metadata.snapshots[index].timestamp_ms / 1000, UTC)
 
 
@@ -65,10 +61,7 @@ def test_lag_starts_at_the_first_newer_snapshot(lake: Lake) -> None:
 
 
 def test_a_rollback_makes_the_table_stale(lake: Lake) -> None:
-    """The current snapshot is older than the watermark.
-
-    The table is stale since the rollback, where both differ.
-    """
+    """The table is stale since the rollback, where both snapshots differ."""
     first = add(lake, 1, 5).metadata.current_snapshot_id
     trades = add(lake, 3, 7)
     set_watermarks(lake, trades.metadata.current_snapshot_id)

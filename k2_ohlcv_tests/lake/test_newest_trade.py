@@ -50,7 +50,6 @@ def open_external(
     properties: Mapping[str, str] = {},
     spec: PartitionSpec | None = DAILY,
 ) -> Any:
-    """Open an external table with these times."""
     columns = {
         "venue": StringType(),
         "symbol": StringType(),

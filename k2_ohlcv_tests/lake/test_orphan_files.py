@@ -77,9 +77,7 @@ def test_young_files_are_no_orphans(twenty_days: Lake) -> None:
     assert lakes.read_candles(twenty_days, MINUTE) == aggregate(trades_of_days(20), MINUTE)
 
 
-def test_files_committed_during_the_search_are_no_orphans(
-    twenty_days: Lake, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_newly_committed_files_are_no_orphans(twenty_days: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """The table is loaded after the listing, so age does not matter."""
     real = TableFiles.list_files
 

@@ -12,7 +12,6 @@ SPAN = Interval(datetime(2024, 3, 1, tzinfo=UTC), datetime(2024, 3, 1, tzinfo=UT
 
 
 def file(path: str) -> LiveFile:
-    """A data file of this path."""
     return LiveFile(DataFile.from_args(content=DataFileContent.DATA, file_path=path), SPAN)
 
 

@@ -56,9 +56,7 @@ def file(
         (file(POSITIONS), file(DATA, 5), None),
     ],
 )
-def test_a_delete_applies_to_its_scope_up_to_a_sequence_number(
-    delete: DataFile, data: DataFile, newest: int | None
-) -> None:
+def test_deletes_apply_up_to_a_sequence_number(delete: DataFile, data: DataFile, newest: int | None) -> None:
     """The delete has sequence number 3. `newest` is the newest data file to which it applies."""
     deletes = RowDeletes.from_files(TABLE, [(delete, 3)])
     assert [n for n in range(1, 6) if deletes.deletes_for(data, n)] == list(range(1, (newest or 0) + 1))
@@ -77,3 +75,32 @@ def test_every_delete_of_a_scope_is_found() -> None:
         file(DATA, 5), 1
     )
     assert sorted(map(id, deletes)) == sorted(map(id, delete_files))
+
+
+@pytest.mark.parametrize(
+    ("content", "named", "partition", "applies"),
+    [
+        # Deletes of sequence number 5, on data of number 4, 5 and 6.
+        (POSITIONS, None, (1,), [True, True, False]),
+        (POSITIONS, "a", (1,), [True, True, False]),
+        (EQUALITY, None, (1,), [True, False, False]),
+        (EQUALITY, None, (), [True, False, False]),
+    ],
+)
+def test_deletes_apply_to_their_scope_and_to_older_files(
+    content: DataFileContent, named: str | None, partition: tuple[int, ...], applies: list[bool]
+) -> None:
+    """Deletes of a partition apply there, unpartitioned equality deletes in every partition."""
+    deletes = RowDeletes.from_files(TABLE, [(file(content, *partition, names_file=named), 5)])
+    assert [bool(deletes.deletes_for(file(DATA, 1), number)) for number in (4, 5, 6)] == applies
+    elsewhere = [bool(deletes.deletes_for(file(DATA, 2, path="b"), number)) for number in (4, 5, 6)]
+    assert elsewhere == ([False] * 3 if partition else applies)
+
+
+def test_a_deletion_vector_applies_to_the_file_it_names() -> None:
+    """The partition of the data file does not matter."""
+    vector = file(POSITIONS, 1, path="v.puffin")
+    vector.referenced_data_file = "a"  # of format version 3
+    deletes = RowDeletes.from_files(TABLE, [(vector, 5)])
+    assert deletes.deletes_for(file(DATA, 9), 5) == [vector]
+    assert deletes.deletes_for(file(DATA, 1, path="b"), 5) == []

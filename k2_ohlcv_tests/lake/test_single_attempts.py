@@ -86,7 +86,6 @@ def commits(monkeypatch: pytest.MonkeyPatch) -> Commits:
 
 
 def trade(number: int, at: datetime = AT) -> Trade:
-    """A trade some seconds later."""
     return make_trade(number, at + timedelta(seconds=number), 1, 1, market=("X", "Y"))
 
 
@@ -110,7 +109,6 @@ def ten_days(sail: EngineLake) -> EngineLake:
 
 
 def every_path(each_engine: EngineLake, tmp_path: Path) -> None:
-    """Commit in every way in which this project commits."""
     ingest_trades(each_engine, tmp_path, range(100, 103), extra="never,1,1,1\n")
     each_engine.refresh(MINUTE)
     each_engine.rebuild(find_timeframe("1d"))
@@ -119,7 +117,6 @@ def every_path(each_engine: EngineLake, tmp_path: Path) -> None:
 
 
 def list_committing_modules() -> set[str]:
-    """The modules whose source commits."""
     return {
         str(path)
         for path in PACKAGE.rglob("*.py")
@@ -148,9 +145,7 @@ def test_pyiceberg_retries_no_commit(ten_days: EngineLake, commits: Commits, tmp
     }
 
 
-def test_the_next_attempt_starts_from_the_current_snapshot(
-    ten_days: EngineLake, commits: Commits, tmp_path: Path
-) -> None:
+def test_the_next_attempt_has_a_new_base(ten_days: EngineLake, commits: Commits, tmp_path: Path) -> None:
     """The snapshot that moved the base is the base of the next attempt."""
     new_bases: dict[int, int] = {}
 

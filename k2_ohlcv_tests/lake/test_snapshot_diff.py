@@ -34,7 +34,6 @@ def add(lake: Lake, *minutes: float) -> int:
 
 
 def windows(minutes: Iterable[float]) -> list[Interval]:
-    """The windows of these minutes."""
     return coalesce(MINUTE.window(trade(m).timestamp) for m in minutes)
 
 
@@ -87,9 +86,7 @@ def test_a_removed_file_is_read_for_its_windows(lake: Lake) -> None:
     assert find_dirty(lake, before) == (windows([1440, 1443]), 1)
 
 
-def test_a_file_that_cannot_be_read_counts_with_its_bounds(
-    lake: Lake, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_file_counts_with_its_bounds(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every window between its first and last trade is dirty."""
     before = add(lake, 0)
     add(lake, 3, 9.5)
@@ -137,7 +134,6 @@ def test_trades_lie_within_the_bounds_of_their_files(lake: Lake) -> None:
 
 
 def count_changed_files(lake: Lake, before: int) -> tuple[int, int]:
-    """How many files were removed and added since a snapshot, without rewrites."""
     trades = lake.trades()
     diff = diff_snapshots(trades, before, table_history.current_snapshot_id(trades))
     return len(diff.removed_files), len(diff.added_files)

@@ -1,4 +1,7 @@
-"""Expiry of snapshots and dropped partitions beside other writers."""
+"""Expiry of snapshots and dropped partitions: races with other writers, and kills at any step."""
+
+import pkgutil
+from datetime import UTC, datetime
 
 import pytest
 from pyiceberg.catalog import MetastoreCatalog
@@ -13,6 +16,7 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.commit import TableCommit, commit_change
 from k2_ohlcv.lake.history_bounds import EXPIRED_BEFORE, bound_property_update, read_bound
 from k2_ohlcv.lake.maintenance import orphan_files, partition_drops, snapshot_expiry
+from k2_ohlcv.lake.maintenance.orphan_files import remove_orphans
 from k2_ohlcv.lake.maintenance.snapshot_expiry import expire_snapshots
 from k2_ohlcv.lake.maintenance.table_files import RemovedFiles
 from k2_ohlcv_tests.support import lakes, table_history
@@ -20,11 +24,12 @@ from k2_ohlcv_tests.support.candles import MINUTE
 from k2_ohlcv_tests.support.daily_candles import (
     BOUND,
     FAR_FUTURE,
-    assert_candles_from_bound,
+    assert_candles,
     drop_days,
     list_files,
     load_candles,
     trades_of_days,
+    when_orphans_are_old,
 )
 
 
@@ -51,7 +56,7 @@ def test_files_of_expired_snapshots_alone_are_removed(twenty_days: Lake) -> None
     assert report.snapshots == 2
     assert report.removed == RemovedFiles(len(removed_paths), sum(sizes[path] for path in removed_paths))
     assert sum(path.endswith(".parquet") for path in removed_paths) == 10
-    assert_candles_from_bound(twenty_days)
+    assert_candles(twenty_days)
 
 
 @pytest.mark.each_store
@@ -64,13 +69,11 @@ def test_shared_manifests_and_files_stay(twenty_days: Lake) -> None:
     table = twenty_days.candles(MINUTE)
     assert len(table.snapshots()) == 2
     assert table.scan(snapshot_id=table.refs()["first"].snapshot_id).to_arrow().num_rows == 30
-    assert_candles_from_bound(twenty_days)
+    assert_candles(twenty_days)
 
 
 @pytest.mark.parametrize("moment", ["after the search", "while committing"])
-def test_a_tag_created_during_expiry_keeps_its_snapshot(
-    twenty_days: Lake, monkeypatch: pytest.MonkeyPatch, moment: str
-) -> None:
+def test_a_tag_during_expiry_is_kept(twenty_days: Lake, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     """The snapshots are selected again before the commit, and this catalog checks the references."""
     drop_days(twenty_days)
     first = twenty_days.candles(MINUTE).snapshots()[0].snapshot_id
@@ -79,12 +82,10 @@ def test_a_tag_created_during_expiry_keeps_its_snapshot(
     assert report.snapshots == 1
     assert twenty_days.candles(MINUTE).scan(snapshot_id=first).to_arrow().num_rows == 30
     assert twenty_days.candles(MINUTE).refs()["kept"].snapshot_id == first
-    assert_candles_from_bound(twenty_days)
+    assert_candles(twenty_days)
 
 
 def tag_in_between(lake: Lake, monkeypatch: pytest.MonkeyPatch, moment: str, snapshot: int) -> None:
-    """Tag a snapshot while expiry runs."""
-
     def tag() -> None:
         monkeypatch.undo()
         lake.candles(MINUTE).manage_snapshots().create_tag(snapshot, "kept").commit()
@@ -122,7 +123,7 @@ def test_a_tag_that_a_catalog_loses_is_restored(twenty_days: Lake, monkeypatch: 
     assert f"kept (snapshot {first})" in [entry.get("refs") for entry in logged]
     assert twenty_days.candles(MINUTE).refs()["kept"].snapshot_id == first
     assert twenty_days.candles(MINUTE).scan(snapshot_id=first).to_arrow().num_rows == 30
-    assert_candles_from_bound(twenty_days)
+    assert_candles(twenty_days)
 
 
 def test_expiry_that_loses_every_race_fails(twenty_days: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,3 +152,59 @@ def test_snapshots_outside_the_current_history_expire(twenty_days: Lake) -> None
     table_history.roll_back(table, table.snapshots()[0].snapshot_id)
     assert expire_snapshots(load_candles(twenty_days), FAR_FUTURE).snapshots == 1
     assert lakes.read_candles(twenty_days, MINUTE) == aggregate(trades_of_days(10), MINUTE)
+
+
+class Killed(BaseException):
+    """The process is killed."""
+
+
+def run_retention(lake: Lake, now: datetime | None = None) -> None:
+    """Run the three steps of retention on a table."""
+    drop_days(lake)
+    expire_snapshots(load_candles(lake), FAR_FUTURE)
+    remove_orphans(load_candles(lake), now or datetime.now(UTC))
+
+
+@pytest.mark.parametrize("calls", range(1, 9))
+@pytest.mark.parametrize(
+    "target",
+    [
+        "pyiceberg.table.Transaction.commit_transaction",
+        "pyiceberg.table.Table._do_commit",
+        "k2_ohlcv.lake.maintenance.snapshot_expiry.files_only_referenced_by",
+        "k2_ohlcv.lake.maintenance.snapshot_expiry.remove_unreached",
+        "k2_ohlcv.lake.maintenance.table_files.TableFiles._remove_file",
+        "k2_ohlcv.lake.maintenance.table_files.TableFiles._remove_empty_folders",
+    ],
+)
+def test_after_a_kill_tables_are_readable_and_the_next_run_finishes(
+    twenty_days: Lake, monkeypatch: pytest.MonkeyPatch, target: str, calls: int
+) -> None:
+    """The next run leaves the same files as a run without a kill. Orphans are old by then."""
+    module, _, name = target.rpartition(".")
+    owner = pkgutil.resolve_name(module)
+    real, count = getattr(owner, name), [0]
+
+    def kill_at_call(*args: object, **options: object) -> object:
+        count[0] += 1
+        if count[0] == calls:
+            raise Killed
+        return real(*args, **options)
+
+    monkeypatch.setattr(owner, name, kill_at_call)
+    try:
+        run_retention(twenty_days)
+    except Killed:
+        table = twenty_days.candles(MINUTE)
+        assert lakes.read_candles(twenty_days, MINUTE) in (
+            aggregate(trades_of_days(20), MINUTE),
+            aggregate(trades_of_days(20)[30:], MINUTE),
+        )
+        for snapshot in table.snapshots():
+            table.scan(snapshot_id=snapshot.snapshot_id).to_arrow()
+    monkeypatch.undo()
+    run_retention(twenty_days, when_orphans_are_old())
+    assert_candles(twenty_days)
+    table = twenty_days.candles(MINUTE)
+    assert len(table.snapshots()) == 1
+    assert lakes.list_parquet_files(table) == set(lakes.list_data_files(table))

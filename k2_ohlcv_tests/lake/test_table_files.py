@@ -32,8 +32,6 @@ def table(lake: Lake) -> Table:
 
 
 def refuse_removals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the store refuse every removal."""
-
     class Refusing:
         def __init__(self, files: object) -> None:
             self._files = files
@@ -89,9 +87,7 @@ def test_old_orphans_are_removed_and_other_files_stay(lake: Lake, table: Table) 
     assert lakes.read_candles(lake, MINUTE) == aggregate(CHANGED, MINUTE)
 
 
-def test_a_store_that_refuses_leaves_the_files_to_a_later_run(
-    lake: Lake, table: Table, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_refused_removals_are_repeated(lake: Lake, table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     """The snapshots have expired, so the files are orphans. A later run removes them once they are old."""
     old = when_orphans_are_old()
     with monkeypatch.context() as refusing, capture_logs() as logged:

@@ -32,7 +32,6 @@ def minute(number: int) -> Interval:
 
 
 def refused(number: int, symbol: str | None = "S") -> RefusedWindow:
-    """A refused window."""
     return RefusedWindow("low_price", "E", symbol, minute(number))
 
 

@@ -12,15 +12,15 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.operations.ingest import IngestReport, ingest
 from k2_ohlcv_tests.support import lakes
 from k2_ohlcv_tests.support.candles import DAILY, MINUTE
-from k2_ohlcv_tests.support.corrections import TWO_MARKETS, WriteTrades, to_csv
+from k2_ohlcv_tests.support.corrections import TWO_MARKETS, WriteCsv, to_csv
 from k2_ohlcv_tests.support.engine_lake import EngineLake
-from k2_ohlcv_tests.support.forty_days import forty_days_of_trades, refresh_tables
-from k2_ohlcv_tests.support.ingested import START, IngestFiles, IngestNumbers
+from k2_ohlcv_tests.support.forty_days import FORTY_DAYS, refresh_tables
+from k2_ohlcv_tests.support.ingested import START, AddIds, IngestFiles
 from k2_ohlcv_tests.support.trades import week_of_trades
 
 
 @pytest.fixture
-def write_trades(tmp_path: Path) -> WriteTrades:
+def write_csv(tmp_path: Path) -> WriteCsv:
     """Writes trades, and raw text after them, to one CSV file."""
 
     def call(trades: Iterable[Trade], raw: str = "") -> Path:
@@ -32,9 +32,9 @@ def write_trades(tmp_path: Path) -> WriteTrades:
 
 
 @pytest.fixture
-def two_markets(lake: Lake, write_trades: WriteTrades, tmp_path: Path) -> Lake:
+def two_markets(lake: Lake, write_csv: WriteCsv, tmp_path: Path) -> Lake:
     """A lake with trades of two markets over two days."""
-    ingest(lake, [write_trades(TWO_MARKETS)], workspace=tmp_path / "work")
+    ingest(lake, [write_csv(TWO_MARKETS)], workspace=tmp_path / "work")
     return lake
 
 
@@ -60,7 +60,7 @@ def ingest_files(lake: Lake, tmp_path: Path) -> IngestFiles:
 
 
 @pytest.fixture
-def ingest_numbers(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> IngestNumbers:
+def add_ids(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AddIds:
     """Ingests one row for each number. Returns how many rows were added."""
     monkeypatch.setattr(retry, "_MIN_PAUSE", 0.0)
 
@@ -77,7 +77,7 @@ def ingest_numbers(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture
 def forty_days(sail: EngineLake) -> EngineLake:
     """Forty days of trades, with every candle table up to date."""
-    lakes.add_trades(sail.lake, forty_days_of_trades())
+    lakes.add_trades(sail.lake, FORTY_DAYS)
     refresh_tables(sail)
     return sail
 

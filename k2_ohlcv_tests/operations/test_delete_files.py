@@ -44,17 +44,13 @@ def delete_candles(table: Table, *days: int) -> None:
 
 
 def count_delete_manifests(each_engine: EngineLake) -> int:
-    """The number of delete manifests."""
     table = each_engine.lake.candles(MINUTE)
     snapshot = table.current_snapshot()
     return sum(m.content == ManifestContent.DELETES for m in snapshot.manifests(table.io))
 
 
 def test_a_rebuild_of_all_partitions_drops_equality_deletes(sail: EngineLake) -> None:
-    """PyIceberg cannot read tables with equality deletes.
-
-    The rebuild writes new files, to which no delete applies.
-    """
+    """PyIceberg cannot read such a table. No delete applies to the new files."""
     table = refresh_three_days(sail)
     delete_candles(table, 0, 2)
     assert count_delete_manifests(sail) == 2
@@ -82,10 +78,7 @@ def test_a_smaller_rebuild_repairs_its_own_partitions(sail: EngineLake) -> None:
 
 
 def test_deletes_past_retention_need_the_engine_that_wrote_them(sail: EngineLake) -> None:
-    """No rebuild may compute the whole month that contains `frozen_before`.
-
-    The error names `rewrite_data_files`.
-    """
+    """No rebuild may compute the whole month that contains `frozen_before`."""
     table, daily = refresh_three_days(sail), find_timeframe("1d")
     sail.refresh(daily)
     table_history.freeze_trades(sail.lake.trades(), DAYS[1].start)

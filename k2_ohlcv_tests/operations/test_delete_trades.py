@@ -26,14 +26,14 @@ from k2_ohlcv_tests.support.corrections import (
     MARKET,
     NOON,
     TWO_MARKETS,
-    WriteTrades,
+    WriteCsv,
     assert_unchanged,
     count_snapshots,
-    list_rejected_ids,
-    market_trade,
+    rejected_ids,
     run_replace,
     sort_trades,
     stored_trades,
+    trade,
 )
 from k2_ohlcv_tests.support.engine_lake import EngineLake
 
@@ -58,10 +58,7 @@ MINUTE, DAILY = find_timeframe("1m"), find_timeframe("1d")
 def test_selected_trades_are_deleted_and_recorded(
     two_markets: Lake, selection: Selection, is_selected: Callable[[Trade], bool]
 ) -> None:
-    """One commit deletes the selected trades.
-
-    The dry run before it counts the same trades and changes nothing.
-    """
+    """One commit deletes them. The dry run counts the same trades and changes nothing."""
     remaining = [t for t in TWO_MARKETS if not is_selected(t)]
     dry = delete_trades(two_markets, selection, apply=False)
     assert_unchanged(two_markets)
@@ -70,9 +67,7 @@ def test_selected_trades_are_deleted_and_recorded(
     assert (dry.removed, dry.removed_per_day) == (done.removed, done.removed_per_day)
     assert done.removed == len(TWO_MARKETS) - len(remaining)
     assert count_snapshots(two_markets) == 1 + bool(done.removed)
-    assert list_rejected_ids(two_markets) == sorted(
-        (t.symbol, t.trade_id) for t in TWO_MARKETS if is_selected(t)
-    )
+    assert rejected_ids(two_markets) == sorted((t.symbol, t.trade_id) for t in TWO_MARKETS if is_selected(t))
     assert {r["reason"] for r in two_markets.rejected().scan().to_arrow().to_pylist()} <= {"bad tick"}
     assert delete_trades(two_markets, selection, apply=True).removed == 0
     assert count_snapshots(two_markets) == 1 + bool(done.removed)
@@ -86,40 +81,33 @@ def test_a_selection_names_a_market_or_a_span() -> None:
         Selection(ids=("1",))
 
 
-def test_frozen_and_external_trades_are_not_corrected(
-    two_markets: Lake, write_trades: WriteTrades, tmp_path: Path
-) -> None:
+def test_frozen_and_external_trades_are_kept(two_markets: Lake, write_csv: WriteCsv, tmp_path: Path) -> None:
     """Deletion and replacement refuse trades before `frozen_before`, and external trades tables."""
     table_history.freeze_trades(two_markets.trades(), NOON + timedelta(hours=12))
     with pytest.raises(UsageError, match=r"k2\.frozen-before"):
         delete_trades(two_markets, Selection(MARKET, ids=("3",)), apply=True)
     with pytest.raises(UsageError, match=r"k2\.frozen-before"):
-        run_replace(two_markets, write_trades([market_trade(3), market_trade(30)]), tmp_path)
+        run_replace(two_markets, write_csv([trade(3), trade(30)]), tmp_path)
     assert delete_trades(two_markets, Selection(MARKET, ids=("30",)), apply=True).removed == 1
     external = Lake(two_markets.catalog, ExternalTradesConfig(("market_data", "gold_crypto_trades")))
     with pytest.raises(UsageError, match="never written to"):
         delete_trades(external, Selection(MARKET), apply=False)
     with pytest.raises(UsageError, match="never written to"):
-        run_replace(external, write_trades([market_trade(30)]), tmp_path)
-    assert list_rejected_ids(two_markets) == [("S", "30")]
+        run_replace(external, write_csv([trade(30)]), tmp_path)
+    assert rejected_ids(two_markets) == [("S", "30")]
 
 
 def test_a_lost_race_and_a_crash_lose_no_record(
-    two_markets: Lake, write_trades: WriteTrades, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two_markets: Lake, write_csv: WriteCsv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a lost race the selection includes the other writer's trades.
-
-    Removed trades are recorded once, before the commit.
-    """
+    """The next attempt sees the other writer's trades. Each deleted trade is recorded once."""
     monkeypatch.setattr(retry, "_MIN_PAUSE", 0.0)
     commit, calls = lake_corrections.commit_change, []
 
     def commit_after_another_writer(table: Table, change: Any) -> Table:
-        calls.append(list_rejected_ids(two_markets))
+        calls.append(rejected_ids(two_markets))
         if len(calls) == 1:
-            ingest(
-                two_markets, [write_trades([market_trade(50), market_trade(51)])], workspace=tmp_path / "work"
-            )
+            ingest(two_markets, [write_csv([trade(50), trade(51)])], workspace=tmp_path / "work")
         return commit(table, change)
 
     monkeypatch.setattr(lake_corrections, "commit_change", commit_after_another_writer)
@@ -135,29 +123,25 @@ def test_a_lost_race_and_a_crash_lose_no_record(
     monkeypatch.setattr(retry, "CONFLICT_ERRORS", ())
     with pytest.raises(CommitFailedException):
         delete_trades(two_markets, Selection(MARKET, ids=("1",)), apply=True)
-    assert ("S", "1") in list_rejected_ids(two_markets)
+    assert ("S", "1") in rejected_ids(two_markets)
     monkeypatch.setattr(lake_corrections, "commit_change", commit)
-    before = list_rejected_ids(two_markets)
+    before = rejected_ids(two_markets)
     assert delete_trades(two_markets, Selection(MARKET, ids=("1",)), apply=True).removed == 1
-    assert list_rejected_ids(two_markets) == before
+    assert rejected_ids(two_markets) == before
 
 
-def test_candles_follow_corrections(sail: EngineLake, tmp_path: Path, write_trades: WriteTrades) -> None:
+def test_candles_follow_corrections(sail: EngineLake, tmp_path: Path, write_csv: WriteCsv) -> None:
     """A refresh after a deletion and a replacement gives the candles of the stored trades."""
-    ingest(sail.lake, [write_trades(TWO_MARKETS)], workspace=tmp_path / "work")
+    ingest(sail.lake, [write_csv(TWO_MARKETS)], workspace=tmp_path / "work")
     sail.refresh_tables(MINUTE, DAILY)
     delete_trades(sail.lake, Selection(MARKET, ids=("2", "39")), apply=True)
-    run_replace(
-        sail.lake, write_trades([market_trade(n, "T", price=Decimal(5)) for n in range(10, 20)]), tmp_path
-    )
+    run_replace(sail.lake, write_csv([trade(n, "T", price=Decimal(5)) for n in range(10, 20)]), tmp_path)
     sail.refresh_tables(MINUTE, DAILY)
     sail.assert_equal_to_trades(stored_trades(sail.lake), MINUTE, DAILY)
     assert len(stored_trades(sail.lake)) == len(TWO_MARKETS) - 2
 
 
-def test_missing_trades_are_neither_corrected_nor_created(
-    sail: EngineLake, tmp_path: Path, write_trades: WriteTrades
-) -> None:
+def test_missing_trades_are_never_created(sail: EngineLake, tmp_path: Path, write_csv: WriteCsv) -> None:
     """While the trades table is renamed, corrections are refused. Ingestion of bad files creates no table."""
     lakes.add_trades(sail.lake, TWO_MARKETS)
     sail.refresh(MINUTE)
@@ -168,10 +152,10 @@ def test_missing_trades_are_neither_corrected_nor_created(
         with pytest.raises(MissingTradesError):
             delete_trades(sail.lake, selection, apply=apply)
         with pytest.raises(MissingTradesError):
-            run_replace(sail.lake, write_trades(TWO_MARKETS[:1]), tmp_path, apply=apply)
+            run_replace(sail.lake, write_csv(TWO_MARKETS[:1]), tmp_path, apply=apply)
     with pytest.raises(BadFileError):
         ingest(sail.lake, [tmp_path / "nowhere.csv"], workspace=tmp_path / "work")
-    assert ingest(sail.lake, [write_trades([], "x\n")], workspace=tmp_path / "work").rejected == 1
+    assert ingest(sail.lake, [write_csv([], "x\n")], workspace=tmp_path / "work").rejected == 1
     sail.lake.catalog.rename_table(away, TRADES_SPEC.identifier)
     sail.refresh(MINUTE)
     sail.assert_equal_to_trades(TWO_MARKETS, MINUTE)

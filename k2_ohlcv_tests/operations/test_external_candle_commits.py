@@ -29,12 +29,10 @@ def overwrite_day(table: Table) -> None:
 
 
 def delete_day(table: Table) -> None:
-    """Delete the candles of a day."""
     table.delete(FIRST_DAY)
 
 
 def append_day_again(table: Table) -> None:
-    """Append the candles of a day again."""
     rows = table.scan(row_filter=FIRST_DAY).to_arrow()
     table.append(rows)
 
@@ -43,9 +41,7 @@ EXTERNAL_COMMITS = [overwrite_day, delete_day, append_day_again]
 
 
 @pytest.mark.parametrize("external_commit", EXTERNAL_COMMITS)
-def test_an_external_commit_makes_its_partitions_dirty(
-    three_days: EngineLake, external_commit: Callable[[Table], None]
-) -> None:
+def test_external_commits_are_found(three_days: EngineLake, external_commit: Callable[[Table], None]) -> None:
     """Refresh reconciles exactly those partitions, and validation fails before it."""
     external_commit(minute_candles(three_days))
     assert TableLag.measure(three_days.lake, MINUTE).is_stale
@@ -81,7 +77,6 @@ def test_a_rebuild_of_another_day_leaves_the_damaged_day_open(
 
 
 def rebuild_another_day(each_engine: EngineLake) -> None:
-    """Rebuild the third day."""
     each_engine.rebuild(MINUTE, [day_interval(AT + 2 * DAY)])
 
 

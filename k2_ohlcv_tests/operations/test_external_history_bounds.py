@@ -27,7 +27,6 @@ KEPT = 5 * DAY
 
 
 def trade(number: int, at: datetime) -> Trade:
-    """A trade of one market."""
     return make_trade(number, at, number % 7 + 1, 2, market=("X", "A"))
 
 
@@ -38,7 +37,6 @@ BOUND = NEWEST_AT - KEPT
 
 
 def append(table: Table, trades: Iterable[Trade]) -> None:
-    """Append trades in one commit."""
     external_tables.add_rows(table, map(vars, trades))
 
 
@@ -64,7 +62,6 @@ def delete_old_trades(table: Table) -> list[Trade]:
 
 
 def read_frozen_bound(lake: Lake) -> datetime | None:
-    """The `frozen_before` of the 1m table."""
     return HistoryBounds.from_tables(lake.candles(MINUTE), lake.trades(), MINUTE).frozen_before
 
 
@@ -190,10 +187,7 @@ def test_the_latest_trade_of_another_table_is_ignored(sail: EngineLake) -> None:
 def test_files_without_bounds_reach_to_now(sail: EngineLake) -> None:
     """Without column statistics the newest trade may be as new as the present."""
     table = external_tables.create_table(
-        sail.lake,
-        external_tables.EXACT_COLUMNS,
-        map(vars, TRADES),
-        properties=NO_BOUNDS,
+        sail.lake, external_tables.EXACT_COLUMNS, map(vars, TRADES), properties=NO_BOUNDS
     )
     bound = read_frozen_bound(Lake(sail.lake.catalog, ExternalTradesConfig(table.name(), retention=KEPT)))
     assert bound is not None

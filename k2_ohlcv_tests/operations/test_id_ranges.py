@@ -33,9 +33,7 @@ def record_opened_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return paths
 
 
-def test_only_files_that_may_contain_an_id_are_opened(
-    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_candidate_files_are_opened(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Growing ids open no file, and a known id opens its file. Ranges are stored across processes."""
     monkeypatch.setattr(id_ranges, "_MAX_UNSAVED_FILES", 1)
     for day in range(6):
@@ -55,9 +53,7 @@ def test_only_files_that_may_contain_an_id_are_opened(
     assert len(set(paths)) == 3  # and the two files of the append before
 
 
-def test_stored_ranges_may_be_lost_or_damaged(
-    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ranges_may_be_lost_or_damaged(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lost ranges cost time only and are written again. Months without files have no range file."""
     monkeypatch.setattr(id_ranges, "_MAX_UNSAVED_FILES", 1)
     rows = [(MIDNIGHT + n * DAY_SECONDS, 1, str(n)) for n in range(40)]

@@ -10,7 +10,7 @@ from k2_ohlcv_tests.support.ingested import (
     CSV_HEADER,
     START,
     IngestFiles,
-    count_outcomes,
+    outcomes,
     read_columns,
     read_rejected,
 )
@@ -19,8 +19,8 @@ from k2_ohlcv_tests.support.ingested import (
 def test_an_overlapping_file_adds_new_trades(lake: Lake, ingest_files: IngestFiles) -> None:
     """A duplicate is found by its id, in the same batch and in the lake."""
     rows = [f"{START + i},{i + 1},1,{i}\n" for i in range(10)]
-    assert count_outcomes(ingest_files(CSV_HEADER + "".join(rows[:6]))) == (6, 0, 0, 0)
-    assert count_outcomes(ingest_files(CSV_HEADER + "".join(rows[3:] + rows[8:]))) == (4, 5, 0, 0)
+    assert outcomes(ingest_files(CSV_HEADER + "".join(rows[:6]))) == (6, 0, 0, 0)
+    assert outcomes(ingest_files(CSV_HEADER + "".join(rows[3:] + rows[8:]))) == (4, 5, 0, 0)
     assert [row[0] for row in read_columns(lake)] == [str(i) for i in range(10)]
 
 
@@ -32,10 +32,13 @@ def test_large_stored_files_are_read_in_pieces(
     rows = [f"{START + i * i},{i + 1},1,{i}\n" for i in range(50)] + [f"{START},1,1,z\n"]
     ingest_files(CSV_HEADER + "".join(rows))
     monkeypatch.setattr(dedupe, "_PIECE_ROWS", piece_rows)
-    assert count_outcomes(ingest_files(CSV_HEADER + "".join(rows))) == (0, 51, 0, 0)
-    assert count_outcomes(
-        ingest_files(CSV_HEADER + "".join(row.replace(",1,", ",2,", 1) for row in rows))
-    ) == (0, 0, 51, 0)
+    assert outcomes(ingest_files(CSV_HEADER + "".join(rows))) == (0, 51, 0, 0)
+    assert outcomes(ingest_files(CSV_HEADER + "".join(row.replace(",1,", ",2,", 1) for row in rows))) == (
+        0,
+        0,
+        51,
+        0,
+    )
 
 
 def test_ids_are_unique_per_market(lake: Lake, ingest_files: IngestFiles) -> None:
@@ -48,7 +51,7 @@ def test_ids_are_unique_per_market(lake: Lake, ingest_files: IngestFiles) -> Non
         "timestamp,price,quantity,trade_id,symbol\n"
         + f"{START},1,1,7,S\n{START},1,1,7,S2\n{START},1,1,7,S3\n"
     )
-    assert count_outcomes(ingest_files(columns, symbol=None)) == (1, 2, 0, 0)
+    assert outcomes(ingest_files(columns, symbol=None)) == (1, 2, 0, 0)
 
 
 def test_an_id_with_other_values_is_a_conflict(lake: Lake, ingest_files: IngestFiles) -> None:
@@ -79,15 +82,15 @@ def test_an_id_with_other_values_is_a_conflict(lake: Lake, ingest_files: IngestF
 def test_a_repeated_id_a_day_apart_is_a_conflict(ingest_files: IngestFiles, apart: int) -> None:
     """Ids are compared over at least one day either side."""
     ingest_files(CSV_HEADER + f"{START},1,1,a\n")
-    assert count_outcomes(ingest_files(CSV_HEADER + f"{START + apart},1,1,a\n")) == (0, 0, 1, 0)
-    assert count_outcomes(ingest_files(CSV_HEADER + f"{START - apart},1,1,a\n")) == (0, 0, 1, 0)
+    assert outcomes(ingest_files(CSV_HEADER + f"{START + apart},1,1,a\n")) == (0, 0, 1, 0)
+    assert outcomes(ingest_files(CSV_HEADER + f"{START - apart},1,1,a\n")) == (0, 0, 1, 0)
 
 
 def test_equal_rows_without_ids_are_distinct_trades(lake: Lake, ingest_files: IngestFiles) -> None:
     """A generated id has the time, and the ordinal among the market's rows of that time in the file."""
     times = [(START, "A"), (START + 1, "A"), (START, "B"), (START, "A"), (START, "A")]
     content = "timestamp,price,amount,symbol\n" + "".join(f"{at},1,1,{symbol}\n" for at, symbol in times)
-    assert count_outcomes(ingest_files(content, symbol=None)) == (5, 0, 0, 0)
+    assert outcomes(ingest_files(content, symbol=None)) == (5, 0, 0, 0)
     assert read_columns(lake, "symbol", "trade_id") == [
         ("A", f"{START}000000-0"),
         ("A", f"{START}000000-1"),
@@ -105,7 +108,7 @@ def test_generated_ids_at_stored_times_are_reported(ingest_files: IngestFiles) -
     assert ingest_files(first).shared == (0, 0)
     later = header + f"{START},1,1\n{START},3,1\n{START},4,1\n{START + 2},1,1\n{START + 9},1,1\n"
     report = ingest_files(later)
-    assert count_outcomes(report) == (3, 1, 1, 0)
+    assert outcomes(report) == (3, 1, 1, 0)
     assert report.shared == (4, 2)
     assert report.as_json()["shared_timestamps"] == {"rows": 4, "timestamps": 2}
     overlapping_files = [
@@ -113,5 +116,5 @@ def test_generated_ids_at_stored_times_are_reported(ingest_files: IngestFiles) -
         header + f"{START + 101},1,1\n{START + 101},5,1\n{START + 102},1,1\n",
     ]
     report = ingest_files(*overlapping_files)
-    assert count_outcomes(report) == (4, 1, 0, 0)
+    assert outcomes(report) == (4, 1, 0, 0)
     assert report.shared == (2, 1)

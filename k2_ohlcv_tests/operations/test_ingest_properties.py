@@ -24,7 +24,6 @@ cells = st.tuples(moments, st.integers(1, 10**18 - 1), st.integers(1, 10**19 - 1
 
 
 def to_csv(rows: list[tuple[Any, ...]]) -> str:
-    """Rows as the text of a landing file."""
     return HEADER + "".join(f"{t},{p // 10**8}.{p % 10**8:08},{q}e-8,{i},{s}\n" for t, p, q, i, s in rows)
 
 

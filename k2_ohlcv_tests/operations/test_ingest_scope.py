@@ -151,9 +151,7 @@ def test_daily_ids_are_compared_within_their_day(lake: Lake, tmp_path: Path) -> 
         assert dedupe.find_duplicates(lake.trades(), incoming).new.tolist() == is_new
 
 
-def test_daily_ids_are_unique_within_their_day(
-    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_daily_ids_are_unique_in_a_day(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """This is true in one file, in batches and on repetition."""
     real = reader.detect_format
 

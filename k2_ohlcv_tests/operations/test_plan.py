@@ -32,12 +32,10 @@ def add(lake: Lake, *minutes: int) -> int:
 
 
 def window(minute: int) -> Interval:
-    """The window of the trade of this minute."""
     return MINUTE.window(trade(minute).timestamp)
 
 
 def day(number: int) -> Interval:
-    """A day by its number."""
     return Interval(MIDNIGHT + number * DAY, MIDNIGHT + (number + 1) * DAY)
 
 
@@ -50,7 +48,6 @@ def commit_marked_candles(lake: Lake, watermark: Watermark) -> None:
 
 
 def tables(lake: Lake) -> tuple[Table, Table]:
-    """The two tables that a plan compares."""
     return lake.candles(MINUTE), lake.trades()
 
 
@@ -76,9 +73,7 @@ def test_without_new_trades_a_table_is_current(current_lake: Lake) -> None:
     assert (plan.is_current, plan.intervals, plan.reason) == (True, (), None)
     assert (plan.trades_from, plan.trades_to) == (snapshot, snapshot)
     assert (plan.files_changed, plan.files_read, plan.skipped, plan.changed_behind_bounds) == (0, 0, 0, ())
-    assert plan.lines() == [
-        f"{MINUTE.table}: up to date with trades snapshot {snapshot}: nothing to do.",
-    ]
+    assert plan.lines() == [f"{MINUTE.table}: up to date with trades snapshot {snapshot}: nothing to do."]
 
 
 def test_a_refresh_reads_the_windows_that_changed(current_lake: Lake) -> None:

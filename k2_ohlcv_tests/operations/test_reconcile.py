@@ -22,7 +22,6 @@ from k2_ohlcv_tests.support.trades import AT, make_trade, week_of_trades
 def rebuild_all(
     each_engine: EngineLake, timeframes: tuple[Timeframe, ...] = TIMEFRAMES
 ) -> list[ReconcileReport]:
-    """Rebuild some candle tables as a whole."""
     return [each_engine.rebuild(timeframe) for timeframe in timeframes]
 
 
@@ -72,9 +71,7 @@ def test_late_trades_change_their_windows_and_no_other(
 
 @settings(max_examples=8)
 @given(trades())
-def test_any_order_and_batching_of_trades_gives_the_same_tables(
-    sail: EngineLake, trades: list[Trade]
-) -> None:
+def test_any_order_and_batching_gives_the_same_tables(sail: EngineLake, trades: list[Trade]) -> None:
     """The order and number of appends do not change candles."""
     lakes.drop_tables(sail.lake)
     half = len(trades) // 2

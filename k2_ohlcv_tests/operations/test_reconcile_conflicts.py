@@ -1,8 +1,12 @@
-"""Rebuilds beside other writers, and rebuilds that break off."""
+"""Rebuilds and refreshes beside other writers, and after an interruption."""
+
+from datetime import timedelta
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
 import pytest
+from pyiceberg.table import Table
 
 from k2_ohlcv.domain.candle import aggregate
 from k2_ohlcv.domain.errors import CommitConflictError, InvariantError
@@ -11,19 +15,18 @@ from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.lake import retry
 from k2_ohlcv.lake.commit import TableCommit, commit_change
 from k2_ohlcv.lake.metadata.files import live_files
+from k2_ohlcv.lake.metadata.lag import TableLag
 from k2_ohlcv.lake.watermark import SNAPSHOT_PROPERTY
 from k2_ohlcv.operations import plan, reconcile
 from k2_ohlcv.operations.reconcile import rebuild
 from k2_ohlcv_tests.support import lakes
-from k2_ohlcv_tests.support.candles import MINUTE, day_interval, start_minutes
+from k2_ohlcv_tests.support.candles import MINUTE, assert_refreshed, day_interval, start_minutes
 from k2_ohlcv_tests.support.crash import Interrupted, interrupt_windows
 from k2_ohlcv_tests.support.engine_lake import EngineLake
 from k2_ohlcv_tests.support.trades import AT, make_trade, week_of_trades
 
 
-def test_a_long_rebuild_commits_in_parts_and_moves_the_watermark_last(
-    sail: EngineLake, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_watermark_is_set_in_the_last_commit(sail: EngineLake, monkeypatch: pytest.MonkeyPatch) -> None:
     """After an error between two commits, the first part is stored and the watermark is unset."""
     trades = week_of_trades()
     lakes.add_trades(sail.lake, trades)
@@ -45,9 +48,7 @@ def test_a_long_rebuild_commits_in_parts_and_moves_the_watermark_last(
     assert SNAPSHOT_PROPERTY in sail.lake.candles(MINUTE).properties
 
 
-def test_candles_that_break_an_invariant_are_never_committed(
-    sail: EngineLake, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_invalid_candles_are_never_committed(sail: EngineLake, monkeypatch: pytest.MonkeyPatch) -> None:
     """An invalid `vwap` stops the rebuild before its first commit."""
     lakes.add_trades(sail.lake, week_of_trades())
     real = reconcile.candles_from_windows
@@ -79,7 +80,7 @@ def test_an_old_pin_is_never_written_over_a_newer_result(sail: EngineLake) -> No
 
 
 @pytest.mark.parametrize("change", ["in another file", "of properties alone"])
-def test_any_other_commit_makes_a_rebuild_start_over(
+def test_other_commits_restart_a_rebuild(
     sail: EngineLake, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     """PyIceberg's own retry would see no conflict with a commit without new files."""
@@ -134,3 +135,49 @@ def test_a_rebuild_that_loses_every_race_fails(sail: EngineLake, monkeypatch: py
     interrupt_windows(monkeypatch, another_writer, times=2)
     with pytest.raises(CommitConflictError, match="during each of 2 attempts"):
         sail.rebuild(MINUTE)
+
+
+REAL_COMMIT = reconcile.commit_change
+
+
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, commits: int) -> None:
+    """Raise KeyboardInterrupt instead of the commit after some commits."""
+    remaining = [commits]
+
+    def commit(*arguments: Any) -> Table:
+        if not remaining[0]:
+            raise KeyboardInterrupt
+        remaining[0] -= 1
+        return REAL_COMMIT(*arguments)
+
+    monkeypatch.setattr(reconcile, "commit_change", commit)
+
+
+def test_a_refresh_skips_committed_windows(three_days: EngineLake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New trades arrive between the two, and committed windows are not computed again."""
+    monkeypatch.setattr(plan, "MAX_CHUNK_PARTITIONS", 1)
+    late_trades = [make_trade(1000 + n, AT + n * DAY + timedelta(minutes=5)) for n in range(3)]
+    lakes.add_trades(three_days.lake, late_trades)
+    interrupt_after(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt):
+        three_days.refresh(MINUTE)
+    monkeypatch.setattr(reconcile, "commit_change", REAL_COMMIT)
+    assert TableLag.measure(three_days.lake, MINUTE).is_stale
+    new_trade = make_trade(2000, AT + timedelta(minutes=40))
+    lakes.add_trades(three_days.lake, [new_trade])
+    report = three_days.refresh(MINUTE)
+    assert [i.start for i in report.plan.intervals] == [new_trade.timestamp, late_trades[2].timestamp]
+    assert_refreshed(three_days, [*week_of_trades(), *late_trades, new_trade])
+
+
+def test_an_interrupted_first_refresh_is_continued(sail: EngineLake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the partitions that were not committed are computed."""
+    lakes.add_trades(sail.lake, week_of_trades())
+    monkeypatch.setattr(plan, "MAX_CHUNK_PARTITIONS", 1)
+    interrupt_after(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt):
+        sail.refresh(MINUTE)
+    monkeypatch.setattr(reconcile, "commit_change", REAL_COMMIT)
+    report = sail.refresh(MINUTE)
+    assert report.plan.partitions == [day_interval(AT + 2 * DAY), day_interval(AT + 3 * DAY)]
+    assert_refreshed(sail, week_of_trades())

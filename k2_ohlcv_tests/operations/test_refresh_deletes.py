@@ -2,24 +2,19 @@
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 
 import polars as pl
 import pytest
 from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.io.pyarrow import ArrowScan, _dataframe_to_data_files
-from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
+from pyiceberg.manifest import DataFile
 from pyiceberg.table import FileScanTask, Table
 from pyiceberg.table.snapshots import Operation
 from pyiceberg.table.update.snapshot import _OverwriteFiles
-from pyiceberg.typedef import Record
-from pyiceberg.types import LongType
 
 from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.timeframe import find_timeframe
-from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.metadata.files import LiveFile, live_files
-from k2_ohlcv.lake.metadata.row_deletes import RowDeletes
 from k2_ohlcv_tests.support import external_tables, lakes, table_history
 from k2_ohlcv_tests.support.engine_lake import EngineLake
 from k2_ohlcv_tests.support.trades import AT, make_trade
@@ -41,7 +36,6 @@ def by_position(table: Table, file: LiveFile) -> None:
 
 
 def by_value(table: Table, file: LiveFile) -> None:
-    """Delete by equality."""
     external_tables.delete_equal(table, ["trade_id"], [(DELETED.trade_id,)], partition=file.file.partition)
 
 
@@ -49,12 +43,10 @@ both_deletes = pytest.mark.parametrize("delete", [by_position, by_value])
 
 
 def list_live_files(table: Table) -> list[LiveFile]:
-    """The live files of the current snapshot."""
     return live_files(table.refresh(), table_history.current_snapshot_id(table))
 
 
 def only_data_file(table: Table) -> LiveFile:
-    """The only live data file."""
     (file,) = (f for f in list_live_files(table) if not f.is_delete)
     return file
 
@@ -94,7 +86,6 @@ def start_lake(each_engine: EngineLake, delete: Delete | None) -> Table:
 
 
 def check(each_engine: EngineLake, trades: list[Trade]) -> None:
-    """Refresh, and compare the candles with these trades."""
     each_engine.refresh(MINUTE)
     each_engine.assert_equal_to_trades(trades, MINUTE)
 
@@ -163,61 +154,3 @@ def test_a_compaction_before_row_level_deletes_moves_rows_only(sail: EngineLake)
     table_history.compact_files(table, list(table.scan().plan_files()))
     by_position(table.refresh(), only_data_file(table))
     check(sail, REST)
-
-
-def _file(
-    content: DataFileContent, path: str, spec: int, partition: Record | None = None, **more: Any
-) -> DataFile:
-    """The metadata of a file of one row."""
-    file = DataFile.from_args(
-        content=content,
-        file_path=path,
-        file_format=FileFormat.PARQUET,
-        partition=partition or Record(1),
-        record_count=1,
-        file_size_in_bytes=1,
-        **more,
-    )
-    file.spec_id = spec
-    return file
-
-
-@pytest.mark.parametrize(
-    ("content", "is_named", "spec", "applies"),
-    [
-        # Deletes of sequence number 5, on data of number 4, 5 and 6.
-        (DataFileContent.POSITION_DELETES, False, 1, [True, True, False]),
-        (DataFileContent.POSITION_DELETES, True, 1, [True, True, False]),
-        (DataFileContent.EQUALITY_DELETES, False, 1, [True, False, False]),
-        (DataFileContent.EQUALITY_DELETES, False, 0, [True, False, False]),
-    ],
-)
-def test_deletes_apply_to_their_scope_and_to_older_files(
-    lake: Lake, content: DataFileContent, is_named: bool, spec: int, applies: list[bool]
-) -> None:
-    """Deletes of sequence number 5 are matched with data of number 4, 5 and 6."""
-    path = {2147483546: b"a"} if is_named else None
-    delete = _file(content, "d", spec, lower_bounds=path, upper_bounds=path)
-    deletes = RowDeletes.from_files(_two_specs(lake), [(delete, 5)])
-    same_partition = _file(DataFileContent.DATA, "a", 1)
-    other_partition = _file(DataFileContent.DATA, "b", 1, Record(2))
-    assert [bool(deletes.deletes_for(same_partition, number)) for number in (4, 5, 6)] == applies
-    elsewhere = [bool(deletes.deletes_for(other_partition, number)) for number in (4, 5, 6)]
-    assert elsewhere == (applies if spec == 0 else [False] * 3)
-
-
-def test_a_deletion_vector_applies_to_the_file_it_names(lake: Lake) -> None:
-    """The partition of the data file does not matter."""
-    vector = _file(DataFileContent.POSITION_DELETES, "v.puffin", 1)
-    vector.referenced_data_file = "a"  # of format version 3
-    deletes = RowDeletes.from_files(_two_specs(lake), [(vector, 5)])
-    assert deletes.deletes_for(_file(DataFileContent.DATA, "a", 1, Record(9)), 5) == [vector]
-    assert deletes.deletes_for(_file(DataFileContent.DATA, "b", 1), 5) == []
-
-
-def _two_specs(lake: Lake) -> Table:
-    """A table that was unpartitioned (spec 0) and is partitioned now (spec 1)."""
-    table = external_tables.create_table(lake, {"day": LongType()})
-    with table.update_spec() as update:
-        update.add_identity("day")
-    return table.refresh()

@@ -7,12 +7,7 @@ import polars as pl
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from k2_ohlcv.domain.candle import KEY_COLUMNS, Trade
 from k2_ohlcv.domain.intervals import DAY
@@ -44,7 +39,6 @@ class History(RuleBasedStateMachine):
         return self.bench.lake
 
     def make_trades(self, minutes: list[int]) -> list[Trade]:
-        """New trades at these minutes."""
         new_trades = []
         for minute in minutes:
             self.number += 1
@@ -54,7 +48,6 @@ class History(RuleBasedStateMachine):
         return new_trades
 
     def files(self, file_numbers: list[int]) -> list:  # type: ignore[type-arg]
-        """The data files of these numbers."""
         tasks = sorted(self.lake.trades().scan().plan_files(), key=lambda t: t.file.file_path)
         return [tasks[i] for i in sorted({p % len(tasks) for p in file_numbers})] if tasks else []
 
@@ -83,7 +76,6 @@ class History(RuleBasedStateMachine):
 
     @rule(minute=st.integers(0, 4000))
     def delete(self, minute: int) -> None:
-        """Delete the trades before a minute."""
         with pytest.warns(UserWarning, match="did not match") if not self.matches(minute) else nullcontext():
             self.lake.trades().delete(f"timestamp < '{(AT + timedelta(minutes=minute)).isoformat()}'")
 

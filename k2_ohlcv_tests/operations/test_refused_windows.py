@@ -31,10 +31,7 @@ def bad_trade(number: int, at: datetime, symbol: str = "BAD") -> Trade:
 
 
 def test_a_refused_window_blocks_no_other_window(three_days: EngineLake) -> None:
-    """Other windows are committed.
-
-    The refused window is unchanged, reported, and read again until its trades are corrected.
-    """
+    """The refused window is unchanged and reported, until its trades are corrected."""
     good_trades = [make_trade(1000, AT + DAY), make_trade(1001, AT + 2 * DAY)]
     refused_trade = bad_trade(1, AT + timedelta(minutes=1))
     lakes.add_trades(three_days.lake, [*good_trades, refused_trade])

@@ -27,7 +27,6 @@ AT = datetime(2024, 2, 28, 12, tzinfo=UTC)
 
 
 def trade(name: str, at: datetime, price: str = "100") -> Trade:
-    """A trade of one market."""
     return make_trade(name, at, price, 1, market=("X", "Y"))
 
 

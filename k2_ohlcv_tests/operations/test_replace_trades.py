@@ -18,39 +18,34 @@ from k2_ohlcv_tests.support.corrections import (
     MARKET,
     NOON,
     TWO_MARKETS,
-    WriteTrades,
+    WriteCsv,
     assert_unchanged,
     count_snapshots,
-    list_rejected_ids,
-    market_trade,
     read_ingested_at,
+    rejected_ids,
     run_replace,
     sort_trades,
     stored_trades,
     to_csv,
+    trade,
 )
 
 
-def test_a_file_replaces_its_market_and_span_in_one_commit(
-    two_markets: Lake, write_trades: WriteTrades, tmp_path: Path
-) -> None:
-    """One commit removes, adds and changes trades. Equal trades keep `ingested_at`.
-
-    A second run commits nothing.
-    """
+def test_a_file_replaces_its_market_and_span(two_markets: Lake, write_csv: WriteCsv, tmp_path: Path) -> None:
+    """Equal trades keep `ingested_at`, and a second run commits nothing."""
     before = read_ingested_at(two_markets)
-    revised = [market_trade(n) for n in range(5, 31) if n % 7]
+    revised = [trade(n) for n in range(5, 31) if n % 7]
     revised[3] = replace(revised[3], price=Decimal("77.5"))
-    revised.append(market_trade(1000, timestamp=NOON + timedelta(hours=6, microseconds=1)))
+    revised.append(trade(1000, timestamp=NOON + timedelta(hours=6, microseconds=1)))
     expected = [t for t in TWO_MARKETS if t.symbol == "T" or not 5 <= int(t.trade_id) <= 30] + revised
-    path = write_trades(revised)
+    path = write_csv(revised)
     dry = run_replace(two_markets, path, tmp_path, apply=False)
     assert stored_trades(two_markets) == sort_trades(TWO_MARKETS)
     done = run_replace(two_markets, path, tmp_path)
     assert stored_trades(two_markets) == sort_trades(expected)
     assert (done.removed, done.added, done.unchanged) == (dry.removed, dry.added, dry.unchanged) == (5, 2, 21)
     assert count_snapshots(two_markets) == 2
-    assert list_rejected_ids(two_markets) == sorted(
+    assert rejected_ids(two_markets) == sorted(
         ("S", str(n)) for n in (7, 14, 21, 28, int(revised[3].trade_id))
     )
     changed = {key for key, time in read_ingested_at(two_markets).items() if before.get(key) != time}
@@ -72,7 +67,7 @@ def test_any_file_gives_its_own_trades_over_its_span(values: list[tuple[int, int
         path = folder / "t.csv"
         path.write_text(to_csv(TWO_MARKETS))
         ingest(lake, [path], workspace=folder / "work")
-        revised = [market_trade(n, price=Decimal(n + p)) for n, p in values]
+        revised = [trade(n, price=Decimal(n + p)) for n, p in values]
         first, last = min(t.timestamp for t in revised), max(t.timestamp for t in revised)
         path.write_text(to_csv(revised))
         run_replace(lake, path, folder, batch_rows=batch_rows)
@@ -80,15 +75,15 @@ def test_any_file_gives_its_own_trades_over_its_span(values: list[tuple[int, int
         assert stored_trades(lake) == sort_trades(outside + revised)
 
 
-def test_a_file_is_replaced_into_an_empty_lake(lake: Lake, write_trades: WriteTrades, tmp_path: Path) -> None:
+def test_a_file_is_replaced_into_an_empty_lake(lake: Lake, write_csv: WriteCsv, tmp_path: Path) -> None:
     """An empty lake has no trade to remove."""
     assert delete_trades(lake, Selection(MARKET), apply=True).removed == 0
-    path = write_trades([market_trade(1), market_trade(2)])
+    path = write_csv([trade(1), trade(2)])
     assert run_replace(lake, path, tmp_path, apply=False).added == 2
     assert lake.trades().current_snapshot() is None
     assert run_replace(lake, path, tmp_path).added == 2
-    assert stored_trades(lake) == [market_trade(1), market_trade(2)]
-    assert list_rejected_ids(lake) == []
+    assert stored_trades(lake) == [trade(1), trade(2)]
+    assert rejected_ids(lake) == []
 
 
 def test_trades_without_ids_are_replaced_too(lake: Lake, tmp_path: Path) -> None:
@@ -106,38 +101,25 @@ def test_trades_without_ids_are_replaced_too(lake: Lake, tmp_path: Path) -> None
     assert [t.price for t in stored_trades(lake)] == [1, Decimal("2.5"), 3]
 
 
-def test_files_that_would_replace_too_much_are_refused(
-    two_markets: Lake, write_trades: WriteTrades, tmp_path: Path
-) -> None:
+def test_ambiguous_files_are_refused(two_markets: Lake, write_csv: WriteCsv, tmp_path: Path) -> None:
     """Several markets, rejected rows, repeated ids and ids stored elsewhere change nothing."""
     with pytest.raises(UsageError, match=r"2 markets \(E/S, E/T\)"):
-        run_replace(two_markets, write_trades(TWO_MARKETS[:4]), tmp_path)
+        run_replace(two_markets, write_csv(TWO_MARKETS[:4]), tmp_path)
     with pytest.raises(BadFileError, match=r"1 rows cannot be trades.*--skip-rejected"):
-        run_replace(
-            two_markets,
-            write_trades([market_trade(1), market_trade(3)], f"{NOON.isoformat()},0,1,x,E,S\n"),
-            tmp_path,
-        )
+        run_replace(two_markets, write_csv([trade(1), trade(3)], f"{NOON.isoformat()},0,1,x,E,S\n"), tmp_path)
     with pytest.raises(BadFileError, match="1 rows cannot be trades"):
-        run_replace(
-            two_markets,
-            write_trades([market_trade(1), market_trade(3), market_trade(3, price=Decimal(9))]),
-            tmp_path,
-        )
+        run_replace(two_markets, write_csv([trade(1), trade(3), trade(3, price=Decimal(9))]), tmp_path)
     with pytest.raises(BadFileError, match="1 ids come again"):
         run_replace(
-            two_markets,
-            write_trades([market_trade(1), market_trade(2), market_trade(1, timestamp=NOON)]),
-            tmp_path,
-            batch_rows=1,
+            two_markets, write_csv([trade(1), trade(2), trade(1, timestamp=NOON)]), tmp_path, batch_rows=1
         )
     with pytest.raises(UsageError, match=r"outside of its span, 1 .*\(3\)"):
-        run_replace(two_markets, write_trades([market_trade(3, timestamp=NOON)]), tmp_path)
+        run_replace(two_markets, write_csv([trade(3, timestamp=NOON)]), tmp_path)
     with pytest.raises(BadFileError, match="no row of the file is a trade"):
-        run_replace(two_markets, write_trades([], "x,1,1,1,E,S\n"), tmp_path)
+        run_replace(two_markets, write_csv([], "x,1,1,1,E,S\n"), tmp_path)
     assert_unchanged(two_markets)
-    path = write_trades([market_trade(1), market_trade(3)], f"{NOON.isoformat()},0,1,x,E,S\n")
+    path = write_csv([trade(1), trade(3)], f"{NOON.isoformat()},0,1,x,E,S\n")
     report = run_replace(two_markets, path, tmp_path, skip_rejected=True)
     assert (report.removed, report.added, report.rejected) == (1, 0, 1)
     # The rejected row is stored as its text.
-    assert list_rejected_ids(two_markets) == [("S", "2"), ("S", "S")]
+    assert rejected_ids(two_markets) == [("S", "2"), ("S", "S")]

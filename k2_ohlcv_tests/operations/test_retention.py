@@ -16,8 +16,9 @@ from k2_ohlcv_tests.support import lakes, table_history
 from k2_ohlcv_tests.support.engine_lake import EngineLake
 from k2_ohlcv_tests.support.forty_days import (
     END,
-    EXPIRE_SNAPSHOTS,
+    EXPIRE_ALL,
     FIRST_DAY,
+    FORTY_DAYS,
     apply_retention,
     assert_candles_kept,
     forty_days_of_trades,
@@ -31,7 +32,6 @@ MINUTE, DAILY = find_timeframe("1m"), find_timeframe("1d")
 
 
 def usage(home: Path) -> int:
-    """Bytes of the warehouse's files."""
     return sum(f.stat().st_size for f in (home / "warehouse").rglob("*") if f.is_file())
 
 
@@ -70,10 +70,10 @@ def test_partitions_past_retention_are_dropped(forty_days: EngineLake) -> None:
     for planned, done in zip(dry_run.tables, applied.tables, strict=True):
         assert (planned.partitions, planned.rows, planned.bytes) == (done.partitions, done.rows, done.bytes)
     assert read_bound(forty_days.lake.candles(MINUTE), EXPIRED_BEFORE) == table_report(applied, "1m").cutoff
-    assert_candles_kept(forty_days.lake, forty_days_of_trades())
+    assert_candles_kept(forty_days.lake, FORTY_DAYS)
     assert retention(forty_days.lake, settings, apply=True).tables[1].partitions == ()
     refresh_tables(forty_days)
-    assert_candles_kept(forty_days.lake, forty_days_of_trades())
+    assert_candles_kept(forty_days.lake, FORTY_DAYS)
 
 
 def test_dropping_is_one_commit_of_metadata_alone(forty_days: EngineLake) -> None:
@@ -95,7 +95,7 @@ def test_reported_bytes_are_freed_on_disk(sail: EngineLake) -> None:
     before = usage(sail.home)
     folders_before = empty_folders(sail.home)
     settings = retention_policy(
-        K2_RETENTION_1M="10d", K2_RETENTION_5M="10d", K2_RETENTION_TRADES="20d", **EXPIRE_SNAPSHOTS
+        K2_RETENTION_1M="10d", K2_RETENTION_5M="10d", K2_RETENTION_TRADES="20d", **EXPIRE_ALL
     )
     report = retention(sail.lake, settings, apply=True)
     bytes_less = before - usage(sail.home)
@@ -117,7 +117,7 @@ def test_remaining_snapshots_are_readable(forty_days: EngineLake) -> None:
     forty_days.lake.trades().manage_snapshots().create_branch(
         table_history.current_snapshot_id(forty_days.lake.trades()), "b"
     ).commit()
-    apply_retention(forty_days.lake, K2_RETENTION_1M="30d", **EXPIRE_SNAPSHOTS)
+    apply_retention(forty_days.lake, K2_RETENTION_1M="30d", **EXPIRE_ALL)
     candles = forty_days.lake.candles(MINUTE)
     assert candles.scan(snapshot_id=tagged_id).to_arrow().num_rows == rows
     for table in [forty_days.lake.trades(), *(forty_days.lake.candles(t) for t in TIMEFRAMES)]:
@@ -170,10 +170,7 @@ def test_one_table_alone(forty_days: EngineLake) -> None:
 
 
 def test_only_old_orphans_inside_a_table_are_removed(forty_days: EngineLake, tmp_path: Path) -> None:
-    """Old files beside the table, behind a link or hidden stay.
-
-    Old unknown data and metadata files are removed.
-    """
+    """Old files beside the table, behind a link or hidden stay."""
     table = Path(forty_days.lake.candles(MINUTE).location().removeprefix("file://"))
     other = tmp_path / "other"
     other.mkdir()
@@ -200,7 +197,7 @@ def test_only_old_orphans_inside_a_table_are_removed(forty_days: EngineLake, tmp
     assert [p.exists() for p in orphans] == [False] * len(orphans)
     assert young.exists()
     (table / "data" / "link").unlink()
-    forty_days.assert_equal_to_trades(forty_days_of_trades())
+    forty_days.assert_equal_to_trades(FORTY_DAYS)
 
 
 def test_an_empty_lake_is_no_error(sail: EngineLake) -> None:

@@ -38,13 +38,11 @@ def run_retention(
 
 
 def add(lake: Lake, *trades: Trade) -> None:
-    """Append trades and commit their candles."""
     lakes.add_trades(lake, trades)
     put_candles(lake, list(trades))
 
 
 def trade_at(at: datetime, market: str = "X") -> Trade:
-    """A trade that is named by its time."""
     return make_trade(at.isoformat(), at, 1, 1, market=(market, "Y"))
 
 

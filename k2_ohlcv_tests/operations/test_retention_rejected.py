@@ -24,7 +24,6 @@ COMMITS = 4
 
 
 def reject_rows(lake: Lake, source: str) -> None:
-    """Reject two rows of a file in one commit."""
     row = {"source": source, "reason": "no price", "raw": "?", "exchange": "X", "symbol": "A"}
     rows = pa.Table.from_pylist([row | {"line": line} for line in (1, 2)])
     assert rejected.append_rejected(lake, rows, datetime.now(UTC)) == 2
@@ -46,7 +45,6 @@ def run_retention(lake: Lake, *, apply: bool = True, **environ: str) -> TableRep
 
 
 def snapshot_ids(table: Table) -> set[int]:
-    """The ids of a table's snapshots."""
     return {snapshot.snapshot_id for snapshot in table.snapshots()}
 
 

@@ -9,7 +9,7 @@ import pytest
 from k2_ohlcv.cli.main import main
 from k2_ohlcv.operations.ingest import ingest
 from k2_ohlcv_tests.support import lakes
-from k2_ohlcv_tests.support.corrections import NOON, TWO_MARKETS, WriteTrades, market_trade, stored_trades
+from k2_ohlcv_tests.support.corrections import NOON, TWO_MARKETS, WriteCsv, stored_trades, trade
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -45,7 +45,7 @@ def test_trades_of_impossible_times_are_deleted_by_their_times(
     times = {"old": old, "older": old.replace(year=1800), "far": far, "last": last, "good": NOON}
     for name, at in times.items():
         if name != "older" or deleted == {"older"}:
-            lakes.add_trades(lake, [market_trade(1, trade_id=name, timestamp=at)])
+            lakes.add_trades(lake, [trade(1, trade_id=name, timestamp=at)])
     code, _, _ = run(capsys, "delete", *options, "--apply")
     remaining = set(lake.trades().scan().to_arrow()["trade_id"].to_pylist())
     assert (code, remaining) == (0, {*times} - deleted - ({"older"} - deleted))
@@ -61,15 +61,12 @@ _WRONG = (
 
 
 def test_the_commands(
-    tmp_path: Path,
-    write_trades: WriteTrades,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, write_csv: WriteCsv, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Commands are dry runs without `--apply`. Wrong use exits with 2, and a refused file with 1."""
     monkeypatch.setenv("K2_HOME", str(tmp_path))
     lake = lakes.open_lake(tmp_path)
-    ingest(lake, [write_trades(TWO_MARKETS)], workspace=tmp_path / "work")
+    ingest(lake, [write_csv(TWO_MARKETS)], workspace=tmp_path / "work")
     market = ("--exchange", "E", "--symbol", "S")
     code, out, _ = run(capsys, "delete", *market, "--id", "1", "--id", "2")
     assert (code, len(stored_trades(lake))) == (0, 80)
@@ -86,10 +83,10 @@ def test_the_commands(
         ("2024-08-09", 24, 0),
         ("2024-08-10", 4, 0),
     ]
-    code, out, _ = run(capsys, "replace", str(write_trades([market_trade(1), market_trade(3)])), "--apply")
+    code, out, _ = run(capsys, "replace", str(write_csv([trade(1), trade(3)])), "--apply")
     assert (code, len(stored_trades(lake))) == (0, 80 - 28 - 1)
     for arguments in _WRONG:
         code, _, err = run(capsys, *arguments)
         assert (code, "error" in err) == (2, True)
-    code, _, err = run(capsys, "replace", str(write_trades([], "x\n")))
+    code, _, err = run(capsys, "replace", str(write_csv([], "x\n")))
     assert code == 1

@@ -41,10 +41,7 @@ MINUTE_LATER = timedelta(minutes=1)
 
 def add_candle(rows: pl.DataFrame) -> pl.DataFrame:
     """A candle one minute after the first, where no trade is."""
-    candle = rows[:1].with_columns(
-        pl.col("window_start") + MINUTE_LATER,
-        pl.col("window_end") + MINUTE_LATER,
-    )
+    candle = rows[:1].with_columns(pl.col("window_start") + MINUTE_LATER, pl.col("window_end") + MINUTE_LATER)
     return pl.concat([rows, candle])
 
 

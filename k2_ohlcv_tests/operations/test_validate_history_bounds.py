@@ -30,7 +30,6 @@ FROZEN_DAY = day_interval(AT)
 
 
 def numbers(finding: Finding) -> dict[str, float]:
-    """The numbers of a finding."""
     return dict(finding.numbers)
 
 
@@ -113,7 +112,6 @@ def test_a_window_that_contains_the_bound_is_frozen(sail: EngineLake) -> None:
 def find_gaps(
     each_engine: EngineLake, span: Interval = SPAN
 ) -> tuple[dict[str, float], list[dict[str, object]]]:
-    """The gap counts and rows of a span."""
     (finding,) = [f for f in each_engine.validate(MINUTE, [span]) if f.check == "gaps"]
     assert finding.is_ok
     assert finding.rows is None or sum(numbers(finding).values()) >= finding.rows.height

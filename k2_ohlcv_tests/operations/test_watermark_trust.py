@@ -167,9 +167,7 @@ def test_candle_tables_store_frozen_before(three_days: EngineLake) -> None:
     assert lakes.read_candles(three_days.lake, MINUTE) == [*before, *aggregate(remaining, MINUTE)]
 
 
-def test_a_future_trade_gets_its_candle_when_its_time_has_passed(
-    three_days: EngineLake, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_future_trade_is_computed_later(three_days: EngineLake, monkeypatch: pytest.MonkeyPatch) -> None:
     """No trade changes in between. The window was left out then, and is open now."""
     future_trade = make_trade(1000, datetime.now(UTC) + 4 * DAY)
     lakes.add_trades(three_days.lake, [future_trade])

@@ -26,12 +26,10 @@ WEEK_BOUND = day_start((AT + DAY).date())
 
 
 def day_interval(moment: datetime) -> Interval:
-    """The day of a moment."""
     return Grain.DAY.partition(moment)
 
 
 def refresh_all(each_engine: EngineLake) -> list[ReconcileReport]:
-    """Refresh every candle table."""
     return [each_engine.refresh(timeframe) for timeframe in TIMEFRAMES]
 
 
@@ -119,7 +117,6 @@ def trade_windows(trades: list[Trade], timeframe: Timeframe) -> list[Interval]:
 
 
 def minute_candles(each_engine: EngineLake) -> Table:
-    """The 1m table."""
     return each_engine.lake.candles(MINUTE)
 
 

@@ -16,20 +16,19 @@ from k2_ohlcv_tests.support.trades import make_trade
 NOON = datetime(2024, 8, 8, 12, tzinfo=UTC)
 MARKET = ("E", "S")
 _HEADER = "timestamp,price,quantity,trade_id,exchange,symbol\n"
-WriteTrades = Callable[..., Path]
+WriteCsv = Callable[..., Path]
 
 
-def market_trade(number: int, symbol: str = "S", **values: Any) -> Trade:
+def trade(number: int, symbol: str = "S", **values: Any) -> Trade:
     """The trade of one hour after noon."""
     trade = make_trade(number, NOON + timedelta(hours=number), number + 1, 1, market=("E", symbol))
     return replace(trade, **values)
 
 
-TWO_MARKETS = [market_trade(n, symbol) for n in range(40) for symbol in ("S", "T")]
+TWO_MARKETS = [trade(n, symbol) for n in range(40) for symbol in ("S", "T")]
 
 
 def to_csv(trades: Iterable[Trade]) -> str:
-    """Trades as the text of a landing file."""
     return _HEADER + "".join(
         f"{t.timestamp.isoformat()},{t.price},{t.quantity},{t.trade_id},{t.exchange},{t.symbol}\n"
         for t in trades
@@ -37,7 +36,6 @@ def to_csv(trades: Iterable[Trade]) -> str:
 
 
 def stored_trades(lake: Lake) -> list[Trade]:
-    """The stored trades, sorted."""
     return sort_trades(lakes.all_trades(lake))
 
 
@@ -50,14 +48,13 @@ def sort_trades(trades: Iterable[Trade]) -> list[Trade]:
     return sorted(trades, key=_trade_order)
 
 
-def list_rejected_ids(lake: Lake) -> list[tuple[str, str]]:
+def rejected_ids(lake: Lake) -> list[tuple[str, str]]:
     """Symbol and trade id of each rejected row."""
     rows = lake.rejected().scan().to_arrow().to_pylist()
     return sorted((row["symbol"], row["raw"].rpartition(",")[2]) for row in rows)
 
 
 def count_snapshots(lake: Lake) -> int:
-    """The number of snapshots of the trades table."""
     return len(lake.trades().snapshots())
 
 
@@ -70,7 +67,7 @@ def read_ingested_at(lake: Lake) -> dict[tuple[str, str], datetime]:
 def assert_unchanged(lake: Lake) -> None:
     """The lake has the trades of two markets, one snapshot and no rejected row."""
     assert stored_trades(lake) == sort_trades(TWO_MARKETS)
-    assert (count_snapshots(lake), list_rejected_ids(lake)) == (1, [])
+    assert (count_snapshots(lake), rejected_ids(lake)) == (1, [])
 
 
 def run_replace(lake: Lake, path: Path, tmp_path: Path, **options: Any) -> Any:

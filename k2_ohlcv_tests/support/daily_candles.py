@@ -36,12 +36,10 @@ def put_candles(lake: Lake, trades: list[Trade]) -> Table:
 
 
 def load_candles(lake: Lake) -> Callable[[], Table]:
-    """A function that loads the 1m table."""
     return lambda: lake.candles(MINUTE)
 
 
 def find_drops(table: Table) -> PartitionsToDrop:
-    """The partitions before the bound."""
     return PartitionsToDrop.find(table, BOUND)
 
 
@@ -60,7 +58,7 @@ def list_files(lake: Lake) -> set[str]:
     return set(lakes.files_of(lake.candles(MINUTE)))
 
 
-def assert_candles_from_bound(lake: Lake, trades: list[Trade] | None = None) -> None:
+def assert_candles(lake: Lake, trades: list[Trade] | None = None) -> None:
     """Compare the candles from the bound on with the trades, and read every snapshot."""
     wanted = [c for c in aggregate(trades or trades_of_days(20), MINUTE) if c.window_start >= BOUND]
     assert lakes.read_candles(lake, MINUTE) == wanted

@@ -30,7 +30,6 @@ def open_external_lake(lake: Lake, table: Table, **columns: str) -> Lake:
 
 
 def open_external_trades(lake: Lake, table: Table) -> ExternalTrades:
-    """Open an external table as trades."""
     trades = open_external_lake(lake, table).trades()
     assert isinstance(trades, ExternalTrades)
     return trades
@@ -48,6 +47,5 @@ def create_timed_table(lake: Lake, kind: IcebergType, value: object, **more: obj
 
 
 def only_file_span(table: ExternalTrades) -> Interval:
-    """The span of the only live file."""
     (file,) = live_files(table, table_history.current_snapshot_id(table))
     return file.span

@@ -20,7 +20,7 @@ FIRST_DAY = datetime(2024, 1, 20, tzinfo=UTC)
 DAYS = 40
 END = FIRST_DAY + DAYS * DAY
 #: With this setting every snapshot is old enough to expire.
-EXPIRE_SNAPSHOTS = {"K2_SNAPSHOT_DAYS": "0"}
+EXPIRE_ALL = {"K2_SNAPSHOT_DAYS": "0"}
 
 
 def numbered_trade(number: int, at: datetime) -> Trade:
@@ -34,8 +34,10 @@ def forty_days_of_trades(interval: timedelta = timedelta(hours=4)) -> list[Trade
     return [numbered_trade(i, at) for i, at in enumerate(moments)]
 
 
+FORTY_DAYS = forty_days_of_trades()
+
+
 def retention_policy(**environ: str) -> RetentionPolicy:
-    """The policy that environment variables set."""
     return Settings.from_environ(environ).retention
 
 

@@ -29,29 +29,27 @@ def read_columns(lake: Lake, *columns: str) -> list[tuple[Any, ...]]:
 
 
 def read_rejected(lake: Lake) -> list[dict[str, Any]]:
-    """The rejected rows by file and line."""
     return sorted(lake.rejected().scan().to_arrow().to_pylist(), key=lambda row: (row["source"], row["line"]))
 
 
-def count_outcomes(report: IngestReport) -> tuple[int, int, int, int]:
+def outcomes(report: IngestReport) -> tuple[int, int, int, int]:
     """Added, duplicate, conflicting and rejected rows of a report."""
     return report.added, report.duplicates, report.conflicts, report.rejected
 
 
-IngestNumbers = Callable[..., int]
+AddIds = Callable[..., int]
 
 
-def list_trade_ids(lake: Lake) -> list[int]:
+def read_ids(lake: Lake) -> list[int]:
     """The stored trade ids as numbers."""
     return sorted(int(i) for i in lake.trades().scan().to_arrow()["trade_id"].to_pylist())
 
 
-def count_trades_files(lake: Lake) -> int:
-    """The Parquet files in the location of the trades table."""
+def count_files(lake: Lake) -> int:
     return sum(path.endswith(".parquet") for path in lakes.files_of(lake.trades()))
 
 
-def list_snapshot_ids(lake: Lake) -> list[int]:
+def snapshot_ids(lake: Lake) -> list[int]:
     """The snapshots of the trades table, oldest first."""
     return [s.snapshot_id for s in sorted(lake.trades().snapshots(), key=lambda s: s.sequence_number or 0)]
 

@@ -54,12 +54,10 @@ class Landing:
 
 
 def requested_files(request: dg.RunRequest | str) -> list[str]:
-    """The files of a run request."""
     assert isinstance(request, dg.RunRequest), request
     return list(request.run_config["ops"][ingest_job.INGEST_OP]["config"]["files"])
 
 
 def read_trades(landing: Landing) -> list[str]:
-    """The stored trade ids."""
     table = lakes.open_lake(landing.folder.parents[2]).trades()
     return sorted(table.scan().to_arrow()["trade_id"].to_pylist())

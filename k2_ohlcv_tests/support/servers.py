@@ -51,7 +51,6 @@ class S3:
 
 @contextmanager
 def s3_server() -> Iterator[S3]:
-    """A moto S3 server."""
     port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -96,12 +96,6 @@ def set_properties(table: Table, properties: Mapping[str, str]) -> None:
     table.transaction().set_properties(dict(properties)).commit_transaction()
 
 
-def remove_property(table: Table, name: str) -> None:
-    """Remove a table property in a commit without a snapshot."""
-    with table.transaction() as transaction:
-        transaction.remove_properties(name)
-
-
 def freeze_trades(trades: Table, before: datetime) -> None:
     """Set `frozen_before`, as retention of trades does."""
     set_properties(trades, {FROZEN_BEFORE: before.isoformat()})
@@ -109,7 +103,7 @@ def freeze_trades(trades: Table, before: datetime) -> None:
 
 def forget_watermark(candles: Table) -> None:
     """Remove the watermark of a candle table, so that everything is dirty."""
-    remove_property(candles, SNAPSHOT_PROPERTY)
+    candles.transaction().remove_properties(SNAPSHOT_PROPERTY).commit_transaction()
 
 
 def read_watermark(candles: Table) -> Watermark:
