@@ -1,4 +1,4 @@
-"""What lies ahead of the lines of retention, and what is refused behind them."""
+"""History bounds: which windows are computed, which are skipped, and which rebuilds are refused."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -17,6 +17,7 @@ from k2_ohlcv.lake.history_bounds import (
     read_bound,
     read_frozen_before,
 )
+from k2_ohlcv_tests.support import table_history
 
 HOUR = find_timeframe("1h")
 DAY_1 = datetime(2024, 3, 1, tzinfo=UTC)
@@ -28,39 +29,41 @@ def days(first: int, count: int = 1) -> Interval:
     return Interval(DAY_1 + first * DAY, DAY_1 + (first + count) * DAY)
 
 
-def test_without_lines_all_is_ahead() -> None:
-    lines = HistoryBounds(HOUR, None, None)
-    assert lines.start is None
-    assert lines.clip([days(1), days(0)]) == [days(0, 2)]
-    assert lines.outside([days(0)]) == []
-    assert lines.count_outside([days(0)]) == 0
-    lines.reject_outside([days(-5000)])
+def test_without_bounds_no_window_is_outside() -> None:
+    """No interval is clipped or refused."""
+    bounds = HistoryBounds(HOUR, None, None)
+    assert bounds.start is None
+    assert bounds.clip([days(1), days(0)]) == [days(0, 2)]
+    assert bounds.outside([days(0)]) == []
+    assert bounds.count_outside([days(0)]) == 0
+    bounds.reject_outside([days(-5000)])
 
 
 @pytest.mark.parametrize(("frozen", "expired"), [(NOON, None), (None, NOON), (NOON, DAY_1), (DAY_1, NOON)])
-def test_the_later_line_counts(frozen: datetime | None, expired: datetime | None) -> None:
-    lines = HistoryBounds(HOUR, frozen, expired)
-    assert lines.start == NOON
-    assert lines.clip([days(0)]) == [Interval(NOON, DAY_1 + DAY)]
-    assert lines.outside([days(0)]) == [Interval(DAY_1, NOON)]
-    assert lines.count_outside([days(0)]) == 12
+def test_the_later_bound_counts(frozen: datetime | None, expired: datetime | None) -> None:
+    """Windows before the later of both bounds are outside."""
+    bounds = HistoryBounds(HOUR, frozen, expired)
+    assert bounds.start == NOON
+    assert bounds.clip([days(0)]) == [Interval(NOON, DAY_1 + DAY)]
+    assert bounds.outside([days(0)]) == [Interval(DAY_1, NOON)]
+    assert bounds.count_outside([days(0)]) == 12
 
 
-def test_a_line_inside_a_window_leaves_that_window_behind() -> None:
-    """A part of its trades is gone, so that it cannot be computed again."""
-    lines = HistoryBounds(HOUR, NOON + timedelta(microseconds=1), None)
-    assert lines.start == NOON + LENGTH
-    assert lines.count_outside([Interval(NOON, NOON + timedelta(minutes=5))]) == 1
+def test_a_window_that_contains_a_bound_is_outside() -> None:
+    """Some of its trades are deleted, so it cannot be computed."""
+    bounds = HistoryBounds(HOUR, NOON + timedelta(microseconds=1), None)
+    assert bounds.start == NOON + LENGTH
+    assert bounds.count_outside([Interval(NOON, NOON + timedelta(minutes=5))]) == 1
 
 
-def test_partitions_behind_a_line_as_a_whole_are_refused_by_name() -> None:
-    """Each is named once, with what cannot be undone first; one that a line cuts is rebuilt ahead of it."""
-    lines = HistoryBounds(HOUR, DAY_1 + 2 * DAY, DAY_1 + DAY, "SOME_SETTING")
-    lines.reject_outside([days(2), days(3)])
+def test_partitions_before_a_bound_are_refused_by_name() -> None:
+    """Each is named once, expired partitions first. A partition that contains a bound is accepted."""
+    bounds = HistoryBounds(HOUR, DAY_1 + 2 * DAY, DAY_1 + DAY, "SOME_SETTING")
+    bounds.reject_outside([days(2), days(3)])
     HistoryBounds(HOUR, NOON, NOON).reject_outside([days(0)])
-    with pytest.raises(UsageError) as refused:
-        lines.reject_outside([days(0), days(1), days(2)])
-    dropped, frozen = str(refused.value).split("; ")
+    with pytest.raises(UsageError) as error:
+        bounds.reject_outside([days(0), days(1), days(2)])
+    dropped, frozen = str(error.value).split("; ")
     assert "partitions 2024-03-01 are past retention, which ended before 2024-03-02" in dropped
     assert "(K2_RETENTION_1H)" in dropped
     assert "partitions 2024-03-02 are frozen: their trades before 2024-03-03 have been expired" in frozen
@@ -70,17 +73,18 @@ def test_partitions_behind_a_line_as_a_whole_are_refused_by_name() -> None:
 
 @pytest.mark.parametrize(("count", "ending"), [(10, "2024-03-10 are"), (11, "2024-03-10 and 1 more are")])
 def test_of_many_refused_partitions_ten_are_named(count: int, ending: str) -> None:
-    lines = HistoryBounds(HOUR, DAY_1 + 100 * DAY, None)
+    """The rest is a count."""
+    bounds = HistoryBounds(HOUR, DAY_1 + 100 * DAY, None)
     with pytest.raises(UsageError, match=ending):
-        lines.reject_outside([days(i) for i in range(count)])
+        bounds.reject_outside([days(i) for i in range(count)])
 
 
-def test_lines_move_forward_only_and_are_read_as_utc(lake: Lake) -> None:
+def test_bounds_only_increase_and_are_read_as_utc(lake: Lake) -> None:
+    """An equal or earlier bound changes no property."""
     table = lake.writable_trades()
     assert read_bound(table, FROZEN_BEFORE) is None
     assert bound_property_update(table, FROZEN_BEFORE, NOON) == {FROZEN_BEFORE: NOON.isoformat()}
-    with table.transaction() as transaction:
-        transaction.set_properties({FROZEN_BEFORE: "2024-03-01T12:00:00"})
+    table_history.set_properties(table, {FROZEN_BEFORE: "2024-03-01T12:00:00"})
     assert read_bound(table, FROZEN_BEFORE) == NOON
     assert bound_property_update(table, FROZEN_BEFORE, NOON) == {}
     assert bound_property_update(table, FROZEN_BEFORE, NOON - LENGTH) == {}
@@ -90,33 +94,32 @@ def test_lines_move_forward_only_and_are_read_as_utc(lake: Lake) -> None:
     assert frozen_before_update(lake.writable_candles(HOUR), table) == {FROZEN_BEFORE: NOON.isoformat()}
 
 
-def test_a_line_with_a_zone_of_its_own_keeps_it(lake: Lake) -> None:
+def test_a_bound_with_a_zone_is_converted(lake: Lake) -> None:
+    """14:00+02:00 is noon in UTC."""
     table = lake.writable_trades()
-    with table.transaction() as transaction:
-        transaction.set_properties({FROZEN_BEFORE: "2024-03-01T14:00:00+02:00"})
+    table_history.set_properties(table, {FROZEN_BEFORE: "2024-03-01T14:00:00+02:00"})
     assert read_bound(table, FROZEN_BEFORE) == NOON
 
 
-def test_a_line_that_is_no_moment_is_an_error_that_names_it(lake: Lake) -> None:
+def test_an_unreadable_bound_is_named(lake: Lake) -> None:
+    """The error names the property, the table and the value."""
     table = lake.writable_trades()
-    with table.transaction() as transaction:
-        transaction.set_properties({FROZEN_BEFORE: "soon"})
+    table_history.set_properties(table, {FROZEN_BEFORE: "soon"})
     with pytest.raises(TableSpecError, match=r"k2\.frozen-before of .*gold_crypto_trades is 'soon'"):
         read_bound(table, FROZEN_BEFORE)
 
 
 @pytest.mark.parametrize(("trades", "candles"), [(NOON, None), (NOON, DAY_1), (DAY_1, NOON), (None, NOON)])
-def test_the_frozen_line_is_the_later_of_both_tables(
+def test_the_later_frozen_before_counts(
     lake: Lake, trades: datetime | None, candles: datetime | None
 ) -> None:
-    ours, hours = lake.writable_trades(), lake.writable_candles(HOUR)
-    for table, line in ((ours, trades), (hours, candles)):
-        if line:
-            with table.transaction() as transaction:
-                transaction.set_properties({FROZEN_BEFORE: line.isoformat()})
-    with hours.transaction() as transaction:
-        transaction.set_properties({EXPIRED_BEFORE: DAY_1.isoformat()})
-    assert read_frozen_before(hours, ours, NOON + DAY) == NOON
-    assert HistoryBounds.from_tables(hours, ours, HOUR) == HistoryBounds(
+    """Trades and candles may both have the property."""
+    trades_table, candles_table = lake.writable_trades(), lake.writable_candles(HOUR)
+    for table, bound in ((trades_table, trades), (candles_table, candles)):
+        if bound:
+            table_history.freeze_trades(table, bound)
+    table_history.set_properties(candles_table, {EXPIRED_BEFORE: DAY_1.isoformat()})
+    assert read_frozen_before(candles_table, trades_table, NOON + DAY) == NOON
+    assert HistoryBounds.from_tables(candles_table, trades_table, HOUR) == HistoryBounds(
         HOUR, NOON, DAY_1, "K2_RETENTION_TRADES"
     )

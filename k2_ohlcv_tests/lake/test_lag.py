@@ -1,4 +1,4 @@
-"""How far behind a candle table is, from metadata alone."""
+"""The lag of a candle table behind the trades, from metadata alone."""
 
 from datetime import UTC, datetime
 
@@ -18,61 +18,65 @@ def add(lake: Lake, month: int, day: int) -> Table:
     return lakes.add_trades(lake, [make_trade(f"{month}-{day}", moment, 1, 1, market=("X", "Y"))])
 
 
-def mark(lake: Lake, snapshot: int | None) -> None:
+def set_watermarks(lake: Lake, snapshot: int | None) -> None:
     assert snapshot is not None
-    for one in (HOUR, DAY):
-        lakes.set_watermark(lake, one, snapshot)
+    for timeframe in (HOUR, DAY):
+        lakes.set_watermark(lake, timeframe, snapshot)
 
 
-def keys(found: TableLag) -> list[str]:
-    return [found.timeframe.grain.key(partition) for partition in found.dirty_partitions()]
+def dirty_keys(lag: TableLag) -> list[str]:
+    return [lag.timeframe.grain.key(partition) for partition in lag.dirty_partitions()]
 
 
-def committed(trades: Table, index: int) -> datetime:
+def commit_time(trades: Table, index: int) -> datetime:
     return datetime.fromtimestamp(trades.metadata.snapshots[index].timestamp_ms / 1000, UTC)
 
 
-def test_an_empty_lake_is_not_behind(lake: Lake) -> None:
-    found = TableLag.measure(lake, HOUR)
-    assert (found.is_stale, found.stale_since, found.dirty_partitions()) == (False, None, [])
+def test_an_empty_lake_is_not_stale(lake: Lake) -> None:
+    """Nothing is dirty."""
+    lag = TableLag.measure(lake, HOUR)
+    assert (lag.is_stale, lag.stale_since, lag.dirty_partitions()) == (False, None, [])
 
 
-def test_without_a_watermark_everything_is_behind_since_the_first_snapshot(lake: Lake) -> None:
+def test_without_a_watermark_every_partition_is_dirty(lake: Lake) -> None:
+    """The table is stale since the first trades snapshot."""
     add(lake, 1, 5)
     trades = add(lake, 3, 7)
-    found = TableLag.measure(lake, HOUR)
-    assert (found.is_stale, found.watermark) == (True, None)
-    assert found.stale_since == committed(trades, 0)
-    assert keys(found) == ["2024-01-05", "2024-03-07"]
-    assert keys(TableLag.measure(lake, DAY)) == ["2024-01-01", "2024-03-01"]
+    lag = TableLag.measure(lake, HOUR)
+    assert (lag.is_stale, lag.watermark) == (True, None)
+    assert lag.stale_since == commit_time(trades, 0)
+    assert dirty_keys(lag) == ["2024-01-05", "2024-03-07"]
+    assert dirty_keys(TableLag.measure(lake, DAY)) == ["2024-01-01", "2024-03-01"]
 
 
-def test_behind_counts_from_the_first_snapshot_that_is_not_reached(lake: Lake) -> None:
-    mark(lake, add(lake, 1, 5).metadata.current_snapshot_id)
+def test_lag_starts_at_the_first_newer_snapshot(lake: Lake) -> None:
+    """Partitions that the watermark includes are not dirty."""
+    set_watermarks(lake, add(lake, 1, 5).metadata.current_snapshot_id)
     assert not TableLag.measure(lake, HOUR).is_stale
     add(lake, 3, 7)
     trades = add(lake, 2, 1)
-    found = TableLag.measure(lake, HOUR)
-    assert found.stale_since == committed(trades, 1)
-    assert keys(found) == ["2024-02-01", "2024-03-07"], "not what the watermark has reached"
+    lag = TableLag.measure(lake, HOUR)
+    assert lag.stale_since == commit_time(trades, 1)
+    assert dirty_keys(lag) == ["2024-02-01", "2024-03-07"], "only trades after the watermark"
 
 
-def test_a_rollback_leaves_the_table_behind(lake: Lake) -> None:
-    """The current snapshot is older than the watermark: behind since the rollback, where the two differ."""
+def test_a_rollback_makes_the_table_stale(lake: Lake) -> None:
+    """The table is stale since the rollback, where both snapshots differ."""
     first = add(lake, 1, 5).metadata.current_snapshot_id
     trades = add(lake, 3, 7)
-    mark(lake, trades.metadata.current_snapshot_id)
+    set_watermarks(lake, trades.metadata.current_snapshot_id)
     assert first is not None
     trades.manage_snapshots().rollback_to_snapshot(first).commit()
-    found = TableLag.measure(lake, HOUR)
-    assert found.is_stale
-    assert found.stale_since is not None
-    assert found.stale_since >= committed(trades, 1)
-    assert keys(found) == ["2024-03-07"]
+    lag = TableLag.measure(lake, HOUR)
+    assert lag.is_stale
+    assert lag.stale_since is not None
+    assert lag.stale_since >= commit_time(trades, 1)
+    assert dirty_keys(lag) == ["2024-03-07"]
 
 
-def test_a_watermark_that_expired_makes_everything_dirty(lake: Lake) -> None:
+def test_an_expired_watermark_makes_every_partition_dirty(lake: Lake) -> None:
+    """The two snapshots cannot be compared."""
     add(lake, 1, 5)
     add(lake, 3, 7)
-    mark(lake, 4711)
-    assert keys(TableLag.measure(lake, HOUR)) == ["2024-01-05", "2024-03-07"]
+    set_watermarks(lake, 4711)
+    assert dirty_keys(TableLag.measure(lake, HOUR)) == ["2024-01-05", "2024-03-07"]

@@ -1,4 +1,4 @@
-"""The newest trade is named by market and id, in tables of all kinds."""
+"""The newest trade, by market and id, in tables of all kinds."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -17,6 +17,7 @@ from k2_ohlcv.lake.external_trades import ExternalTradesConfig
 from k2_ohlcv.lake.history_bounds import newest_trade_time
 from k2_ohlcv.lake.newest_trade import NewestTrade, find_newest_trade
 from k2_ohlcv_tests.support import external_tables, lakes
+from k2_ohlcv_tests.support.external_trades import NO_BOUNDS
 from k2_ohlcv_tests.support.trades import make_trade
 
 AT = datetime(2024, 3, 1, 12, 30, 0, 123000, tzinfo=UTC)
@@ -24,12 +25,14 @@ MOMENTS = [AT - timedelta(days=1), AT, AT - timedelta(microseconds=1000)]
 NEWEST = NewestTrade(AT, "E1", "S1", "1")
 
 
-def test_no_trades_have_no_newest(lake: Lake) -> None:
+def test_an_empty_table_has_no_newest_trade(lake: Lake) -> None:
+    """The result is None."""
     lake.writable_trades()
     assert find_newest_trade(lake.trades()) is None
 
 
-def test_of_our_own(lake: Lake) -> None:
+def test_the_newest_trade_of_own_trades(lake: Lake) -> None:
+    """The text names id, market and time."""
     lake.writable_trades()
     for i, at in enumerate(MOMENTS):
         lakes.add_trades(lake, [make_trade(i, at, 1, 1, market=(f"E{i}", f"S{i}"))])
@@ -40,7 +43,7 @@ def test_of_our_own(lake: Lake) -> None:
 DAILY = PartitionSpec(PartitionField(4, 1000, DayTransform(), "day"))
 
 
-def foreign(
+def open_external(
     lake: Lake,
     kind: IcebergType,
     values: list[Any],
@@ -61,9 +64,9 @@ def foreign(
     ]
     if spec is None or isinstance(kind, LongType):
         spec = UNPARTITIONED_PARTITION_SPEC
-    made = external_tables.create_table(lake, columns, rows, properties=properties, spec=spec)
-    named = (("exchange", "venue"), ("trade_id", "seq"), ("timestamp", "t"))
-    return Lake(lake.catalog, ExternalTradesConfig(made.name(), named)).trades()
+    table = external_tables.create_table(lake, columns, rows, properties=properties, spec=spec)
+    mapping = (("exchange", "venue"), ("trade_id", "seq"), ("timestamp", "t"))
+    return Lake(lake.catalog, ExternalTradesConfig(table.name(), mapping)).trades()
 
 
 @pytest.mark.parametrize(
@@ -76,54 +79,57 @@ def foreign(
     ],
     ids=["zoned", "local", "micros", "millis"],
 )
-def test_of_someone_elses_table(lake: Lake, kind: IcebergType, value: Any) -> None:
-    assert find_newest_trade(foreign(lake, kind, [value(at) for at in MOMENTS])) == NEWEST
+def test_the_newest_trade_of_an_external_table(lake: Lake, kind: IcebergType, value: Any) -> None:
+    """The time column may have any supported type."""
+    assert find_newest_trade(open_external(lake, kind, [value(at) for at in MOMENTS])) == NEWEST
 
 
-def test_where_files_have_no_bounds_their_partition_leads_to_it(lake: Lake) -> None:
-    none = {"write.metadata.metrics.default": "none"}
-    assert find_newest_trade(foreign(lake, TimestamptzType(), MOMENTS, none)) == NEWEST
+def test_files_without_bounds_are_found_by_partition(lake: Lake) -> None:
+    """Column statistics are not needed."""
+    assert find_newest_trade(open_external(lake, TimestamptzType(), MOMENTS, NO_BOUNDS)) == NEWEST
 
 
 def test_an_impossible_time_is_not_the_newest(lake: Lake) -> None:
-    """The trade that is named is the one by which retention measures ages, also within a file of both."""
+    """Retention measures age from the named trade. This is true for a file with both kinds of time."""
     far, ahead = datetime(9999, 12, 31, tzinfo=UTC), datetime.now(UTC) + timedelta(days=30)
-    some = [(1, AT - timedelta(days=1)), (2, AT), (3, ahead), (4, far)]
-    for number, at in some:
+    trades = [(1, AT - timedelta(days=1)), (2, AT), (3, ahead), (4, far)]
+    for number, at in trades:
         lakes.add_trades(lake, [make_trade(number, at, 1, 1, market=("E", "S"))])
     assert find_newest_trade(lake.trades()) == NewestTrade(AT, "E", "S", "2")
-    theirs_too = foreign(lake, TimestamptzType(), [AT, far], spec=None)
-    assert find_newest_trade(theirs_too) == NewestTrade(AT, "E0", "S0", "0")
-    assert newest_trade_time(theirs_too) == AT
+    external = open_external(lake, TimestamptzType(), [AT, far], spec=None)
+    assert find_newest_trade(external) == NewestTrade(AT, "E0", "S0", "0")
+    assert newest_trade_time(external) == AT
 
 
 def test_only_impossible_times_have_no_newest(lake: Lake) -> None:
+    """The result is None."""
     far = datetime(9999, 12, 31, tzinfo=UTC)
     lakes.add_trades(lake, [make_trade(1, far, 1, 1, market=("E", "S"))])
     assert find_newest_trade(lake.trades()) is None
 
 
-def test_of_a_table_whose_columns_were_renamed(lake: Lake) -> None:
-    """With a change of metadata alone: the names of the snapshot are those of before."""
-    trades = foreign(lake, TimestamptzType(), MOMENTS)
+def test_renamed_columns_are_read_by_their_new_names(lake: Lake) -> None:
+    """The rename changed metadata alone, so the snapshot's schema has the old names."""
+    trades = open_external(lake, TimestamptzType(), MOMENTS)
     table = lake.catalog.load_table(trades.name())
     with table.update_schema() as update:
         update.rename_column("venue", "market").rename_column("t", "time").rename_column("symbol", "venue")
-    named = (("exchange", "market"), ("symbol", "venue"), ("trade_id", "seq"), ("timestamp", "time"))
+    columns = (("exchange", "market"), ("symbol", "venue"), ("trade_id", "seq"), ("timestamp", "time"))
     assert (
-        find_newest_trade(Lake(lake.catalog, ExternalTradesConfig(trades.name(), named)).trades()) == NEWEST
+        find_newest_trade(Lake(lake.catalog, ExternalTradesConfig(trades.name(), columns)).trades()) == NEWEST
     )
 
 
-def test_what_cannot_be_read_is_still_dated(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    trades = foreign(lake, TimestamptzType(), MOMENTS)
+def test_an_unreadable_newest_trade_has_its_time(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time comes from metadata, and the read error is logged."""
+    trades = open_external(lake, TimestamptzType(), MOMENTS)
 
     def refuse(*_: object, **__: object) -> None:
         raise ValueError("PyIceberg does not yet support equality deletes")
 
     monkeypatch.setattr(type(trades), "scan", refuse)
     with capture_logs() as logs:
-        found = find_newest_trade(trades)
-    assert found == NewestTrade(AT)
-    assert found.as_text == "a trade of 2024-03-01 12:30:00 UTC, whose row cannot be read"
+        newest = find_newest_trade(trades)
+    assert newest == NewestTrade(AT)
+    assert newest.as_text == "a trade of 2024-03-01 12:30:00 UTC, whose row cannot be read"
     assert [entry["event"] for entry in logs] == ["the newest trade cannot be read"]

@@ -1,4 +1,4 @@
-"""One retry for every commit: each attempt starts from the table as it is then."""
+"""The retry of commit conflicts: each attempt loads the table again."""
 
 import pytest
 from pyiceberg.exceptions import CommitFailedException, ValidationException
@@ -13,29 +13,30 @@ from k2_ohlcv.lake.schemas import TRADES_SPEC
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses between attempts. None is made."""
-    found: list[float] = []
-    monkeypatch.setattr("time.sleep", found.append)
-    return found
+    """The pauses between attempts, which are recorded and skipped."""
+    seconds: list[float] = []
+    monkeypatch.setattr("time.sleep", seconds.append)
+    return seconds
 
 
-def test_each_attempt_gets_a_table_of_its_own_load(lake: Lake, pauses: list[float]) -> None:
-    """Both kinds of conflict are tried again, after a pause, and never on the table of an earlier attempt."""
-    seen: list[Table] = []
+def test_each_attempt_loads_the_table_again(lake: Lake, pauses: list[float]) -> None:
+    """Both kinds of conflict are retried after a pause, never on an earlier attempt's table."""
+    tables: list[Table] = []
     errors = [CommitFailedException("moved"), ValidationException("moved")]
 
     def commit(table: Table) -> int:
-        seen.append(table)
+        tables.append(table)
         if errors:
             raise errors.pop()
         return 7
 
     assert retry_conflicts(lake.trades, commit) == 7
-    assert len({id(table) for table in seen}) == 3
+    assert len({id(table) for table in tables}) == 3
     assert len(pauses) == 2
 
 
-def test_what_is_no_conflict_is_raised_at_once(lake: Lake, pauses: list[float]) -> None:
+def test_other_errors_are_raised_immediately(lake: Lake, pauses: list[float]) -> None:
+    """A full disk is not retried."""
     calls: list[Table] = []
 
     def commit(table: Table) -> None:
@@ -47,8 +48,8 @@ def test_what_is_no_conflict_is_raised_at_once(lake: Lake, pauses: list[float]) 
     assert (len(calls), pauses) == (1, [])
 
 
-def test_who_loses_every_race_is_told(lake: Lake, pauses: list[float]) -> None:
-    """The error names the table, the attempts and what to do, and pauses stay bounded."""
+def test_losing_every_race_raises(lake: Lake, pauses: list[float]) -> None:
+    """The error names the table, the attempts and the advice. Pauses are bounded."""
 
     def commit(_: Table) -> None:
         raise CommitFailedException("moved")

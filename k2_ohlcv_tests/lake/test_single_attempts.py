@@ -1,8 +1,9 @@
-"""PyIceberg commits once for each attempt of ours, on every path.
+"""PyIceberg commits once for each attempt of this project, on every path.
 
-Its own retry would put an old pin, and rows that were checked against an old table, on a newer base.
-PyIceberg 0.12 retries in `Transaction.commit_transaction`, as often as the table's `commit.retry.num-retries`
-says. Here every commit is counted, so that an upgrade which retries elsewhere is noticed.
+PyIceberg's own retry would commit an old snapshot, and rows that were checked against an old table, on a
+newer base. PyIceberg 0.12 retries in `Transaction.commit_transaction`, as often as the table's
+`commit.retry.num-retries` says. These tests count every commit, so they find an upgrade that retries
+elsewhere.
 """
 
 import ast
@@ -29,7 +30,6 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.commit import CachedTransaction
 from k2_ohlcv.lake.schemas import REJECTED_SPEC, TRADES_SPEC
 from k2_ohlcv.operations.ingest import ingest
-from k2_ohlcv.operations.reconcile import rebuild, refresh
 from k2_ohlcv.operations.retention import retention
 from k2_ohlcv_tests.support import lakes
 from k2_ohlcv_tests.support.engine_lake import EngineLake
@@ -37,15 +37,15 @@ from k2_ohlcv_tests.support.trades import make_trade
 
 MINUTE = find_timeframe("1m")
 AT = datetime(2024, 2, 28, 12, tzinfo=UTC)
-KEPT = RetentionPolicy({each.name: DAY for each in TIMEFRAMES}, 2 * DAY, timedelta(0))
+POLICY = RetentionPolicy({timeframe.name: DAY for timeframe in TIMEFRAMES}, 2 * DAY, timedelta(0))
 PACKAGE = Path(k2_ohlcv.__file__).parent
 
 
 @dataclass
 class Commits:
-    """What reached the catalog: the base that each call was held to, and who asked for the transaction."""
+    """The calls of the catalog: the required base of each, and the module that committed."""
 
-    #: Called before each call; may raise, or commit something else first.
+    #: Called before each call. May raise, or commit something else first.
     before: Callable[[Table, int], None] = lambda *_: None
     bases: list[tuple[str, int | None]] = field(default_factory=list)
     transactions: list[str] = field(default_factory=list)
@@ -54,43 +54,43 @@ class Commits:
 
 @pytest.fixture
 def commits(monkeypatch: pytest.MonkeyPatch) -> Commits:
-    """Counts transactions and calls of the catalog; `before` may make a call fail."""
-    seen, real, real_transaction = Commits(), SqlCatalog.commit_table, Transaction.commit_transaction
-    busy: list[object] = []  # what `before` commits itself is not counted
+    """Counts transactions and catalog calls. `before` may make a call fail."""
+    counted, real, real_transaction = Commits(), SqlCatalog.commit_table, Transaction.commit_transaction
+    running: list[object] = []  # commits of `before` itself are not counted
 
     def commit_table(
         catalog: SqlCatalog, table: Table, requirements: Any, updates: Any
     ) -> CommitTableResponse:
-        if not busy:
+        if not running:
             bases = [r.snapshot_id for r in requirements if isinstance(r, AssertRefSnapshotId)]
-            seen.bases.append((table.name()[-1], bases[0] if bases else None))
-            busy.append(1)
+            counted.bases.append((table.name()[-1], bases[0] if bases else None))
+            running.append(1)
             try:
-                seen.before(table, len(seen.bases))
+                counted.before(table, len(counted.bases))
             except CommitFailedException:
-                seen.failed += 1
+                counted.failed += 1
                 raise
             finally:
-                busy.clear()
+                running.clear()
         return real(catalog, table, requirements, updates)
 
     def commit_transaction(transaction: Transaction) -> Table:
-        if not busy:
-            seen.transactions.append(str(sys._getframe(1).f_code.co_filename))
+        if not running:
+            counted.transactions.append(str(sys._getframe(1).f_code.co_filename))
         return real_transaction(transaction)
 
     monkeypatch.setattr(SqlCatalog, "commit_table", commit_table)
     monkeypatch.setattr(Transaction, "commit_transaction", commit_transaction)
     monkeypatch.setattr("time.sleep", lambda _: None)
-    return seen
+    return counted
 
 
 def trade(number: int, at: datetime = AT) -> Trade:
     return make_trade(number, at + timedelta(seconds=number), 1, 1, market=("X", "Y"))
 
 
-def put_in(each_engine: EngineLake, tmp_path: Path, numbers: range, extra: str = "") -> None:
-    """Ingest a file of trades, one of them no trade if `extra` says so."""
+def ingest_trades(each_engine: EngineLake, tmp_path: Path, numbers: range, extra: str = "") -> None:
+    """Ingest a file of trades, and an extra row that may be invalid."""
     rows = [f"{t.timestamp.isoformat()},1,1,{t.trade_id}\n" for t in map(trade, numbers)]
     path = tmp_path / "some.csv"
     path.write_text("timestamp,price,quantity,trade_id\n" + "".join(rows) + extra)
@@ -98,29 +98,25 @@ def put_in(each_engine: EngineLake, tmp_path: Path, numbers: range, extra: str =
 
 
 @pytest.fixture
-def filled(sail: EngineLake) -> EngineLake:
-    """Ten days of trades, the last of them in many small files, and candles of all."""
+def ten_days(sail: EngineLake) -> EngineLake:
+    """Ten days of trades, one day in many small files, and candles of all."""
     for day in range(10):
         lakes.add_trades(sail.lake, [trade(day, AT + day * DAY)])
     for number in range(20, 20 + MIN_SMALL_FILES):
         lakes.add_trades(sail.lake, [trade(number, AT + 8 * DAY)])
-    for each in TIMEFRAMES:
-        refresh(sail.lake, sail.engine, each)
+    sail.refresh_tables(*TIMEFRAMES)
     return sail
 
 
 def every_path(each_engine: EngineLake, tmp_path: Path) -> None:
-    """Each way in which this project commits."""
-    put_in(each_engine, tmp_path, range(100, 103), extra="never,1,1,1\n")
-    refresh(each_engine.lake, each_engine.engine, MINUTE)
-    rebuild(each_engine.lake, each_engine.engine, find_timeframe("1d"))
-    for each in TIMEFRAMES:
-        refresh(each_engine.lake, each_engine.engine, each)
-    retention(each_engine.lake, KEPT, apply=True, now=datetime.now(UTC) + DAY)
+    ingest_trades(each_engine, tmp_path, range(100, 103), extra="never,1,1,1\n")
+    each_engine.refresh(MINUTE)
+    each_engine.rebuild(find_timeframe("1d"))
+    each_engine.refresh_tables(*TIMEFRAMES)
+    retention(each_engine.lake, POLICY, apply=True, now=datetime.now(UTC) + DAY)
 
 
-def committing() -> set[str]:
-    """The modules that commit, as their text says."""
+def list_committing_modules() -> set[str]:
     return {
         str(path)
         for path in PACKAGE.rglob("*.py")
@@ -129,19 +125,19 @@ def committing() -> set[str]:
     }
 
 
-def test_no_commit_is_tried_again_by_pyiceberg(filled: EngineLake, commits: Commits, tmp_path: Path) -> None:
-    """Every other commit fails: each transaction still reaches the catalog once, from every module."""
+def test_pyiceberg_retries_no_commit(ten_days: EngineLake, commits: Commits, tmp_path: Path) -> None:
+    """Every second commit fails. Each transaction of every module reaches the catalog once."""
 
     def fail(_: Table, call: int) -> None:
         if call % 2:
             raise CommitFailedException("made to fail")
 
     commits.before = fail
-    every_path(filled, tmp_path)
+    every_path(ten_days, tmp_path)
     assert commits.failed > 10
     assert len(commits.bases) == len(commits.transactions)
-    ours = {path for path in commits.transactions if Path(path).is_relative_to(PACKAGE)}
-    assert ours == set(commits.transactions) == committing()
+    package_modules = {path for path in commits.transactions if Path(path).is_relative_to(PACKAGE)}
+    assert package_modules == set(commits.transactions) == list_committing_modules()
     assert {name for name, _ in commits.bases} == {
         TRADES_SPEC.name,
         REJECTED_SPEC.name,
@@ -149,51 +145,51 @@ def test_no_commit_is_tried_again_by_pyiceberg(filled: EngineLake, commits: Comm
     }
 
 
-def test_another_attempt_starts_from_what_is_there_by_then(
-    filled: EngineLake, commits: Commits, tmp_path: Path
-) -> None:
-    """Whatever moved the base between load and commit is the base of our next attempt."""
-    moved: dict[int, int] = {}
+def test_the_next_attempt_has_a_new_base(ten_days: EngineLake, commits: Commits, tmp_path: Path) -> None:
+    """The snapshot that moved the base is the base of the next attempt."""
+    new_bases: dict[int, int] = {}
 
-    def move(table: Table, call: int) -> None:
+    def move_base(table: Table, call: int) -> None:
         if call % 2:
-            other = filled.lake.catalog.load_table(table.name())
+            other = ten_days.lake.catalog.load_table(table.name())
             producer = other.transaction()
             with producer.update_snapshot().fast_append():
                 pass
             producer.commit_transaction()
-            moved[call] = other.metadata.current_snapshot_id or 0
+            new_bases[call] = other.metadata.current_snapshot_id or 0
 
-    commits.before = move
-    every_path(filled, tmp_path)
+    commits.before = move_base
+    every_path(ten_days, tmp_path)
     assert len(commits.bases) == len(commits.transactions)
-    again = [
-        (moved[call], base, name)
+    next_attempts = [
+        (new_bases[call], base, name)
         for call, (name, base) in enumerate(commits.bases[1:], start=1)
-        if call in moved and commits.bases[call - 1][0] == name
+        if call in new_bases and commits.bases[call - 1][0] == name
     ]
-    assert len(again) > 10
-    assert [(is_at, name) for was, is_at, name in again] == [(was, name) for was, is_at, name in again]
+    assert len(next_attempts) > 10
+    assert [(is_at, name) for was, is_at, name in next_attempts] == [
+        (was, name) for was, is_at, name in next_attempts
+    ]
 
 
-def test_attempts_are_ours_to_count(filled: EngineLake, commits: Commits, tmp_path: Path) -> None:
-    """Where no commit succeeds, the catalog is asked as often as this project tries, and no more."""
+def test_attempts_are_counted_by_this_project(ten_days: EngineLake, commits: Commits, tmp_path: Path) -> None:
+    """If no commit succeeds, the catalog is called as often as this project tries."""
 
     def fail(table: Table, call: int) -> None:
         raise CommitFailedException("made to fail")
 
     commits.before = fail
     with pytest.raises(Exception, match="20 attempts"):
-        put_in(filled, tmp_path, range(100, 103))
+        ingest_trades(ten_days, tmp_path, range(100, 103))
     assert len(commits.bases) == append.MAX_APPEND_ATTEMPTS
     commits.bases.clear()
     with pytest.raises(Exception, match="8 attempts"):
-        retention(filled.lake, KEPT, apply=True)
+        retention(ten_days.lake, POLICY, apply=True)
     assert len(commits.bases) == retry.MAX_ATTEMPTS
 
 
-def test_pyiceberg_would_try_again_if_it_were_let(lake: Lake, commits: Commits) -> None:
-    """What the tests above look for does happen at a table without our property."""
+def test_pyiceberg_retries_without_our_property(lake: Lake, commits: Commits) -> None:
+    """The tests above can fail: a table without the property is retried."""
     lake.catalog.create_namespace("plain")
     table = lake.catalog.create_table(("plain", "trades"), TRADES_SPEC.schema)
 
@@ -210,7 +206,7 @@ def test_pyiceberg_would_try_again_if_it_were_let(lake: Lake, commits: Commits) 
 
 
 def test_a_table_is_created_once(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where another process was first, its table is taken as it is."""
+    """A table that another process created first is used as it is."""
     real, calls = SqlCatalog.create_table, []
 
     def create_table(catalog: SqlCatalog, *args: Any, **options: Any) -> Table:

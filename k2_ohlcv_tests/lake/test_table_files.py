@@ -1,4 +1,4 @@
-"""A table's location on any store: names of files are one thing, and what is removed is really gone."""
+"""A table's location on any store: path keys, ownership and removal of files."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -7,34 +7,31 @@ from pyiceberg.table import Table
 from structlog.testing import capture_logs
 
 from k2_ohlcv.domain.candle import aggregate
-from k2_ohlcv.domain.retention import ORPHAN_AGE
 from k2_ohlcv.domain.timeframe import find_timeframe
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.maintenance.orphan_files import remove_orphans
 from k2_ohlcv.lake.maintenance.snapshot_expiry import expire_snapshots
 from k2_ohlcv.lake.maintenance.table_files import RemovedFiles, TableFiles
 from k2_ohlcv_tests.support import lakes
+from k2_ohlcv_tests.support.daily_candles import FAR_FUTURE, load_candles, when_orphans_are_old
 from k2_ohlcv_tests.support.trades import make_trade
 
 MINUTE = find_timeframe("1m")
 AT = datetime(2024, 2, 20, tzinfo=UTC)
-LATER = datetime(2100, 1, 1, tzinfo=UTC)
-SOME = [make_trade(i, AT + timedelta(minutes=i), 1 + i, 1, market=("X", "Y")) for i in range(3)]
-CHANGED = [*SOME, make_trade(9, AT, 9, 1, market=("X", "Y"))]
+TRADES = [make_trade(i, AT + timedelta(minutes=i), 1 + i, 1, market=("X", "Y")) for i in range(3)]
+CHANGED = [*TRADES, make_trade(9, AT, 9, 1, market=("X", "Y"))]
 
 pytestmark = pytest.mark.each_store
 
 
 @pytest.fixture
 def table(lake: Lake) -> Table:
-    """A candle table in two snapshots, of which the second took the first one's file away."""
-    lakes.commit_candles(lake.writable_candles(MINUTE), MINUTE, SOME, datetime.now(UTC))
+    """A candle table of two snapshots, of which the second removed the first one's file."""
+    lakes.commit_candles(lake.writable_candles(MINUTE), MINUTE, TRADES, datetime.now(UTC))
     return lakes.commit_candles(lake.candles(MINUTE), MINUTE, CHANGED, datetime.now(UTC))
 
 
-def refuse(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the store refuse to remove anything."""
-
+def refuse_removals(monkeypatch: pytest.MonkeyPatch) -> None:
     class Refusing:
         def __init__(self, files: object) -> None:
             self._files = files
@@ -49,15 +46,17 @@ def refuse(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TableFiles, "_files", property(lambda self: Refusing(real(self))))
 
 
-def test_every_file_that_is_found_is_named_as_the_table_names_it(table: Table) -> None:
+def test_listed_files_have_the_keys_of_the_tables_paths(table: Table) -> None:
+    """Listing and metadata give one key per file."""
     location = TableFiles(table)
-    found = {one.key: one.size for one in location.list_files()}
-    assert found == {location.path_key(path): size for path, size in lakes.files_of(table).items()}
-    assert location.path_key(table.metadata_location) in found
-    assert all(location.is_inside(key) for key in found)
+    listed = {file.key: file.size for file in location.list_files()}
+    assert listed == {location.path_key(path): size for path, size in lakes.files_of(table).items()}
+    assert location.path_key(table.metadata_location) in listed
+    assert all(location.is_inside(key) for key in listed)
 
 
-def test_of_a_removed_file_the_bytes_are_said_once(table: Table) -> None:
+def test_the_bytes_of_a_removed_file_are_counted_once(table: Table) -> None:
+    """A second removal counts nothing."""
     location = TableFiles(table)
     path = f"{table.location()}/data/old.parquet"
     lakes.write_file(table, path, b"x" * 7)
@@ -68,7 +67,8 @@ def test_of_a_removed_file_the_bytes_are_said_once(table: Table) -> None:
     assert path not in lakes.files_of(table)
 
 
-def test_files_of_other_places_are_not_owned(table: Table) -> None:
+def test_files_outside_the_location_are_not_owned(table: Table) -> None:
+    """They are never removed."""
     location, root = TableFiles(table), table.location()
     outside = [f"{root}2/data/x", f"{root}/../x", f"{root}/data/../../x", root, "/", "/etc/passwd"]
     outside += [root.replace("://", "://other-", 1) + "/data/x", "gs" + root[root.index(":") :] + "/data/x"]
@@ -77,32 +77,26 @@ def test_files_of_other_places_are_not_owned(table: Table) -> None:
     assert location.remove_files(location.path_key(path) for path in outside) == RemovedFiles()
 
 
-def test_old_files_that_nothing_knows_go_and_all_others_stay(lake: Lake, table: Table) -> None:
-    """Those that writers under way may be about to name are too young to go."""
-    known = set(lakes.files_of(table))
+def test_old_orphans_are_removed_and_other_files_stay(lake: Lake, table: Table) -> None:
+    """Young unknown files may belong to a writer that has not committed yet."""
+    expected = set(lakes.files_of(table))
     lakes.write_file(table, f"{table.location()}/data/lost.parquet", b"x" * 7)
-    now = datetime.now(UTC)
-    assert remove_orphans(lambda: lake.candles(MINUTE), now) == RemovedFiles()
-    assert remove_orphans(
-        lambda: lake.candles(MINUTE), now + ORPHAN_AGE + timedelta(minutes=1)
-    ) == RemovedFiles(1, 7)
-    assert set(lakes.files_of(table)) == known
+    assert remove_orphans(load_candles(lake), datetime.now(UTC)) == RemovedFiles()
+    assert remove_orphans(load_candles(lake), when_orphans_are_old()) == RemovedFiles(1, 7)
+    assert set(lakes.files_of(table)) == expected
     assert lakes.read_candles(lake, MINUTE) == aggregate(CHANGED, MINUTE)
 
 
-def test_a_store_that_refuses_leaves_the_files_to_a_later_run(
-    lake: Lake, table: Table, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The snapshots have expired by then, so the files are orphans. They go once they are old."""
-    old = datetime.now(UTC) + ORPHAN_AGE + timedelta(minutes=1)
+def test_refused_removals_are_repeated(lake: Lake, table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The snapshots have expired, so the files are orphans. A later run removes them once they are old."""
+    old = when_orphans_are_old()
     with monkeypatch.context() as refusing, capture_logs() as logged:
-        refuse(refusing)
-        done = expire_snapshots(lambda: lake.candles(MINUTE), LATER)
-        again = remove_orphans(lambda: lake.candles(MINUTE), old)
-    assert (done.snapshots, done.removed.files, again.files) == (1, 0, 0)
-    assert done.removed.refused == again.refused > 0
-    assert [one["files"] for one in logged if one["event"] == "files could not be removed"]
+        refuse_removals(refusing)
+        expiry = expire_snapshots(load_candles(lake), FAR_FUTURE)
+        orphans = remove_orphans(load_candles(lake), old)
+    assert (expiry.snapshots, expiry.removed.files, orphans.files) == (1, 0, 0)
+    assert expiry.removed.refused == orphans.refused > 0
+    assert [entry["files"] for entry in logged if entry["event"] == "files could not be removed"]
     assert lakes.read_candles(lake, MINUTE) == aggregate(CHANGED, MINUTE)
-    assert remove_orphans(lambda: lake.candles(MINUTE), old).files == done.removed.refused
-    parquet = {path for path in lakes.files_of(table) if path.endswith(".parquet")}
-    assert parquet == set(lakes.list_data_files(lake.candles(MINUTE)))
+    assert remove_orphans(load_candles(lake), old).files == expiry.removed.refused
+    assert lakes.list_parquet_files(table) == set(lakes.list_data_files(lake.candles(MINUTE)))

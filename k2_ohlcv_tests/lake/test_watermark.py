@@ -1,4 +1,4 @@
-"""What a watermark says, keeps and forgets, without any table of trades."""
+"""What a watermark states, keeps and forgets, without a trades table."""
 
 import json
 from dataclasses import replace
@@ -20,12 +20,14 @@ from k2_ohlcv.lake.watermark import (
     carry_over_summary,
     explain_missing_watermark,
 )
+from k2_ohlcv_tests.support import table_history
 
 MINUTE = find_timeframe("1m")
 AT = datetime(2024, 2, 28, 12, tzinfo=UTC)
 
 
 def minute(number: int) -> Interval:
+    """The window of a minute after noon."""
     return MINUTE.window(AT + number * timedelta(minutes=1))
 
 
@@ -33,7 +35,7 @@ def refused(number: int, symbol: str | None = "S") -> RefusedWindow:
     return RefusedWindow("low_price", "E", symbol, minute(number))
 
 
-#: A watermark of which every attribute has a value of its own.
+#: A watermark whose attributes all differ from their defaults.
 FULL = Watermark(
     snapshot_id=7,
     latest_trade_at=AT,
@@ -47,31 +49,34 @@ FULL = Watermark(
 )
 
 
-def all_of(mark: Watermark | None) -> dict[str, object]:
-    """Every attribute, those that equality leaves out too."""
-    return vars(mark) if mark else {}
+def all_attributes(watermark: Watermark | None) -> dict[str, object]:
+    """Every attribute, including those that equality ignores."""
+    return vars(watermark) if watermark else {}
 
 
 @pytest.fixture
 def committed(lake: Lake) -> Lake:
-    """The 1m table, with the full watermark in its history and its properties."""
+    """The 1m table with the full watermark in its history and its properties."""
     table = lake.writable_candles(MINUTE)
     commit_change(table, TableCommit(properties=FULL.properties(), summary=FULL.summary()))
     return lake
 
 
-@pytest.mark.parametrize("mark", [FULL, Watermark(7, None), replace(FULL, open_intervals=(), refused=())])
-def test_a_summary_says_all_of_a_watermark(lake: Lake, mark: Watermark) -> None:
-    """Also where it says that there is no head, no complete snapshot and nothing open."""
+@pytest.mark.parametrize(
+    "watermark", [FULL, Watermark(7, None), replace(FULL, open_intervals=(), refused=())]
+)
+def test_a_summary_has_every_attribute(lake: Lake, watermark: Watermark) -> None:
+    """Missing values are stored too: no latest trade, no complete snapshot, nothing open."""
     table = commit_change(
-        lake.writable_candles(MINUTE), TableCommit(properties=mark.properties(), summary=mark.summary())
+        lake.writable_candles(MINUTE),
+        TableCommit(properties=watermark.properties(), summary=watermark.summary()),
     )
-    assert all_of(Watermark.from_table(table)) == all_of(mark)
-    assert mark.is_mirrored(table)
+    assert all_attributes(Watermark.from_table(table)) == all_attributes(watermark)
+    assert watermark.is_mirrored(table)
 
 
-def test_a_summary_repeats_the_properties_for_people() -> None:
-    """The fingerprint is long, and stands in the watermark itself."""
+def test_a_summary_repeats_the_readable_properties() -> None:
+    """The long fingerprint is in the watermark state alone."""
     assert FULL.properties() == {
         SNAPSHOT_PROPERTY: "6",
         HEAD_PROPERTY: "2024-02-28T11:00:00+00:00",
@@ -81,91 +86,99 @@ def test_a_summary_repeats_the_properties_for_people() -> None:
     assert replace(FULL, complete_latest_trade_at=None).properties()[HEAD_PROPERTY] == ""
 
 
-def test_nothing_is_said_to_be_complete_before_the_first_time() -> None:
+def test_an_incomplete_watermark_has_no_properties() -> None:
+    """No property claims a complete snapshot before the first one."""
     assert replace(FULL, complete=None).properties() == {}
 
 
-def test_a_summary_without_a_frozen_line_is_of_an_older_version(lake: Lake) -> None:
-    """It still counts: what lay behind the line then is not known."""
+def test_a_summary_without_frozen_before_is_accepted(lake: Lake) -> None:
+    """An older version wrote it. Its bound is unknown."""
     state = json.loads(FULL.summary()[STATE_KEY])
     del state["frozen"]
     summary = {STATE_KEY: json.dumps(state)}
     table = commit_change(
         lake.writable_candles(MINUTE), TableCommit(properties=FULL.properties(), summary=summary)
     )
-    assert all_of(Watermark.from_table(table)) == all_of(replace(FULL, frozen_before=None))
+    assert all_attributes(Watermark.from_table(table)) == all_attributes(replace(FULL, frozen_before=None))
 
 
-def test_what_is_reconciled_is_closed_and_its_refused_windows_forgotten() -> None:
+def test_reconciled_windows_are_closed() -> None:
+    """Their refused windows are forgotten."""
     after = replace(FULL, touched=(minute(0),)).with_reconciled([minute(0), minute(1)], [])
-    assert all_of(after) == all_of(replace(FULL, open_intervals=(minute(5),), refused=(refused(5, None),)))
+    assert all_attributes(after) == all_attributes(
+        replace(FULL, open_intervals=(minute(5),), refused=(refused(5, None),))
+    )
     assert not after.is_complete
 
 
-def test_windows_that_are_refused_anew_stay_open_behind_those_before() -> None:
+def test_newly_refused_windows_stay_open() -> None:
+    """They are listed after the earlier refused windows."""
     after = FULL.with_reconciled([minute(0)], [refused(0, "T")])
     assert after.open_intervals == (minute(0), minute(5))
     assert after.refused == (refused(5, None), refused(0, "T"))
 
 
 def test_the_last_step_makes_the_snapshot_complete() -> None:
+    """No window is open any more."""
     after = FULL.with_reconciled([minute(0), minute(5)], [])
     assert after.is_complete
     assert (after.complete, after.complete_latest_trade_at) == (7, AT)
 
 
 def test_of_many_refused_windows_some_are_named_and_all_are_open() -> None:
-    many = [refused(2 * i) for i in range(60)]
-    after = Watermark(7, AT, open_intervals=(minute(0),)).with_reconciled([minute(0)], many)
-    assert after.refused == tuple(many[:50])
-    assert after.open_intervals == tuple(r.window for r in many)
+    """Fifty refused windows are named."""
+    windows = [refused(2 * i) for i in range(60)]
+    after = Watermark(7, AT, open_intervals=(minute(0),)).with_reconciled([minute(0)], windows)
+    assert after.refused == tuple(windows[:50])
+    assert after.open_intervals == tuple(r.window for r in windows)
 
 
 def test_a_summary_lists_a_bounded_number_of_open_intervals() -> None:
-    """The narrowest gaps are filled, so that nothing open is left out."""
+    """The narrowest gaps are closed, so every open window is included."""
     scattered = [minute(2 * i) for i in range(100)] + [minute(1000 + 5 * i) for i in range(50)]
-    opened = Watermark(7, AT, open_intervals=(minute(-10),)).with_open(scattered)
-    assert len(opened.open_intervals) == 128
-    assert opened.open_intervals[0] == minute(-10)
-    assert opened.open_intervals[-50:] == tuple(scattered[-50:])
+    with_open_windows = Watermark(7, AT, open_intervals=(minute(-10),)).with_open(scattered)
+    assert len(with_open_windows.open_intervals) == 128
+    assert with_open_windows.open_intervals[0] == minute(-10)
+    assert with_open_windows.open_intervals[-50:] == tuple(scattered[-50:])
     assert minute(1) == Interval(minute(0).end, minute(2).start)
 
 
-def test_properties_that_somebody_changed_mirror_nothing(committed: Lake) -> None:
+def test_edited_properties_do_not_mirror_the_watermark(committed: Lake) -> None:
+    """The watermark itself is read from the history."""
     table = committed.candles(MINUTE)
-    with table.transaction() as transaction:
-        transaction.set_properties({HEAD_PROPERTY: ""})
+    table_history.set_properties(table, {HEAD_PROPERTY: ""})
     assert not FULL.is_mirrored(table)
-    assert all_of(Watermark.from_table(table)) == all_of(FULL)
+    assert all_attributes(Watermark.from_table(table)) == all_attributes(FULL)
 
 
-def test_a_removed_property_takes_the_watermark_away(committed: Lake) -> None:
+def test_a_removed_property_removes_the_watermark(committed: Lake) -> None:
+    """The reason says so."""
     table = committed.candles(MINUTE)
-    with table.transaction() as transaction:
-        transaction.remove_properties(SNAPSHOT_PROPERTY)
+    table_history.forget_watermark(table)
     assert Watermark.from_table(table) is None
     assert explain_missing_watermark(table) == "the watermark was removed"
 
 
-def test_a_table_that_was_never_complete_needs_no_property(lake: Lake) -> None:
-    """What is done of the first refresh counts, although no property says it."""
-    first = replace(FULL, complete=None, complete_latest_trade_at=None)
-    table = commit_change(lake.writable_candles(MINUTE), TableCommit(summary=first.summary()))
-    assert all_of(Watermark.from_table(table)) == all_of(first)
+def test_an_incomplete_table_needs_no_property(lake: Lake) -> None:
+    """Commits of an unfinished first refresh count."""
+    incomplete = replace(FULL, complete=None, complete_latest_trade_at=None)
+    table = commit_change(lake.writable_candles(MINUTE), TableCommit(summary=incomplete.summary()))
+    assert all_attributes(Watermark.from_table(table)) == all_attributes(incomplete)
 
 
-def test_a_property_without_a_history_is_named(lake: Lake) -> None:
+def test_a_property_without_history_is_no_watermark(lake: Lake) -> None:
+    """The reason names the trades snapshot."""
     table = lake.writable_candles(MINUTE)
     assert explain_missing_watermark(table) == "the table has no watermark yet"
-    with table.transaction() as transaction:
-        transaction.set_properties({SNAPSHOT_PROPERTY: "6"})
+    table_history.set_properties(table, {SNAPSHOT_PROPERTY: "6"})
     assert Watermark.from_table(table) is None
     assert explain_missing_watermark(table).startswith(
         "the watermark, trades snapshot 6, is not in the table's history"
     )
 
 
-def test_a_commit_that_reconciles_nothing_carries_the_watermark(committed: Lake) -> None:
+def test_a_commit_without_windows_keeps_the_watermark(committed: Lake) -> None:
+    """Other tables have none."""
     table = committed.candles(MINUTE)
     assert carry_over_summary(table) == FULL.summary()
     assert carry_over_summary(committed.writable_trades()) == {}

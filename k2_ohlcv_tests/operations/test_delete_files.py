@@ -1,4 +1,4 @@
-"""Delete files of other engines in our tables: a rebuild repairs candles, all else says what to do."""
+"""Delete files of other engines in our tables: rebuilds repair candles, and errors say how."""
 
 from datetime import timedelta
 
@@ -12,31 +12,28 @@ from k2_ohlcv.domain.intervals import DAY
 from k2_ohlcv.domain.timeframe import Grain, find_timeframe
 from k2_ohlcv.lake.candles import StoredCandles
 from k2_ohlcv.lake.delete_files import reject_equality_deletes
-from k2_ohlcv.lake.history_bounds import FROZEN_BEFORE
 from k2_ohlcv.lake.metadata.files import file_partition, live_files
-from k2_ohlcv.operations.reconcile import rebuild, refresh
-from k2_ohlcv.operations.validate import validate
-from k2_ohlcv_tests.support import external_tables, lakes
+from k2_ohlcv_tests.support import external_tables, lakes, table_history
 from k2_ohlcv_tests.support.engine_lake import EngineLake
 from k2_ohlcv_tests.support.trades import AT, make_trade
 
 MINUTE = find_timeframe("1m")
 #: Three trades a day, for three days.
-SOME = [
+TRADES = [
     make_trade(9 * day + i, AT + day * DAY + i * timedelta(minutes=1)) for day in range(3) for i in range(3)
 ]
-DAYS = Grain.DAY.partitions([Grain.DAY.partition(t.timestamp) for t in SOME])
+DAYS = Grain.DAY.partitions([Grain.DAY.partition(t.timestamp) for t in TRADES])
 
 
-def started(each_engine: EngineLake) -> Table:
-    """Candles of three days, in a file each."""
-    lakes.add_trades(each_engine.lake, SOME)
-    refresh(each_engine.lake, each_engine.engine, MINUTE)
+def refresh_three_days(each_engine: EngineLake) -> Table:
+    """Candles of three days, in one file per day."""
+    lakes.add_trades(each_engine.lake, TRADES)
+    each_engine.refresh(MINUTE)
     return each_engine.lake.candles(MINUTE)
 
 
 def delete_candles(table: Table, *days: int) -> None:
-    """As an engine does that upserts: every candle of one minute of these days, in a commit each."""
+    """Delete the candles of one minute of these days, in one commit per day, as an upserting engine does."""
     for day in days:
         at = AT + day * DAY + timedelta(minutes=1)
         files = live_files(table.refresh(), table.metadata.current_snapshot_id)
@@ -46,72 +43,71 @@ def delete_candles(table: Table, *days: int) -> None:
         )
 
 
-def deletes(each_engine: EngineLake) -> int:
+def count_delete_manifests(each_engine: EngineLake) -> int:
     table = each_engine.lake.candles(MINUTE)
     snapshot = table.current_snapshot()
-    assert snapshot is not None
     return sum(m.content == ManifestContent.DELETES for m in snapshot.manifests(table.io))
 
 
 def test_a_rebuild_of_all_partitions_drops_equality_deletes(sail: EngineLake) -> None:
-    """PyIceberg cannot read beside them; the rebuild writes the files anew and they bear on nothing."""
-    table = started(sail)
+    """PyIceberg cannot read such a table. No delete applies to the new files."""
+    table = refresh_three_days(sail)
     delete_candles(table, 0, 2)
-    assert deletes(sail) == 2
-    rebuild(sail.lake, sail.engine, MINUTE, DAYS)
-    assert deletes(sail) == 0
-    lakes.assert_equal_to_trades(sail.lake, SOME, [MINUTE])
-    assert all(f.is_ok for f in validate(sail.lake, sail.engine, MINUTE, DAYS))
+    assert count_delete_manifests(sail) == 2
+    sail.rebuild(MINUTE, DAYS)
+    assert count_delete_manifests(sail) == 0
+    sail.assert_equal_to_trades(TRADES, MINUTE)
+    assert all(f.is_ok for f in sail.validate(MINUTE, DAYS))
 
 
 def test_a_smaller_rebuild_repairs_its_own_partitions(sail: EngineLake) -> None:
-    """What reads the others is refused, and names the partitions that are still to be rebuilt."""
-    table = started(sail)
+    """Reading other partitions fails. The error names the partitions that need a rebuild."""
+    table = refresh_three_days(sail)
     delete_candles(table, 0, 2)
-    rebuild(sail.lake, sail.engine, MINUTE, DAYS[:1])
-    assert deletes(sail) == 1
-    assert all(f.is_ok for f in validate(sail.lake, sail.engine, MINUTE, DAYS[:2]))
-    ends = f"--from {DAYS[2].start:%Y-%m-%d} --to {DAYS[2].end:%Y-%m-%d}"
-    with pytest.raises(TableSpecError, match=f"equality deletes.*rebuild --timeframe 1m {ends}"):
-        validate(sail.lake, sail.engine, MINUTE, DAYS)
-    with pytest.raises(TableSpecError, match=f"rebuild --timeframe 1m {ends}"):
+    sail.rebuild(MINUTE, DAYS[:1])
+    assert count_delete_manifests(sail) == 1
+    assert all(f.is_ok for f in sail.validate(MINUTE, DAYS[:2]))
+    arguments = f"--from {DAYS[2].start:%Y-%m-%d} --to {DAYS[2].end:%Y-%m-%d}"
+    with pytest.raises(TableSpecError, match=f"equality deletes.*rebuild --timeframe 1m {arguments}"):
+        sail.validate(MINUTE, DAYS)
+    with pytest.raises(TableSpecError, match=f"rebuild --timeframe 1m {arguments}"):
         StoredCandles.load(sail.lake.candles(MINUTE), MINUTE, [MINUTE.window(AT + 2 * DAY)])
-    rebuild(sail.lake, sail.engine, MINUTE, DAYS[2:])
-    assert deletes(sail) == 0
-    lakes.assert_equal_to_trades(sail.lake, SOME, [MINUTE])
+    sail.rebuild(MINUTE, DAYS[2:])
+    assert count_delete_manifests(sail) == 0
+    sail.assert_equal_to_trades(TRADES, MINUTE)
 
 
-def test_what_lies_past_retention_is_for_the_engine_that_deleted(sail: EngineLake) -> None:
-    """No rebuild may compute the month in which the frozen line lies as a whole: it would refuse for ever."""
-    table, daily = started(sail), find_timeframe("1d")
-    refresh(sail.lake, sail.engine, daily)
-    line = DAYS[1].start.isoformat()
-    sail.lake.trades().transaction().set_properties({FROZEN_BEFORE: line}).commit_transaction()
+def test_deletes_past_retention_need_the_engine_that_wrote_them(sail: EngineLake) -> None:
+    """No rebuild may compute the whole month that contains `frozen_before`."""
+    table, daily = refresh_three_days(sail), find_timeframe("1d")
+    sail.refresh(daily)
+    table_history.freeze_trades(sail.lake.trades(), DAYS[1].start)
     table = sail.lake.candles(daily)
     external_tables.delete_equal(table, ["window_start"], [(DAYS[0].start,)], partition=_partition(table))
     with pytest.raises(TableSpecError, match=r"past retention.*rewrite_data_files.*gold_ohlcv_1d"):
-        rebuild(sail.lake, sail.engine, daily, DAYS[:1])
+        sail.rebuild(daily, DAYS[:1])
 
 
 def test_a_refresh_repairs_what_another_engine_deleted(sail: EngineLake) -> None:
-    """It notices the foreign commits: their partitions are made equal to the trades as a whole."""
-    table = started(sail)
+    """The refresh finds the external commits and reconciles their partitions as a whole."""
+    table = refresh_three_days(sail)
     delete_candles(table, 0, 2)
-    lakes.add_trades(sail.lake, [late := make_trade(100, AT + 2 * DAY)])
-    refresh(sail.lake, sail.engine, MINUTE)
-    assert deletes(sail) == 0
-    lakes.assert_equal_to_trades(sail.lake, [*SOME, late], [MINUTE])
+    lakes.add_trades(sail.lake, [late_trade := make_trade(100, AT + 2 * DAY)])
+    sail.refresh(MINUTE)
+    assert count_delete_manifests(sail) == 0
+    sail.assert_equal_to_trades([*TRADES, late_trade], MINUTE)
 
 
 def test_position_deletes_of_candles_are_read_and_go_with_their_file(sail: EngineLake) -> None:
-    table = started(sail)
+    """PyIceberg reads position deletes, and a rebuild adds the deleted candle again."""
+    table = refresh_three_days(sail)
     external_tables.delete_positions(
         table, [(lakes.list_data_files(table)[0], 0)], partition=_partition(table)
     )
-    assert rebuild(sail.lake, sail.engine, MINUTE, DAYS).counts.added == 1
-    lakes.assert_equal_to_trades(sail.lake, SOME, [MINUTE])
-    rebuild(sail.lake, sail.engine, MINUTE, DAYS)
-    lakes.assert_equal_to_trades(sail.lake, SOME, [MINUTE])
+    assert sail.rebuild(MINUTE, DAYS).counts.added == 1
+    sail.assert_equal_to_trades(TRADES, MINUTE)
+    sail.rebuild(MINUTE, DAYS)
+    sail.assert_equal_to_trades(TRADES, MINUTE)
 
 
 def _partition(table: Table) -> Record:
@@ -120,11 +116,11 @@ def _partition(table: Table) -> Record:
 
 
 def test_equality_deletes_on_trades_are_refused_by_name(sail: EngineLake) -> None:
-    """For whoever reads trades without an engine."""
-    table = lakes.add_trades(sail.lake, SOME[:2])
+    """Readers without an engine refuse such a table. The engine reads it."""
+    table = lakes.add_trades(sail.lake, TRADES[:2])
     reject_equality_deletes(table)
     external_tables.delete_equal(table, ["trade_id"], [("0",)], partition=_partition(table))
     with pytest.raises(TableSpecError, match=r"1 equality delete files.*rewrite_data_files"):
         reject_equality_deletes(table.refresh())
-    refresh(sail.lake, sail.engine, MINUTE)
-    lakes.assert_equal_to_trades(sail.lake, [t for t in SOME[:2] if t.trade_id != "0"], [MINUTE])
+    sail.refresh(MINUTE)
+    sail.assert_equal_to_trades([t for t in TRADES[:2] if t.trade_id != "0"], MINUTE)

@@ -1,69 +1,53 @@
-"""Any order, doubling or batching of trades with ids gives one table; a bad row costs only itself."""
+"""Random deliveries of trades give one table for any order, repetition and batch size."""
 
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from k2_ohlcv.domain.intervals import Interval, from_micros
-from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.operations.ingest import ingest
-from k2_ohlcv.settings import Settings
+from k2_ohlcv_tests.support import lakes
+from k2_ohlcv_tests.support.ingested import MIDNIGHT, read_columns
 
 SEEDED = settings(derandomize=True, max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
-T = 1723075200_000000  # 2024-08-08 00:00 UTC
+T = MIDNIGHT * 10**6
+COLUMNS = ("symbol", "trade_id", "timestamp", "price", "quantity")
 HEADER = "timestamp,price,quantity,trade_id,symbol\n"
 
-# Moments in three days, many of them shared, some at midnight.
+# Moments in three days. Many are shared, and some are midnights.
 moments = st.one_of(
     st.sampled_from([T, T + 1, T + 86_400_000_000, T + 86_399_999_999]), st.integers(T, T + 2 * 10**11)
 )
 cells = st.tuples(moments, st.integers(1, 10**18 - 1), st.integers(1, 10**19 - 1))
 
 
-@contextmanager
-def lake_in(folder: str) -> Iterator[Lake]:
-    lake = Lake.open(Settings.from_environ({"K2_HOME": f"{folder}/home"}))
-    try:
-        yield lake
-    finally:
-        lake.catalog.close()
-
-
-def text_of(rows: list[tuple[Any, ...]]) -> str:
+def to_csv(rows: list[tuple[Any, ...]]) -> str:
     return HEADER + "".join(f"{t},{p // 10**8}.{p % 10**8:08},{q}e-8,{i},{s}\n" for t, p, q, i, s in rows)
-
-
-def table(lake: Lake) -> list[tuple[Any, ...]]:
-    columns = ("symbol", "trade_id", "timestamp", "price", "quantity")
-    return sorted(tuple(r[c] for c in columns) for r in lake.trades().scan().to_arrow().to_pylist())
 
 
 @st.composite
 def deliveries(draw: st.DrawFn) -> tuple[list[tuple[Any, ...]], list[list[tuple[Any, ...]]], list[int]]:
+    """Rows, files that together contain every row, and a batch size for each file."""
     values = draw(st.lists(cells, min_size=1, max_size=40))
     rows = [(*cell, i * 7, "AB"[i % 3 // 2]) for i, cell in enumerate(values)]
     files = draw(st.lists(st.lists(st.sampled_from(rows), min_size=1, max_size=50), max_size=3))
-    files.append(draw(st.permutations(rows)))  # the last one has them all
+    files.append(draw(st.permutations(rows)))  # the last file has every row
     return rows, files, draw(st.lists(st.integers(1, 60), min_size=len(files), max_size=len(files)))
 
 
 @SEEDED
 @given(deliveries(), st.booleans())
-def test_any_delivery_gives_the_same_table(delivery: Any, at_once: bool) -> None:
-    """Shuffled, doubled, overlapping, in one call or in many, in batches of any size."""
+def test_any_delivery_gives_the_same_table(delivery: Any, is_one_call: bool) -> None:
+    """Files may be shuffled, repeated and overlapping, in one call or several."""
     rows, files, sizes = delivery
-    with tempfile.TemporaryDirectory() as folder, lake_in(folder) as lake:
-        paths = [Path(folder, f"{i}.csv") for i in range(len(files))]
+    with lakes.temporary_lake() as (lake, folder):
+        paths = [folder / f"{i}.csv" for i in range(len(files))]
         for path, file in zip(paths, files, strict=True):
-            path.write_text(text_of(file))
-        options: dict[str, Any] = {"exchange": "E", "workspace": Path(folder, "work")}
-        if at_once:
+            path.write_text(to_csv(file))
+        options: dict[str, Any] = {"exchange": "E", "workspace": folder / "work"}
+        if is_one_call:
             reports = [ingest(lake, paths, batch_rows=sizes[0], **options)]
         else:
             reports = [
@@ -71,36 +55,38 @@ def test_any_delivery_gives_the_same_table(delivery: Any, at_once: bool) -> None
             ]
         assert sum(r.added for r in reports) == len(rows)
         assert sum(r.added + r.duplicates for r in reports) == sum(map(len, files))
-        want = [(s, str(i), from_micros(t), p, q) for t, p, q, i, s in rows]
-        have = [(s, i, t, int(p.scaleb(8)), int(q.scaleb(8))) for s, i, t, p, q in table(lake)]
-        assert have == sorted(want)
+        expected = [(s, str(i), from_micros(t), p, q) for t, p, q, i, s in rows]
+        stored = [
+            (s, i, t, int(p.scaleb(8)), int(q.scaleb(8))) for s, i, t, p, q in read_columns(lake, *COLUMNS)
+        ]
+        assert stored == sorted(expected)
 
 
 @SEEDED
 @given(
     st.lists(st.tuples(st.sampled_from([T, T + 1, T + 10**10]), st.integers(1, 3)), max_size=30).filter(bool)
 )
-def test_the_same_file_without_ids_gives_the_same_ids(cut: list[tuple[int, int]]) -> None:
-    """Whatever the batches, and no row is lost to an equal one."""
-    text = "timestamp,price,amount\n" + "".join(f"{t},{p},1\n" for t, p in cut)
+def test_the_same_file_without_ids_gives_the_same_ids(cells_of_file: list[tuple[int, int]]) -> None:
+    """The batch size does not matter, and equal rows are all stored."""
+    text = "timestamp,price,amount\n" + "".join(f"{t},{p},1\n" for t, p in cells_of_file)
     tables = []
     for batch_rows in (1, 1000):
-        with tempfile.TemporaryDirectory() as folder, lake_in(folder) as lake:
-            path = Path(folder, "t.csv")
+        with lakes.temporary_lake() as (lake, folder):
+            path = folder / "t.csv"
             path.write_text(text)
-            for added in (len(cut), 0):
+            for added in (len(cells_of_file), 0):
                 report = ingest(
-                    lake, [path], exchange="E", symbol="S", workspace=Path(folder, "w"), batch_rows=batch_rows
+                    lake, [path], exchange="E", symbol="S", workspace=folder / "w", batch_rows=batch_rows
                 )
-                assert (report.added, report.duplicates) == (added, len(cut) - added)
-            tables.append(table(lake))
+                assert (report.added, report.duplicates) == (added, len(cells_of_file) - added)
+            tables.append(read_columns(lake, *COLUMNS))
     assert tables[0] == tables[1]
     times: Counter[int] = Counter()
-    want = []
-    for t, p in cut:
-        want.append((f"{t}-{times[t]}", p))
+    expected = []
+    for t, p in cells_of_file:
+        expected.append((f"{t}-{times[t]}", p))
         times[t] += 1
-    assert [(i, int(p)) for _, i, _, p, _ in tables[0]] == sorted(want)
+    assert [(i, int(p)) for _, i, _, p, _ in tables[0]] == sorted(expected)
 
 
 bad_lines = st.one_of(
@@ -125,18 +111,18 @@ bad_lines = st.one_of(
 @SEEDED
 @given(st.lists(st.one_of(bad_lines, st.integers(1, 99)), min_size=1, max_size=30))
 def test_a_bad_row_costs_only_itself(lines: list[str | int]) -> None:
-    """Every good row is stored, every bad one kept with its line and its text."""
+    """Every good row is stored, and every bad row is rejected with its line and text."""
     texts = [x if isinstance(x, str) else f"{T + x},{x},1,{i},A" for i, x in enumerate(lines)]
     good = sum(isinstance(x, int) for x in lines)
-    with tempfile.TemporaryDirectory() as folder, lake_in(folder) as lake:
-        path = Path(folder, "t.csv")
+    with lakes.temporary_lake() as (lake, folder):
+        path = folder / "t.csv"
         path.write_text(HEADER + f"{T},1,1,first,A\n" + "\n".join(texts) + "\n", encoding="utf-8", newline="")
-        report = ingest(lake, [path], exchange="E", workspace=Path(folder, "w"))
+        report = ingest(lake, [path], exchange="E", workspace=folder / "w")
         assert report.added == good + 1
         blank = sum(isinstance(x, str) and not x.strip() for x in lines)
         assert report.rejected == len(lines) - good - blank
-        kept = {row["line"]: row["raw"] for row in lake.rejected().scan().to_arrow().to_pylist()}
-        assert kept == {
+        rejected = {row["line"]: row["raw"] for row in lake.rejected().scan().to_arrow().to_pylist()}
+        assert rejected == {
             i: text for i, text in enumerate(texts, start=3) if isinstance(lines[i - 3], str) and text.strip()
         }
 
@@ -144,13 +130,13 @@ def test_a_bad_row_costs_only_itself(lines: list[str | int]) -> None:
 @SEEDED
 @given(st.lists(cells, min_size=1, max_size=30), st.integers(T, T + 2 * 10**11), st.integers(1, 10**11))
 def test_chosen_days_are_exactly_those_rows(values: list[Any], start: int, length: int) -> None:
-    """Half-open, to the microsecond."""
+    """The interval is half-open and exact to the microsecond."""
     rows = [(*cell, i, "A") for i, cell in enumerate(values)]
     inside = [row for row in rows if start <= row[0] < start + length]
-    with tempfile.TemporaryDirectory() as folder, lake_in(folder) as lake:
-        path = Path(folder, "t.csv")
-        path.write_text(text_of(rows))
+    with lakes.temporary_lake() as (lake, folder):
+        path = folder / "t.csv"
+        path.write_text(to_csv(rows))
         days = [Interval(from_micros(start), from_micros(start + length))]
-        report = ingest(lake, [path], exchange="E", workspace=Path(folder, "w"), days=days)
+        report = ingest(lake, [path], exchange="E", workspace=folder / "w", days=days)
         assert report.read == report.added == len(inside)
-        assert len(table(lake)) == len(inside)
+        assert len(read_columns(lake, *COLUMNS)) == len(inside)

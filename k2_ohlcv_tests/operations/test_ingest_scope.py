@@ -1,13 +1,10 @@
-"""An id is looked for in its whole market, over any distance of time, however the input was cut."""
+"""An id is compared over its whole market, at any distance of time and for any cut of the input."""
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -15,65 +12,44 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyiceberg.io.pyarrow import ArrowScan
 
 from k2_ohlcv.domain.errors import TableSpecError
-from k2_ohlcv.lake import candidate_files, dedupe
+from k2_ohlcv.lake import dedupe
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.metadata import id_ranges
 from k2_ohlcv.operations.delete_trades import Selection, delete_trades
-from k2_ohlcv.operations.ingest import IngestReport, ingest
+from k2_ohlcv.operations.ingest import ingest
 from k2_ohlcv.operations.replace_trades import replace_trades
 from k2_ohlcv.sources import reader
-from k2_ohlcv_tests.support import external_tables, lakes
-
-T = 1723075200  # 2024-08-08 00:00 UTC
-DAY = 86_400
-HEADER = "timestamp,price,quantity,trade_id\n"
-Rows = list[tuple[int, int, str]]
+from k2_ohlcv_tests.support import external_tables, lakes, table_history
+from k2_ohlcv_tests.support.ingested import CSV_HEADER, DAY_SECONDS, MIDNIGHT, PriceRows, ingest_rows
 
 
-@contextmanager
-def lake_in(folder: str) -> Iterator[Lake]:
-    lake = lakes.open_lake(Path(folder))
-    try:
-        yield lake
-    finally:
-        lake.catalog.close()
-
-
-def put(lake: Lake, folder: Path, rows: Rows, symbol: str = "S", **options: Any) -> IngestReport:
-    """Ingest rows of time, price and id as one file."""
-    path = folder / f"{uuid4()}.csv"
-    path.write_text(HEADER + "".join(f"{t},{p},1,{i}\n" for t, p, i in rows))
-    return ingest(lake, [path], exchange="E", symbol=symbol, workspace=folder / "work", **options)
-
-
-def stored(lake: Lake) -> list[tuple[str, int, int]]:
-    rows = lake.trades().scan().to_arrow().to_pylist()
-    return sorted((r["trade_id"], int(r["timestamp"].timestamp()), int(r["price"])) for r in rows)
+def list_stored(lake: Lake) -> list[tuple[str, int, int]]:
+    """Id, time in seconds and price of each stored trade, sorted."""
+    return sorted((t.trade_id, int(t.timestamp.timestamp()), int(t.price)) for t in lakes.all_trades(lake))
 
 
 @pytest.mark.parametrize("days", [0, 1, 2, 30, 400])
 def test_an_id_is_found_over_any_distance(lake: Lake, tmp_path: Path, days: int) -> None:
-    """In one file, in two batches of one call, and in two calls alike."""
-    first, second = (T, 1, "7"), (T + days * DAY + 1, 1, "7")
-    once = put(lake, tmp_path, [first, second])
-    assert (once.added, once.conflicts) == (1, 1)
+    """The result is the same in one file, in two batches and in two calls."""
+    first, second = (MIDNIGHT, 1, "7"), (MIDNIGHT + days * DAY_SECONDS + 1, 1, "7")
+    whole = ingest_rows(lake, tmp_path, [first, second])
+    assert (whole.added, whole.conflicts) == (1, 1)
     lakes.drop_tables(lake)
-    cut = put(lake, tmp_path, [first, second], batch_rows=1)
-    assert (cut.added, cut.conflicts) == (1, 1)
+    batched = ingest_rows(lake, tmp_path, [first, second], batch_rows=1)
+    assert (batched.added, batched.conflicts) == (1, 1)
     lakes.drop_tables(lake)
-    assert put(lake, tmp_path, [first]).added == 1
-    assert put(lake, tmp_path, [second]).conflicts == 1
-    assert put(lake, tmp_path, [second], symbol="other").added == 1
+    assert ingest_rows(lake, tmp_path, [first]).added == 1
+    assert ingest_rows(lake, tmp_path, [second]).conflicts == 1
+    assert ingest_rows(lake, tmp_path, [second], symbol="other").added == 1
 
 
 @st.composite
-def deliveries(draw: st.DrawFn, are_equal: bool) -> tuple[Rows, list[tuple[Rows, int]]]:
-    """Rows of few ids over a month, and files that together have each of them, with the rows of a batch."""
+def deliveries(draw: st.DrawFn, are_equal: bool) -> tuple[PriceRows, list[tuple[PriceRows, int]]]:
+    """Rows of few ids over a month, and files that together contain every row, each with a batch size."""
     ids = st.sampled_from(["1", "2", "9", "10", "11", "99", "100", "a", "b0", "Z" * 70])
-    cells = st.tuples(st.integers(T, T + 30 * DAY), st.integers(1, 3), ids)
+    cells = st.tuples(st.integers(MIDNIGHT, MIDNIGHT + 30 * DAY_SECONDS), st.integers(1, 3), ids)
     rows = draw(st.lists(cells, min_size=1, max_size=25))
     if are_equal:
         rows = list({i: (t, p, i) for t, p, i in rows}.values())
@@ -84,34 +60,32 @@ def deliveries(draw: st.DrawFn, are_equal: bool) -> tuple[Rows, list[tuple[Rows,
 
 @settings(max_examples=15)
 @given(deliveries(are_equal=True), st.booleans())
-def test_equal_rows_give_one_table_in_any_cut_and_order(delivery: Any, keeps: bool) -> None:
+def test_equal_rows_give_one_table_in_any_cut_and_order(delivery: Any, saves_ranges: bool) -> None:
+    """If every row of an id is equal, files and batches do not change the table."""
     rows, files = delivery
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        lake_in(folder) as lake,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        if keeps:
+    with lakes.temporary_lake() as (lake, folder), pytest.MonkeyPatch.context() as patch:
+        if saves_ranges:
             patch.setattr(id_ranges, "_MAX_UNSAVED_FILES", 1)
-        reports = [put(lake, Path(folder), file, batch_rows=size) for file, size in files]
-        assert stored(lake) == sorted((i, t, p) for t, p, i in rows)
+        reports = [ingest_rows(lake, folder, file, batch_rows=size) for file, size in files]
+        assert list_stored(lake) == sorted((i, t, p) for t, p, i in rows)
         assert sum(r.conflicts for r in reports) == 0
 
 
 @settings(max_examples=15)
 @given(deliveries(are_equal=False))
 def test_rows_that_differ_store_each_id_once_and_report_every_other(delivery: Any) -> None:
+    """Each id is stored once, and each other row is recorded as a conflict."""
     rows, files = delivery
-    with tempfile.TemporaryDirectory() as folder, lake_in(folder) as lake:
-        reports = [put(lake, Path(folder), file, batch_rows=size) for file, size in files]
-        kept = stored(lake)
-        assert [i for i, _, _ in kept] == sorted({i for _, _, i in rows})
-        assert set(kept) <= {(i, t, p) for t, p, i in rows}
+    with lakes.temporary_lake() as (lake, folder):
+        reports = [ingest_rows(lake, folder, file, batch_rows=size) for file, size in files]
+        stored = list_stored(lake)
+        assert [i for i, _, _ in stored] == sorted({i for _, _, i in rows})
+        assert set(stored) <= {(i, t, p) for t, p, i in rows}
         for (file, _), report in zip(files, reports, strict=True):
             assert report.added + report.duplicates + report.conflicts == len(file)
-        others = {(i, t, p) for t, p, i in rows} - set(kept)
-        refused = lake.rejected().scan().to_arrow()["raw"].to_pylist()
-        assert len({tuple(raw.split(",")) for raw in refused}) == len(others)
+        conflicts = {(i, t, p) for t, p, i in rows} - set(stored)
+        rejected = lake.rejected().scan().to_arrow()["raw"].to_pylist()
+        assert len({tuple(raw.split(",")) for raw in rejected}) == len(conflicts)
 
 
 moments = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 3)), min_size=1, max_size=30)
@@ -120,126 +94,49 @@ moments = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 3)), min_size=1,
 @settings(max_examples=10)
 @given(moments, st.sets(st.integers(0, 40), max_size=4), st.randoms(use_true_random=False))
 def test_without_ids_cuts_between_timestamps_give_one_table(rows: Any, cuts: set[int], random: Any) -> None:
-    """The files in any order, the rows of one timestamp in order."""
+    """Files may be in any order if the rows of one timestamp are in one file."""
     files: dict[int, list[tuple[int, int]]] = {}
     for t, p in rows:
         files.setdefault(sum(t > cut for cut in cuts), []).append((t, p))
     tables = []
-    for some in ([rows], random.sample(list(files.values()), len(files))):
-        with tempfile.TemporaryDirectory() as folder, lake_in(folder) as lake:
-            for number, file in enumerate(some):
-                path = Path(folder, f"{number}.csv")
-                lines = "".join(f"{T + t * 3600},{p},1\n" for t, p in file)
+    for delivery in ([rows], random.sample(list(files.values()), len(files))):
+        with lakes.temporary_lake() as (lake, folder):
+            for number, file in enumerate(delivery):
+                path = folder / f"{number}.csv"
+                lines = "".join(f"{MIDNIGHT + t * 3600},{p},1\n" for t, p in file)
                 path.write_text(f"timestamp,price,amount\n{lines}")
-                report = ingest(lake, [path], exchange="E", symbol="S", workspace=Path(folder, "w"))
+                report = ingest(lake, [path], exchange="E", symbol="S", workspace=folder / "w")
                 assert (report.added, report.shared) == (len(file), (0, 0))
-            tables.append(stored(lake))
+            tables.append(list_stored(lake))
     assert tables[0] == tables[1]
 
 
 def test_a_cut_inside_one_timestamp_is_reported(lake: Lake, tmp_path: Path) -> None:
+    """The second file's row at the shared timestamp is counted."""
     for number, added in enumerate((2, 0)):
         path = tmp_path / f"{number}.csv"
-        path.write_text(f"timestamp,price,amount\n{T},{number + 1},1\n" + (f"{T},9,1\n" if added else ""))
+        path.write_text(
+            f"timestamp,price,amount\n{MIDNIGHT},{number + 1},1\n" + (f"{MIDNIGHT},9,1\n" if added else "")
+        )
         report = ingest(lake, [path], exchange="E", symbol="S", workspace=tmp_path / "work")
         assert report.added == added
     assert report.shared == (1, 1)
 
 
 def test_a_late_row_does_not_hide_one_that_can_be_stored(lake: Lake, tmp_path: Path) -> None:
-    """The first row of an id comes too late: the next one is the trade, in any cut."""
-    with lake.writable_trades().transaction() as change:
-        change.set_properties({"k2.frozen-before": "2024-08-08T00:00:00+00:00"})
-    report = put(lake, tmp_path, [(T - 60, 1, "1"), (T + 60, 2, "1"), (T + 61, 2, "1")])
-    assert (report.added, report.conflicts, report.rejected) == (1, 1, 1)
-    assert stored(lake) == [("1", T + 60, 2)]
-
-
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The data files that look-ups and ranges open from now on."""
-    paths: list[str] = []
-    to_table, read = ArrowScan.to_table, id_ranges._read
-
-    def scanned(self: ArrowScan, tasks: Any) -> pa.Table:
-        paths.extend(task.file.file_path for task in tasks if "timestamp_day" in task.file.file_path)
-        return to_table(self, tasks)
-
-    def ranged(table: Any, live: Any) -> Any:
-        paths.append(live.path)
-        return read(table, live)
-
-    monkeypatch.setattr(ArrowScan, "to_table", scanned)
-    monkeypatch.setattr(id_ranges, "_read", ranged)
-    return paths
-
-
-def test_only_files_that_may_hold_an_id_are_opened(
-    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ids that grow open nothing, a known one opens its file, and ranges are kept across processes."""
-    monkeypatch.setattr(id_ranges, "_MAX_UNSAVED_FILES", 1)
-    for day in range(6):
-        rows = [(T + day * DAY + n, 1, str(day * 100 + n)) for n in range(50)]
-        put(lake, tmp_path, rows)
-        put(lake, tmp_path, rows, symbol="other")
-    put(lake, tmp_path, [(T, 1, "1")])
-    monkeypatch.setattr(id_ranges, "_RANGE_CACHE", id_ranges._RangeCache())  # another process
-    paths = opened(monkeypatch)
-    assert put(lake, tmp_path, [(T + 6 * DAY, 1, "600"), (T, 1, "560")]).added == 2
-    assert paths == []
-    monkeypatch.setattr(id_ranges, "_MAX_UNSAVED_FILES", 99)
-    assert put(lake, tmp_path, [(T + 7 * DAY, 1, "205")]).conflicts == 1
-    assert len([path for path in paths if "2024-08-10" in path]) == 1
-    assert len(set(paths)) == 3  # and the two that the append before it made
-
-
-def test_what_is_kept_may_be_lost_or_torn(
-    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It costs time only, and is written again; months without files leave none behind."""
-    monkeypatch.setattr(id_ranges, "_MAX_UNSAVED_FILES", 1)
-    rows = [(T + n * DAY, 1, str(n)) for n in range(40)]
-    put(lake, tmp_path, rows)
-    put(lake, tmp_path, rows)
-    place = Path(id_ranges._range_folder(lake.trades()).removeprefix("file://"))
-    kept = sorted(place.iterdir())
-    assert [path.name for path in kept] == ["2024-08.arrow", "2024-09.arrow"]
-    for content in (b"", kept[0].read_bytes()[:-9], b"x" * 4096, None):
-        monkeypatch.setattr(id_ranges, "_RANGE_CACHE", id_ranges._RangeCache())
-        if content is None:
-            kept[0].unlink()
-        else:
-            kept[0].write_bytes(content)
-        assert put(lake, tmp_path, [(t + 5, 1, i) for t, _, i in rows]).conflicts == 40
-        assert len(kept[0].read_bytes()) > 200
-    lake.trades().delete("timestamp >= '2024-09-01T00:00:00+00:00'")
-    put(lake, tmp_path, [(T + 5, 5, "500")])
-    put(lake, tmp_path, [(T + 5, 5, "500")])
-    assert [path.name for path in place.iterdir()] == ["2024-08.arrow"]
-
-
-@settings(max_examples=40)
-@given(
-    st.lists(st.text("019abZé", min_size=1, max_size=5), min_size=1, max_size=20),
-    st.lists(st.text("019abZé", min_size=1, max_size=5), min_size=2, max_size=2),
-)
-def test_ids_between_two_are_found(ids: list[str], ends: list[str]) -> None:
-    """By length in bytes and then by bytes, as the plain comparison of those says."""
-
-    def key(one: str) -> tuple[int, bytes]:
-        return len(one.encode()), one.encode()
-
-    least, greatest = sorted(ends, key=key)
-    found = candidate_files._SortedIds(pa.chunked_array([pa.array(ids)])).has_any_between(
-        len(least.encode()), least, len(greatest.encode()), greatest
+    """The first row of an id is too late. The next row is stored, for any cut."""
+    table_history.freeze_trades(lake.writable_trades(), datetime.fromtimestamp(MIDNIGHT, UTC))
+    report = ingest_rows(
+        lake, tmp_path, [(MIDNIGHT - 60, 1, "1"), (MIDNIGHT + 60, 2, "1"), (MIDNIGHT + 61, 2, "1")]
     )
-    assert found == any(key(least) <= key(one) <= key(greatest) for one in ids)
+    assert (report.added, report.conflicts, report.rejected) == (1, 1, 1)
+    assert list_stored(lake) == [("1", MIDNIGHT + 60, 2)]
 
 
-def test_ids_of_a_day_are_looked_for_in_their_day(lake: Lake, tmp_path: Path) -> None:
-    """Where a format says that its ids begin anew each day."""
-    put(lake, tmp_path, [(T, 1, "1"), (T + DAY, 1, "2")])
-    times = pa.array([T, T + DAY, T + DAY + 1], pa.int64())
+def test_daily_ids_are_compared_within_their_day(lake: Lake, tmp_path: Path) -> None:
+    """A format may say that its ids begin anew each day."""
+    ingest_rows(lake, tmp_path, [(MIDNIGHT, 1, "1"), (MIDNIGHT + DAY_SECONDS, 1, "2")])
+    times = pa.array([MIDNIGHT, MIDNIGHT + DAY_SECONDS, MIDNIGHT + DAY_SECONDS + 1], pa.int64())
     rows = pa.table(
         {
             "market": pa.array([0, 0, 0], pa.int32()),
@@ -249,15 +146,13 @@ def test_ids_of_a_day_are_looked_for_in_their_day(lake: Lake, tmp_path: Path) ->
             "quantity": pa.array([Decimal(1)] * 3, pa.decimal128(19, 8)),
         }
     )
-    for daily, new in ((np.ones(3, bool), [False, True, False]), (None, [False, False, False])):
+    for daily, is_new in ((np.ones(3, bool), [False, True, False]), (None, [False, False, False])):
         incoming = dedupe.TradeBatch(rows, [("E", "S")], np.zeros(3, bool), np.arange(3), daily)
-        assert dedupe.find_duplicates(lake.trades(), incoming).new.tolist() == new
+        assert dedupe.find_duplicates(lake.trades(), incoming).new.tolist() == is_new
 
 
-def test_a_format_may_say_that_its_ids_are_of_a_day(
-    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In one file, in batches, and in a file that comes again; within a day an id is one trade."""
+def test_daily_ids_are_unique_in_a_day(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This is true in one file, in batches and on repetition."""
     real = reader.detect_format
 
     def daily(*arguments: Any) -> Any:
@@ -265,40 +160,46 @@ def test_a_format_may_say_that_its_ids_are_of_a_day(
         return replace(layout, daily_ids=True), first
 
     monkeypatch.setattr(reader, "detect_format", daily)
-    rows = [(T, 1, "1"), (T + 5, 1, "2"), (T + DAY, 1, "1"), (T + DAY + 5, 9, "1")]
-    each: tuple[dict[str, Any], ...] = ({}, {"batch_rows": 1})
-    for options in each:
+    rows = [
+        (MIDNIGHT, 1, "1"),
+        (MIDNIGHT + 5, 1, "2"),
+        (MIDNIGHT + DAY_SECONDS, 1, "1"),
+        (MIDNIGHT + DAY_SECONDS + 5, 9, "1"),
+    ]
+    variants: tuple[dict[str, Any], ...] = ({}, {"batch_rows": 1})
+    for options in variants:
         lakes.drop_tables(lake)
-        report = put(lake, tmp_path, rows, **options)
+        report = ingest_rows(lake, tmp_path, rows, **options)
         assert (report.added, report.conflicts) == (3, 1)
-        report = put(lake, tmp_path, rows, **options)
+        report = ingest_rows(lake, tmp_path, rows, **options)
         assert (report.added, report.duplicates, report.conflicts) == (0, 3, 1)
 
 
 def test_a_row_that_another_engine_deleted_is_new_again(lake: Lake, tmp_path: Path) -> None:
-    """Its file still has it, and the file's range of ids too."""
-    put(lake, tmp_path, [(T, 1, "1"), (T + 1, 1, "2")])
+    """The data file and its id range still contain the deleted row."""
+    ingest_rows(lake, tmp_path, [(MIDNIGHT, 1, "1"), (MIDNIGHT + 1, 1, "2")])
     (file,) = [task.file for task in lake.trades().scan().plan_files()]
     external_tables.delete_positions(lake.trades(), [(file.file_path, 0)], partition=file.partition)
-    assert stored(lake) == [("2", T + 1, 1)]
-    report = put(lake, tmp_path, [(T, 1, "1"), (T + 1, 1, "2")])
+    assert list_stored(lake) == [("2", MIDNIGHT + 1, 1)]
+    report = ingest_rows(lake, tmp_path, [(MIDNIGHT, 1, "1"), (MIDNIGHT + 1, 1, "2")])
     assert (report.added, report.duplicates) == (1, 1)
     assert delete_trades(lake, Selection(("E", "S")), apply=True).removed == 2
-    assert stored(lake) == []
+    assert list_stored(lake) == []
 
 
-def test_equality_deletes_are_refused_by_name(lake: Lake, tmp_path: Path) -> None:
-    put(lake, tmp_path, [(T, 1, "1")])
+def test_equality_deletes_are_rejected_by_name(lake: Lake, tmp_path: Path) -> None:
+    """Ingestion and corrections refuse trades with equality deletes, and commit nothing."""
+    ingest_rows(lake, tmp_path, [(MIDNIGHT, 1, "1")])
     (file,) = [task.file for task in lake.trades().scan().plan_files()]
     external_tables.delete_equal(lake.trades(), ["trade_id"], [("1",)], partition=file.partition)
     before = lake.trades().metadata.current_snapshot_id
     path = tmp_path / "revised.csv"
-    path.write_text(f"{HEADER}{T},2,1,1\n")
-    for work in (
-        lambda: put(lake, tmp_path, [(T, 1, "2")]),
+    path.write_text(f"{CSV_HEADER}{MIDNIGHT},2,1,1\n")
+    for operation in (
+        lambda: ingest_rows(lake, tmp_path, [(MIDNIGHT, 1, "2")]),
         lambda: delete_trades(lake, Selection(("E", "S")), apply=True),
         lambda: replace_trades(lake, path, exchange="E", symbol="S", workspace=tmp_path, apply=True),
     ):
         with pytest.raises(TableSpecError, match=r"1 equality delete files.*rewrite_data_files"):
-            work()
+            operation()
     assert lake.trades().metadata.current_snapshot_id == before

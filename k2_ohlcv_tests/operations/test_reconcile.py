@@ -1,27 +1,19 @@
-"""The one operation: candle tables become equal to the trades, exactly, whoever else is writing."""
+"""Rebuilds make candle tables equal to the trades, on both engines."""
 
 from dataclasses import replace
 from datetime import timedelta
 
 import polars as pl
-import pyarrow as pa
-import pytest
 from hypothesis import given, settings
 
 from k2_ohlcv.domain.candle import KEY_COLUMNS, Trade, aggregate
-from k2_ohlcv.domain.errors import CommitConflictError, InvariantError
 from k2_ohlcv.domain.intervals import DAY, Interval
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
 from k2_ohlcv.domain.window_counts import WindowCounts
-from k2_ohlcv.lake import retry
-from k2_ohlcv.lake.commit import TableCommit, commit_change
-from k2_ohlcv.lake.metadata.files import live_files
-from k2_ohlcv.lake.watermark import SNAPSHOT_PROPERTY, Watermark
-from k2_ohlcv.operations import plan_chunks, reconcile
-from k2_ohlcv.operations.reconcile import ReconcileReport, rebuild
+from k2_ohlcv.lake.watermark import SNAPSHOT_PROPERTY
+from k2_ohlcv.operations.reconcile import ReconcileReport
 from k2_ohlcv_tests.support import lakes, table_history
-from k2_ohlcv_tests.support.candles import MINUTE, day_interval
-from k2_ohlcv_tests.support.crash import Interrupted, interrupt_windows
+from k2_ohlcv_tests.support.candles import MINUTE, day_interval, start_minutes
 from k2_ohlcv_tests.support.engine_lake import EngineLake
 from k2_ohlcv_tests.support.strategies import move_in_time, trades
 from k2_ohlcv_tests.support.trades import AT, make_trade, week_of_trades
@@ -30,112 +22,118 @@ from k2_ohlcv_tests.support.trades import AT, make_trade, week_of_trades
 def rebuild_all(
     each_engine: EngineLake, timeframes: tuple[Timeframe, ...] = TIMEFRAMES
 ) -> list[ReconcileReport]:
-    return [rebuild(each_engine.lake, each_engine.engine, each) for each in timeframes]
+    return [each_engine.rebuild(timeframe) for timeframe in timeframes]
 
 
-def test_both_engines_make_the_candles_of_the_trades(each_engine: EngineLake) -> None:
-    """A rebuild of everything makes all five tables equal to the reference, and says what it did."""
-    some = week_of_trades()
-    lakes.add_trades(each_engine.lake, some)
-    for each, report in zip(TIMEFRAMES, rebuild_all(each_engine), strict=True):
-        wanted = aggregate(some, each)
+def test_both_engines_compute_the_reference_candles(each_engine: EngineLake) -> None:
+    """A full rebuild makes all five tables equal to the reference, and reports its counts."""
+    trades = week_of_trades()
+    lakes.add_trades(each_engine.lake, trades)
+    for timeframe, report in zip(TIMEFRAMES, rebuild_all(each_engine), strict=True):
+        wanted = aggregate(trades, timeframe)
         assert report.counts == WindowCounts(added=len(wanted))
-        assert report.trades_read == len(some)
+        assert report.trades_read == len(trades)
         assert report.watermark_moved
-        assert [p.partition for p in report.partitions] == each.grain.partitions(
-            each.window(t.timestamp) for t in some
+        assert [p.partition for p in report.partitions] == timeframe.grain.partitions(
+            timeframe.window(t.timestamp) for t in trades
         )
-    lakes.assert_equal_to_trades(each_engine.lake, some)
+    each_engine.assert_equal_to_trades(trades)
 
 
 @settings(max_examples=8)
 @given(trades(), trades(most=10))
 def test_late_trades_change_their_windows_and_no_other(
-    sail: EngineLake, some: list[Trade], more: list[Trade]
+    sail: EngineLake, trades: list[Trade], late_trades: list[Trade]
 ) -> None:
-    """After new trades, `updated_at` moves in the windows that they fall in, and `created_at` stays."""
+    """`updated_at` changes in the windows of late trades only, and `created_at` stays."""
     lakes.drop_tables(sail.lake)
-    lakes.add_trades(sail.lake, some)
+    lakes.add_trades(sail.lake, trades)
     rebuild_all(sail)
-    before = {each.name: lakes.read_frame(sail.lake, each) for each in TIMEFRAMES}
-    added = [move_in_time(t, timedelta(0)) for t in more]
+    before = {timeframe.name: lakes.read_frame(sail.lake, timeframe) for timeframe in TIMEFRAMES}
+    added = [move_in_time(t, timedelta(0)) for t in late_trades]
     lakes.add_trades(sail.lake, added)
     rebuild_all(sail)
-    lakes.assert_equal_to_trades(sail.lake, some + added)
-    for each in TIMEFRAMES:
-        touched = {(t.exchange, t.symbol, each.floor(t.timestamp)) for t in added}
-        both = before[each.name].join(lakes.read_frame(sail.lake, each), on=KEY_COLUMNS, suffix="_after")
-        moved = {
+    sail.assert_equal_to_trades(trades + added)
+    for timeframe in TIMEFRAMES:
+        touched = {(t.exchange, t.symbol, timeframe.floor(t.timestamp)) for t in added}
+        both = before[timeframe.name].join(
+            lakes.read_frame(sail.lake, timeframe), on=KEY_COLUMNS, suffix="_after"
+        )
+        updated = {
             tuple(row)
             for row in both.filter(pl.col("updated_at") != pl.col("updated_at_after"))
             .select(*KEY_COLUMNS)
             .rows()
         }
-        assert moved == touched & {tuple(row) for row in both.select(*KEY_COLUMNS).rows()}
+        assert updated == touched & {tuple(row) for row in both.select(*KEY_COLUMNS).rows()}
         assert (both["created_at"] == both["created_at_after"]).all()
 
 
 @settings(max_examples=8)
 @given(trades())
-def test_any_order_and_batching_of_trades_gives_the_same_tables(sail: EngineLake, some: list[Trade]) -> None:
+def test_any_order_and_batching_gives_the_same_tables(sail: EngineLake, trades: list[Trade]) -> None:
+    """The order and number of appends do not change candles."""
     lakes.drop_tables(sail.lake)
-    half = len(some) // 2
-    for batch in (some[half:][::-1], some[:half]):
+    half = len(trades) // 2
+    for batch in (trades[half:][::-1], trades[:half]):
         if batch:
             lakes.add_trades(sail.lake, batch)
     rebuild_all(sail)
-    lakes.assert_equal_to_trades(sail.lake, some)
+    sail.assert_equal_to_trades(trades)
 
 
 def test_a_second_rebuild_commits_nothing(each_engine: EngineLake) -> None:
+    """Equal candles make no snapshot."""
     lakes.add_trades(each_engine.lake, week_of_trades())
     rebuild_all(each_engine)
-    snapshots = {each.name: each_engine.lake.candles(each).current_snapshot() for each in TIMEFRAMES}
-    for each, report in zip(TIMEFRAMES, rebuild_all(each_engine), strict=True):
+    snapshots = {
+        timeframe.name: each_engine.lake.candles(timeframe).current_snapshot() for timeframe in TIMEFRAMES
+    }
+    for timeframe, report in zip(TIMEFRAMES, rebuild_all(each_engine), strict=True):
         assert not report.committed
         assert (report.counts.added, report.counts.changed, report.counts.removed) == (0, 0, 0)
         assert report.counts.unchanged > 0
-        assert each_engine.lake.candles(each).current_snapshot() == snapshots[each.name]
+        assert each_engine.lake.candles(timeframe).current_snapshot() == snapshots[timeframe.name]
 
 
-def test_new_trades_that_change_no_window_move_only_the_watermark(sail: EngineLake) -> None:
-    """Trades rewritten as they were: no data file changes, and one empty snapshot carries the watermark."""
-    some = week_of_trades()
-    table = lakes.add_trades(sail.lake, some)
-    rebuild(sail.lake, sail.engine, MINUTE)
+def test_rewritten_trades_change_only_the_watermark(sail: EngineLake) -> None:
+    """No data file of candles changes, and one empty snapshot has the new watermark."""
+    trades = week_of_trades()
+    table = lakes.add_trades(sail.lake, trades)
+    sail.rebuild(MINUTE)
     files = lakes.list_data_files(sail.lake.candles(MINUTE))
-    table.overwrite(lakes.to_trades_rows(table, some))
-    report = rebuild(sail.lake, sail.engine, MINUTE)
+    table.overwrite(lakes.to_trades_rows(table, trades))
+    report = sail.rebuild(MINUTE)
     candles = sail.lake.candles(MINUTE)
     assert report.committed
     assert report.counts.written == 0
     assert lakes.list_data_files(candles) == files
-    mark = Watermark.from_table(candles)
-    assert mark is not None
-    assert (mark.complete, mark.complete_latest_trade_at) == (report.trades_snapshot, some[-1].timestamp)
-    assert mark.is_complete
+    watermark = table_history.read_watermark(candles)
+    assert (watermark.complete, watermark.complete_latest_trade_at) == (
+        report.trades_snapshot,
+        trades[-1].timestamp,
+    )
+    assert watermark.is_complete
 
 
-def test_trades_that_went_take_their_candles_along(sail: EngineLake) -> None:
-    """Windows without trades have no candle, and a partition that loses all its trades loses all its rows."""
-    some = week_of_trades()
-    table = lakes.add_trades(sail.lake, some)
+def test_deleted_trades_remove_their_candles(sail: EngineLake) -> None:
+    """A window without trades has no candle, and an empty partition has no rows."""
+    trades = week_of_trades()
+    table = lakes.add_trades(sail.lake, trades)
     rebuild_all(sail)
-    kept = [t for t in some if t.timestamp < AT + DAY and t.timestamp.minute == 0]
-    table.overwrite(lakes.to_trades_rows(table, kept))
+    remaining = [t for t in trades if t.timestamp < AT + DAY and t.timestamp.minute == 0]
+    table.overwrite(lakes.to_trades_rows(table, remaining))
     rebuild_all(sail)
-    lakes.assert_equal_to_trades(sail.lake, kept)
+    sail.assert_equal_to_trades(remaining)
     sail.lake.trades().delete()
     reports = rebuild_all(sail)
     assert all(r.counts.removed for r in reports)
-    lakes.assert_equal_to_trades(sail.lake, [])
+    sail.assert_equal_to_trades([])
 
 
 def test_damage_is_repaired(sail: EngineLake) -> None:
-    """Repeated rows, rows off the grid and rows with wrong values: a rebuild leaves one right row a key."""
-    some = week_of_trades()
-    lakes.add_trades(sail.lake, some)
-    rebuild(sail.lake, sail.engine, MINUTE)
+    """A rebuild removes repeated rows and rows off the window grid, and corrects values."""
+    trades = start_minutes(sail)
     rows = lakes.read_frame(sail.lake, MINUTE)
     wrong = rows[5:7].with_columns(pl.col("volume") + 1, pl.col("window_start") + timedelta(seconds=7))
     schema = sail.lake.candles(MINUTE).scan().to_arrow().schema
@@ -144,192 +142,69 @@ def test_damage_is_repaired(sail: EngineLake) -> None:
         .to_arrow()
         .cast(schema)
     )
-    report = rebuild(sail.lake, sail.engine, MINUTE)
-    lakes.assert_equal_to_trades(sail.lake, some, [MINUTE])
+    report = sail.rebuild(MINUTE)
+    sail.assert_equal_to_trades(trades, MINUTE)
     assert (report.counts.changed, report.counts.removed) == (5, 7)
 
 
-def test_a_row_in_a_partition_that_it_does_not_belong_to_goes(sail: EngineLake) -> None:
-    """No filter on window_start finds such a row, so it would stay for ever."""
-    some = week_of_trades()
-    lakes.add_trades(sail.lake, some)
-    rebuild(sail.lake, sail.engine, MINUTE)
+def test_a_row_in_the_wrong_partition_is_removed(sail: EngineLake) -> None:
+    """A filter on `window_start` does not find such a row."""
+    trades = start_minutes(sail)
     table_history.add_to_wrong_day(sail.lake.candles(MINUTE), day_interval(AT + DAY).start)
-    assert len(lakes.read_frame(sail.lake, MINUTE)) == len(aggregate(some, MINUTE)) + 1
-    report = rebuild(sail.lake, sail.engine, MINUTE)
+    assert len(lakes.read_frame(sail.lake, MINUTE)) == len(aggregate(trades, MINUTE)) + 1
+    report = sail.rebuild(MINUTE)
     assert (report.counts.added, report.counts.changed, report.counts.removed) == (0, 0, 1)
-    lakes.assert_equal_to_trades(sail.lake, some, [MINUTE])
+    sail.assert_equal_to_trades(trades, MINUTE)
 
 
 def test_only_the_chosen_partitions_are_rebuilt(sail: EngineLake) -> None:
-    """And the table has no complete watermark: the other days stay open."""
-    some = week_of_trades()
-    lakes.add_trades(sail.lake, some)
-    report = rebuild(sail.lake, sail.engine, MINUTE, [day_interval(AT)])
+    """The other days stay open, so the watermark is not complete."""
+    trades = week_of_trades()
+    lakes.add_trades(sail.lake, trades)
+    report = sail.rebuild(MINUTE, [day_interval(AT)])
     assert not report.watermark_moved
-    mark = Watermark.from_table(sail.lake.candles(MINUTE))
-    assert mark is not None
-    assert mark.complete is None
-    assert mark.open_intervals == (
-        Interval(day_interval(AT + DAY).start, day_interval(some[-1].timestamp).end),
+    watermark = table_history.read_watermark(sail.lake.candles(MINUTE))
+    assert watermark.complete is None
+    assert watermark.open_intervals == (
+        Interval(day_interval(AT + DAY).start, day_interval(trades[-1].timestamp).end),
     )
     assert SNAPSHOT_PROPERTY not in sail.lake.candles(MINUTE).properties
-    wanted = [c for c in aggregate(some, MINUTE) if c.window_start in day_interval(AT)]
+    wanted = [c for c in aggregate(trades, MINUTE) if c.window_start in day_interval(AT)]
     assert lakes.read_candles(sail.lake, MINUTE) == wanted
 
 
-def test_a_rebuild_that_covers_all_that_is_dirty_moves_the_watermark(sail: EngineLake) -> None:
-    """Be it only one day: the others have not changed since the watermark."""
-    some = week_of_trades()
-    lakes.add_trades(sail.lake, some)
-    rebuild(sail.lake, sail.engine, MINUTE)
+def test_a_rebuild_of_every_dirty_window_completes_the_watermark(sail: EngineLake) -> None:
+    """One day is enough if no other day changed since the watermark."""
+    trades = start_minutes(sail)
     lakes.add_trades(sail.lake, [make_trade(10_000, AT + DAY)])
-    assert not rebuild(sail.lake, sail.engine, MINUTE, [day_interval(AT)]).watermark_moved
-    assert rebuild(sail.lake, sail.engine, MINUTE, [day_interval(AT + DAY)]).watermark_moved
-    lakes.assert_equal_to_trades(sail.lake, [*some, make_trade(10_000, AT + DAY)], [MINUTE])
+    assert not sail.rebuild(MINUTE, [day_interval(AT)]).watermark_moved
+    assert sail.rebuild(MINUTE, [day_interval(AT + DAY)]).watermark_moved
+    sail.assert_equal_to_trades([*trades, make_trade(10_000, AT + DAY)], MINUTE)
 
 
-def test_no_trades_at_all_is_no_error(sail: EngineLake) -> None:
+def test_a_rebuild_without_trades_is_no_error(sail: EngineLake) -> None:
+    """Nothing is committed."""
     for report in rebuild_all(sail):
         assert not report.committed
         assert report.trades_snapshot is None
         assert report.partitions == ()
 
 
-def test_a_long_rebuild_commits_in_parts_and_moves_the_watermark_last(
-    sail: EngineLake, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    some = week_of_trades()
-    lakes.add_trades(sail.lake, some)
-    monkeypatch.setattr(plan_chunks, "MAX_CHUNK_PARTITIONS", 2)
-    real = reconcile.commit_change
-
-    def breaks_off(*args: object) -> object:
-        monkeypatch.setattr(reconcile, "commit_change", None)  # the next one fails
-        return real(*args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(reconcile, "commit_change", breaks_off)
-    with pytest.raises(TypeError):
-        rebuild(sail.lake, sail.engine, MINUTE)
-    assert len(lakes.read_candles(sail.lake, MINUTE)) > 0
-    assert SNAPSHOT_PROPERTY not in sail.lake.candles(MINUTE).properties
-    monkeypatch.setattr(reconcile, "commit_change", real)
-    rebuild(sail.lake, sail.engine, MINUTE)
-    lakes.assert_equal_to_trades(sail.lake, some, [MINUTE])
-    assert SNAPSHOT_PROPERTY in sail.lake.candles(MINUTE).properties
-
-
-def test_candles_that_break_an_invariant_are_never_committed(
-    sail: EngineLake, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lakes.add_trades(sail.lake, week_of_trades())
-    real = reconcile.candles_from_windows
-
-    def broken(windows: pa.Table, each: Timeframe) -> tuple[pl.DataFrame, pl.DataFrame]:
-        computed, refused = real(windows, each)
-        return computed.with_columns(vwap=pl.col("high_price") + 1), refused
-
-    monkeypatch.setattr(reconcile, "candles_from_windows", broken)
-    with pytest.raises(InvariantError, match="vwap_bounds"):
-        rebuild(sail.lake, sail.engine, MINUTE)
-    assert sail.lake.candles(MINUTE).current_snapshot() is None
-
-
-def test_an_old_pin_is_never_written_over_a_newer_result(sail: EngineLake) -> None:
-    """Trades are pinned, then others add trades and rebuild: the commit from the old pin must not land.
-
-    Fails when the trades are pinned before the candle table is loaded.
-    """
-    lakes.add_trades(sail.lake, week_of_trades())
-    rebuild(sail.lake, sail.engine, MINUTE)
-    lakes.add_trades(sail.lake, [make_trade(20_000)])
-
-    def others() -> None:
-        lakes.add_trades(sail.lake, [make_trade(30_000)])
-        rebuild(sail.lake, sail.engine, MINUTE)
-
-    rebuild(Interrupted(sail.lake.catalog, what=[others]), sail.engine, MINUTE, [day_interval(AT)])
-    lakes.assert_equal_to_trades(
-        sail.lake, [*week_of_trades(), make_trade(20_000), make_trade(30_000)], [MINUTE]
-    )
-
-
-@pytest.mark.parametrize("what", ["in another file", "of properties alone"])
-def test_any_other_commit_makes_a_rebuild_start_over(
-    sail: EngineLake, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
-    """Fails when PyIceberg's own retry is left on: it sees no conflict with a commit that adds no file."""
-    some = week_of_trades()
-    lakes.add_trades(sail.lake, some)
-    rebuild(sail.lake, sail.engine, MINUTE)
-    lakes.add_trades(sail.lake, [make_trade(10_000)])
-
-    def others() -> None:
-        candles = sail.lake.candles(MINUTE)
-        files = live_files(candles, candles.metadata.current_snapshot_id)
-        elsewhere = next(f.file for f in files if f.span.start > day_interval(AT + DAY).start)
-        commit_change(
-            candles,
-            TableCommit(removed_files=(elsewhere,))
-            if "file" in what
-            else TableCommit(properties={"note": "1"}),
-        )
-
-    calls = interrupt_windows(monkeypatch, others)
-    rebuild(sail.lake, sail.engine, MINUTE, [day_interval(AT)])
-    assert calls[0] == 2
-    wanted = aggregate([*some, make_trade(10_000)], MINUTE)
-    assert [c for c in lakes.read_candles(sail.lake, MINUTE) if c.window_start in day_interval(AT)] == [
-        c for c in wanted if c.window_start in day_interval(AT)
-    ]
-
-
-def test_two_moves_of_the_watermark_conflict(sail: EngineLake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails when the watermark moves without a snapshot: then nothing conflicts with it."""
-    some = week_of_trades()
-    lakes.add_trades(sail.lake, some)
-    rebuild(sail.lake, sail.engine, MINUTE)
-    table = sail.lake.trades()
-    table.overwrite(lakes.to_trades_rows(table, some))
-
-    def others() -> None:
-        assert rebuild(sail.lake, sail.engine, MINUTE).committed
-
-    calls = interrupt_windows(monkeypatch, others)
-    report = rebuild(sail.lake, sail.engine, MINUTE)
-    assert calls[0] == 2
-    assert not report.committed
-
-
-def test_losing_every_race_says_so(sail: EngineLake, monkeypatch: pytest.MonkeyPatch) -> None:
-    lakes.add_trades(sail.lake, week_of_trades())
-    numbers = iter(range(50_000, 60_000))
-
-    def others() -> None:
-        lakes.add_trades(sail.lake, [make_trade(next(numbers))])
-        rebuild(sail.lake, sail.engine, MINUTE, [day_interval(AT)])
-
-    monkeypatch.setattr(retry, "MAX_ATTEMPTS", 2)
-    interrupt_windows(monkeypatch, others, times=2)
-    with pytest.raises(CommitConflictError, match="during each of 2 attempts"):
-        rebuild(sail.lake, sail.engine, MINUTE)
-
-
 def test_the_two_engines_write_equal_tables(each_engine: EngineLake, sail: EngineLake) -> None:
-    """All columns but the clocks, types included."""
-    some = [replace(t, exchange="KRAKEN") for t in week_of_trades()] + week_of_trades()
-    lakes.add_trades(each_engine.lake, some)
+    """All columns but the audit columns are equal, types included."""
+    trades = [replace(t, exchange="KRAKEN") for t in week_of_trades()] + week_of_trades()
+    lakes.add_trades(each_engine.lake, trades)
     rebuild_all(each_engine)
-    theirs = {
-        each.name: lakes.read_frame(each_engine.lake, each)
+    expected = {
+        timeframe.name: lakes.read_frame(each_engine.lake, timeframe)
         .drop("created_at", "updated_at")
         .sort(*KEY_COLUMNS)
-        for each in TIMEFRAMES
+        for timeframe in TIMEFRAMES
     }
     lakes.drop_tables(sail.lake)
-    lakes.add_trades(sail.lake, some)
+    lakes.add_trades(sail.lake, trades)
     rebuild_all(sail)
-    for each in TIMEFRAMES:
-        ours = lakes.read_frame(sail.lake, each).drop("created_at", "updated_at").sort(*KEY_COLUMNS)
-        assert ours.equals(theirs[each.name])
-        assert ours.schema == theirs[each.name].schema
+    for timeframe in TIMEFRAMES:
+        rows = lakes.read_frame(sail.lake, timeframe).drop("created_at", "updated_at").sort(*KEY_COLUMNS)
+        assert rows.equals(expected[timeframe.name])
+        assert rows.schema == expected[timeframe.name].schema

@@ -1,4 +1,4 @@
-"""Rules that once could be broken without a test noticing: one plain example each, seen from outside."""
+"""Rules that could once be broken without a failing test: one plain example each, tested from outside."""
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -9,7 +9,6 @@ from pyiceberg.manifest import ManifestContent, ManifestFile
 from pyiceberg.table import Table
 from pyiceberg.transforms import DayTransform
 from pyiceberg.typedef import Record
-from pyiceberg.types import DecimalType, IcebergType, StringType, TimestamptzType
 
 from k2_ohlcv.domain.candle import Trade, aggregate
 from k2_ohlcv.domain.intervals import DAY, Interval, is_covered
@@ -18,7 +17,6 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.external_trades import ExternalTradesConfig
 from k2_ohlcv.lake.history_bounds import newest_trade_time
 from k2_ohlcv.lake.metadata.snapshot_diff import diff_snapshots
-from k2_ohlcv.operations.reconcile import rebuild, refresh
 from k2_ohlcv_tests.support import external_tables, lakes, table_history
 from k2_ohlcv_tests.support.candles import day_interval
 from k2_ohlcv_tests.support.engine_lake import EngineLake
@@ -26,34 +24,26 @@ from k2_ohlcv_tests.support.trades import make_trade
 
 MINUTE = find_timeframe("1m")
 AT = datetime(2024, 2, 28, 12, tzinfo=UTC)
-COLUMNS: dict[str, IcebergType] = {
-    "exchange": StringType(),
-    "symbol": StringType(),
-    "trade_id": StringType(),
-    "timestamp": TimestamptzType(),
-    "price": DecimalType(18, 8),
-    "quantity": DecimalType(19, 8),
-}
 
 
 def trade(name: str, at: datetime, price: str = "100") -> Trade:
     return make_trade(name, at, price, 1, market=("X", "Y"))
 
 
-def of_two_days() -> list[Trade]:
-    """Three trades a day, each of a window of its own."""
+def two_days_of_trades() -> list[Trade]:
+    """Three trades a day, each in its own window."""
     return [trade(f"{d}{m}", AT + d * DAY + timedelta(minutes=m)) for d in range(2) for m in range(3)]
 
 
 @pytest.fixture
 def filled(sail: EngineLake) -> EngineLake:
-    """Two days of our own trades, a file each, and their 1m candles."""
-    lakes.add_trades(sail.lake, of_two_days())
-    refresh(sail.lake, sail.engine, MINUTE)
+    """Two days of our own trades, one file each, and their 1m candles."""
+    lakes.add_trades(sail.lake, two_days_of_trades())
+    sail.refresh(MINUTE)
     return sail
 
 
-def file_of(table: Table, moment: datetime) -> tuple[str, Record]:
+def day_file(table: Table, moment: datetime) -> tuple[str, Record]:
     """The only file of a day, and its partition."""
     (task,) = [
         t
@@ -63,116 +53,114 @@ def file_of(table: Table, moment: datetime) -> tuple[str, Record]:
     return task.file.file_path, task.file.partition
 
 
-def delete_first(table: Table, moment: datetime) -> None:
-    """Delete the first row of a day's file, in a delete file that names the day and not the file."""
-    path, partition = file_of(table, moment)
+def delete_first_row(table: Table, moment: datetime) -> None:
+    """Delete the first row of a day's file. The delete file names the day, not the file."""
+    path, partition = day_file(table, moment)
     external_tables.delete_positions(table, [(path, 0)], partition=partition)
 
 
 def test_a_delete_file_that_names_no_file_dirties_its_partition(filled: EngineLake) -> None:
-    """Its metadata says only the partition; the candle of the deleted trade goes, and no other."""
-    delete_first(filled.lake.trades(), AT + DAY)
-    refresh(filled.lake, filled.engine, MINUTE)
+    """Only the candle of the deleted trade is removed."""
+    delete_first_row(filled.lake.trades(), AT + DAY)
+    filled.refresh(MINUTE)
     assert lakes.read_candles(filled.lake, MINUTE) == aggregate(
-        [t for t in of_two_days() if t.trade_id != "10"], MINUTE
+        [t for t in two_days_of_trades() if t.trade_id != "10"], MINUTE
     )
 
 
-@pytest.mark.parametrize("since", ["unpartitioned", "partitioned"])
-def test_deletes_without_a_partition_reach_every_partition(lake: Lake, since: str) -> None:
-    """Equality deletes of an unpartitioned spec bear on all files, be that spec an old or the current one."""
-    table = external_tables.create_table(lake, COLUMNS)
+@pytest.mark.parametrize("current_spec", ["unpartitioned", "partitioned"])
+def test_unpartitioned_deletes_apply_to_every_partition(lake: Lake, current_spec: str) -> None:
+    """Equality deletes of an unpartitioned spec apply to all files, whether the spec is old or current."""
+    table = external_tables.create_table(lake, external_tables.EXACT_COLUMNS)
     with table.update_spec() as spec:
         spec.add_field("timestamp", DayTransform(), "day")
-    external_tables.add_rows(table, [vars(t) for t in of_two_days()])
-    if since == "partitioned":
+    external_tables.add_rows(table, [vars(t) for t in two_days_of_trades()])
+    if current_spec == "partitioned":
         with table.update_spec() as spec:
             spec.remove_field("day")
     before = table_history.current_snapshot_id(table)
-    bare = next(spec for spec in table.specs().values() if not spec.fields)
-    external_tables.delete_equal(table, ["trade_id"], [("11",)], partition=Record(), spec=bare)
+    unpartitioned = next(spec for spec in table.specs().values() if not spec.fields)
+    external_tables.delete_equal(table, ["trade_id"], [("11",)], partition=Record(), spec=unpartitioned)
     trades = Lake(lake.catalog, ExternalTradesConfig(table.name())).trades()
-    found = diff_snapshots(trades, before, table_history.current_snapshot_id(trades))
+    diff = diff_snapshots(trades, before, table_history.current_snapshot_id(trades))
     window = MINUTE.window(AT + DAY + timedelta(minutes=1))
-    assert found.reason is not None or is_covered(found.bounds, [window])
+    assert diff.reason is not None or is_covered(diff.bounds, [window])
 
 
-class _Applying(table_history._Compaction):
-    """A compaction that applies row-level deletes on the way, and drops their files."""
+class _DeletingCompaction(table_history._Compaction):
+    """A compaction that applies row-level deletes and removes their files."""
 
     def _process_manifests(self, manifests: list[ManifestFile]) -> list[ManifestFile]:
         data = [m for m in manifests if m.content == ManifestContent.DATA]
         return super()._process_manifests(data)
 
 
-def test_a_compaction_that_applies_deletes_moves_no_rows_only(filled: EngineLake) -> None:
-    """Rows that were deleted, then left out by a compaction, are gone since the watermark before both."""
-    delete_first(filled.lake.trades(), AT + DAY)
+def test_a_compaction_that_applies_deletes_changes_rows(filled: EngineLake) -> None:
+    """Rows that were deleted, then left out by a compaction, are removed rows for an older watermark."""
+    delete_first_row(filled.lake.trades(), AT + DAY)
     table = filled.lake.trades()
     tasks = [t for t in table.scan().plan_files() if t.delete_files]
-    table_history._replace(table, tasks, lambda rows: rows, _Applying)
-    left = [t for t in of_two_days() if t.trade_id != "10"]
-    assert sorted(t.trade_id for t in lakes.all_trades(filled.lake)) == sorted(t.trade_id for t in left)
+    table_history._replace(table, tasks, lambda rows: rows, _DeletingCompaction)
+    remaining = [t for t in two_days_of_trades() if t.trade_id != "10"]
+    assert sorted(t.trade_id for t in lakes.all_trades(filled.lake)) == sorted(t.trade_id for t in remaining)
     assert not any(t.delete_files for t in filled.lake.trades().scan().plan_files())
-    refresh(filled.lake, filled.engine, MINUTE)
-    assert lakes.read_candles(filled.lake, MINUTE) == aggregate(left, MINUTE)
+    filled.refresh(MINUTE)
+    assert lakes.read_candles(filled.lake, MINUTE) == aggregate(remaining, MINUTE)
 
 
-def test_a_moved_file_is_kept_only_if_all_that_it_became_is(filled: EngineLake) -> None:
-    """Two days are compacted in one snapshot, then one of the results goes: its candles go with it."""
+def test_a_compacted_file_counts_as_removed_if_a_result_is(filled: EngineLake) -> None:
+    """One snapshot compacts two days, then one result is deleted. Its candles are removed."""
     table = filled.lake.trades()
     table_history.compact_files(table, list(table.scan().plan_files()))
     table = filled.lake.trades()
     table.delete(f"timestamp >= '{day_interval(AT + DAY).start.isoformat()}'")
-    refresh(filled.lake, filled.engine, MINUTE)
-    assert lakes.read_candles(filled.lake, MINUTE) == aggregate(of_two_days()[:3], MINUTE)
+    filled.refresh(MINUTE)
+    assert lakes.read_candles(filled.lake, MINUTE) == aggregate(two_days_of_trades()[:3], MINUTE)
 
 
 def test_a_row_in_the_file_of_another_partition_is_found_by_that_file(filled: EngineLake) -> None:
-    """A rebuild of the partition that the file claims removes it, although the row's time lies elsewhere."""
+    """A rebuild of the file's partition removes the row, although the row's time is in another partition."""
     table_history.add_to_wrong_day(filled.lake.candles(MINUTE), day_interval(AT + DAY).start)
-    assert len(lakes.read_frame(filled.lake, MINUTE)) == len(of_two_days()) + 1
-    rebuild(filled.lake, filled.engine, MINUTE, [day_interval(AT + DAY)])
-    assert lakes.read_candles(filled.lake, MINUTE) == aggregate(of_two_days(), MINUTE)
+    assert len(lakes.read_frame(filled.lake, MINUTE)) == len(two_days_of_trades()) + 1
+    filled.rebuild(MINUTE, [day_interval(AT + DAY)])
+    assert lakes.read_candles(filled.lake, MINUTE) == aggregate(two_days_of_trades(), MINUTE)
 
 
-def test_a_file_of_which_nothing_is_known_has_no_newest_trade(lake: Lake) -> None:
-    """Its rows may be of any time; the newest trade is that of the files which say theirs."""
+def test_files_without_statistics_have_no_newest_trade(lake: Lake) -> None:
+    """Such rows may have any time. The newest trade comes from files with statistics."""
     metrics = "write.metadata.metrics.default"
     table = external_tables.create_table(
-        lake, COLUMNS, [vars(trade("2", AT + DAY))], properties={metrics: "none"}
+        lake, external_tables.EXACT_COLUMNS, [vars(trade("2", AT + DAY))], properties={metrics: "none"}
     )
     lake = Lake(lake.catalog, ExternalTradesConfig(table.name()))
     assert newest_trade_time(lake.trades()) is None
-    with table.transaction() as transaction:
-        transaction.set_properties({metrics: "full"})
+    table_history.set_properties(table, {metrics: "full"})
     external_tables.add_rows(table, [vars(trade("1", AT))])
     assert newest_trade_time(lake.trades()) == AT
 
 
-def test_a_file_that_is_gone_for_good_ends_the_run(
-    filled: EngineLake, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nobody committed meanwhile, so trying again would find the same: the file is named at once."""
-    waits: list[float] = []
-    monkeypatch.setattr("time.sleep", waits.append)
+def test_a_missing_data_file_ends_the_run(filled: EngineLake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other writer committed, so a retry would fail too. The file is named immediately."""
+    pauses: list[float] = []
+    monkeypatch.setattr("time.sleep", pauses.append)
     (path, *_) = lakes.list_data_files(filled.lake.candles(MINUTE))
     Path(path.removeprefix("file://")).unlink()
     with pytest.raises(FileNotFoundError, match=Path(path).name):
-        rebuild(filled.lake, filled.engine, MINUTE)
-    assert waits == []
+        filled.rebuild(MINUTE)
+    assert pauses == []
 
 
 @pytest.fixture
 def tied(each_engine: EngineLake) -> EngineLake:
-    """Three trades of one moment: 9 is the first and 100 the last, though not so by their text."""
+    """Three trades of one time. By number 9 is the first id and 100 the last, but not by text."""
     prices = {"100": "3", "9": "1", "10": "2"}
     lakes.add_trades(each_engine.lake, [trade(name, AT, price) for name, price in prices.items()])
     return each_engine
 
 
-def test_ids_of_one_moment_are_ordered_by_their_length_first(tied: EngineLake) -> None:
-    refresh(tied.lake, tied.engine, MINUTE)
+def test_ids_of_one_time_are_ordered_by_length_first(tied: EngineLake) -> None:
+    """The id order decides the open and close prices."""
+    tied.refresh(MINUTE)
     (candle,) = lakes.read_candles(tied.lake, MINUTE)
     assert (candle.open_price, candle.close_price) == (Decimal(1), Decimal(3))
     assert Interval(candle.window_start, candle.window_end) == MINUTE.window(AT)

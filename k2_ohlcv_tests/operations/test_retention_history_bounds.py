@@ -1,4 +1,4 @@
-"""Behind the lines of retention history stands still, whatever happens to trades."""
+"""Candles before the history bounds never change, whatever happens to trades."""
 
 from datetime import timedelta
 
@@ -11,11 +11,11 @@ from k2_ohlcv.domain.timeframe import TIMEFRAMES, find_timeframe
 from k2_ohlcv.lake.history_bounds import FROZEN_BEFORE, HistoryBounds, read_bound
 from k2_ohlcv.lake.watermark import Watermark
 from k2_ohlcv.operations.plan import plan_refresh
-from k2_ohlcv.operations.reconcile import preview_refresh, rebuild, refresh
+from k2_ohlcv.operations.reconcile import preview_refresh
 from k2_ohlcv.operations.retention import retention
-from k2_ohlcv_tests.support import lakes
+from k2_ohlcv_tests.support import lakes, table_history
 from k2_ohlcv_tests.support.candles import (
-    WEEK_LINE,
+    WEEK_BOUND,
     daily_trades,
     day_interval,
     drop_candles,
@@ -29,117 +29,115 @@ MINUTE, DAILY = find_timeframe("1m"), find_timeframe("1d")
 
 
 def test_expired_trades_do_not_count_as_deleted(sail: EngineLake) -> None:
-    """The candles that came from them stay, the watermark moves, nothing is read and nothing skipped."""
-    some = daily_trades(sail)
+    """Their candles stay, the watermark changes, and no window is read or skipped."""
+    trades = daily_trades(sail)
     drop_trades(sail)
     for report in refresh_all(sail):
         assert (report.plan.intervals, report.plan.skipped, report.plan.files_read) == ((), 0, 0)
         assert report.watermark_moved
-    lakes.assert_equal_to_trades(sail.lake, some)
+    sail.assert_equal_to_trades(trades)
 
 
 def test_late_trades_change_no_frozen_candle(sail: EngineLake) -> None:
-    """Trades for a frozen window are counted as skipped windows; those of other windows come in."""
-    some = daily_trades(sail)
+    """Trades of a frozen window are counted as skipped. Trades of other windows get candles."""
+    trades = daily_trades(sail)
     drop_trades(sail)
-    more = [make_trade(1000, AT + timedelta(minutes=7)), make_trade(1001, AT + DAY)]
-    lakes.add_trades(sail.lake, more)
-    report = refresh(sail.lake, sail.engine, MINUTE)
+    late_trades = [make_trade(1000, AT + timedelta(minutes=7)), make_trade(1001, AT + DAY)]
+    lakes.add_trades(sail.lake, late_trades)
+    report = sail.refresh(MINUTE)
     assert (report.plan.skipped, report.counts.added + report.counts.changed) == (1, 1)
     refresh_all(sail)
-    lakes.assert_equal_to_trades(sail.lake, [*some, more[1]])
+    sail.assert_equal_to_trades([*trades, late_trades[1]])
     assert preview_refresh(sail.lake, MINUTE).is_current
 
 
-def test_retention_itself_has_the_candles_remember_the_line(sail: EngineLake) -> None:
-    """Trades are created anew right after, before any refresh: the frozen candles stay."""
-    some = daily_trades(sail)
+def test_retention_stores_frozen_before_in_candle_tables(sail: EngineLake) -> None:
+    """The trades table is replaced before any refresh, and frozen candles stay."""
+    trades = daily_trades(sail)
     settings = lakes.lake_settings(sail.home, K2_RETENTION_TRADES="2d", K2_RETENTION_1M="off")
     retention(sail.lake, settings.retention, apply=True)
-    line = read_bound(sail.lake.trades(), FROZEN_BEFORE)
-    assert line is not None
-    assert {read_bound(sail.lake.candles(each), FROZEN_BEFORE) for each in TIMEFRAMES} == {line}
+    bound = read_bound(sail.lake.trades(), FROZEN_BEFORE)
+    assert bound is not None
+    assert {read_bound(sail.lake.candles(timeframe), FROZEN_BEFORE) for timeframe in TIMEFRAMES} == {bound}
     sail.lake.catalog.drop_table(sail.lake.trades().name())
-    lakes.add_trades(sail.lake, [t for t in some if t.timestamp >= line])
+    lakes.add_trades(sail.lake, [t for t in trades if t.timestamp >= bound])
     refresh_all(sail)
-    lakes.assert_equal_to_trades(sail.lake, some, [MINUTE])
+    sail.assert_equal_to_trades(trades, MINUTE)
 
 
-@pytest.mark.parametrize("how", ["a lost watermark", "a rebuild of everything"])
-def test_reconciling_everything_keeps_frozen_candles(sail: EngineLake, how: str) -> None:
-    some = daily_trades(sail)
+@pytest.mark.parametrize("change", ["a lost watermark", "a rebuild of everything"])
+def test_reconciling_everything_keeps_frozen_candles(sail: EngineLake, change: str) -> None:
+    """Frozen windows are skipped without a watermark and in a full rebuild."""
+    trades = daily_trades(sail)
     drop_trades(sail)
     lakes.add_trades(sail.lake, [make_trade(1001, AT + DAY)])
-    for each in TIMEFRAMES:
-        if how == "a lost watermark":
-            with sail.lake.candles(each).transaction() as transaction:
-                transaction.remove_properties("k2.trades-snapshot-id")
-            report = refresh(sail.lake, sail.engine, each)
+    for timeframe in TIMEFRAMES:
+        if change == "a lost watermark":
+            table_history.forget_watermark(sail.lake.candles(timeframe))
+            report = sail.refresh(timeframe)
             assert report.plan.reason
         else:
-            report = rebuild(sail.lake, sail.engine, each)
+            report = sail.rebuild(timeframe)
         assert report.plan.skipped > 0
         assert report.watermark_moved
         assert report.counts.removed == 0
-    lakes.assert_equal_to_trades(sail.lake, [*some, make_trade(1001, AT + DAY)])
+    sail.assert_equal_to_trades([*trades, make_trade(1001, AT + DAY)])
 
 
-def test_dropped_candles_never_come_back(sail: EngineLake) -> None:
-    """Neither by a late trade, nor by reconciling everything, nor by a rebuild of everything."""
-    some = daily_trades(sail)
+def test_expired_candles_are_never_computed_again(sail: EngineLake) -> None:
+    """A late trade, a lost watermark and a full rebuild add no expired candle."""
+    trades = daily_trades(sail)
     drop_candles(sail, MINUTE)
-    late = [make_trade(1000, AT), make_trade(1001, AT + DAY)]
-    kept = [c for c in aggregate([*some, late[1]], MINUTE) if c.window_start >= WEEK_LINE]
-    lakes.add_trades(sail.lake, late)
-    assert refresh(sail.lake, sail.engine, MINUTE).plan.skipped == 1
-    assert lakes.read_candles(sail.lake, MINUTE) == kept
-    with sail.lake.candles(MINUTE).transaction() as transaction:
-        transaction.remove_properties("k2.trades-snapshot-id")
-    assert refresh(sail.lake, sail.engine, MINUTE).plan.skipped == 1440
-    assert lakes.read_candles(sail.lake, MINUTE) == kept
-    assert rebuild(sail.lake, sail.engine, MINUTE).plan.skipped == 1440
-    assert lakes.read_candles(sail.lake, MINUTE) == kept
+    late_trades = [make_trade(1000, AT), make_trade(1001, AT + DAY)]
+    remaining = [c for c in aggregate([*trades, late_trades[1]], MINUTE) if c.window_start >= WEEK_BOUND]
+    lakes.add_trades(sail.lake, late_trades)
+    assert sail.refresh(MINUTE).plan.skipped == 1
+    assert lakes.read_candles(sail.lake, MINUTE) == remaining
+    table_history.forget_watermark(sail.lake.candles(MINUTE))
+    assert sail.refresh(MINUTE).plan.skipped == 1440
+    assert lakes.read_candles(sail.lake, MINUTE) == remaining
+    assert sail.rebuild(MINUTE).plan.skipped == 1440
+    assert lakes.read_candles(sail.lake, MINUTE) == remaining
 
 
-def test_a_rebuild_behind_a_line_is_refused_by_name(sail: EngineLake) -> None:
-    some = daily_trades(sail)
+def test_a_rebuild_of_a_frozen_day_names_the_setting(sail: EngineLake) -> None:
+    """The error names the table, the day, the reason and the setting."""
+    trades = daily_trades(sail)
     drop_trades(sail)
     with pytest.raises(UsageError, match=r"gold_ohlcv_1m .* 2024-02-28 are frozen: .*K2_RETENTION_TRADES"):
-        rebuild(
-            sail.lake, sail.engine, MINUTE, [Interval(day_interval(AT).start, day_interval(AT + DAY).end)]
-        )
+        sail.rebuild(MINUTE, [Interval(day_interval(AT).start, day_interval(AT + DAY).end)])
     drop_candles(sail, MINUTE)
     with pytest.raises(UsageError, match=r"2024-02-28 are past retention.*K2_RETENTION_1M"):
-        rebuild(sail.lake, sail.engine, MINUTE, [day_interval(AT)])
-    lakes.assert_equal_to_trades(sail.lake, some, [find_timeframe("5m")])
+        sail.rebuild(MINUTE, [day_interval(AT)])
+    sail.assert_equal_to_trades(trades, find_timeframe("5m"))
 
 
-def test_a_month_that_is_frozen_in_part_is_rebuilt_ahead_of_the_line(sail: EngineLake) -> None:
-    """And its other days stay as they are, with the watermark moving over all of it."""
-    some = daily_trades(sail)
+def test_a_partly_frozen_month_is_rebuilt_after_the_bound(sail: EngineLake) -> None:
+    """Its frozen days stay unchanged, and the watermark covers the whole month."""
+    trades = daily_trades(sail)
     drop_trades(sail)
-    late = make_trade(1001, AT + DAY)
-    lakes.add_trades(sail.lake, [late])
-    report = rebuild(sail.lake, sail.engine, DAILY, [DAILY.grain.partition(AT)])
-    assert report.plan.intervals == (Interval(WEEK_LINE, DAILY.grain.partition(AT).end),)
+    late_trade = make_trade(1001, AT + DAY)
+    lakes.add_trades(sail.lake, [late_trade])
+    report = sail.rebuild(DAILY, [DAILY.grain.partition(AT)])
+    assert report.plan.intervals == (Interval(WEEK_BOUND, DAILY.grain.partition(AT).end),)
     assert report.watermark_moved
-    lakes.assert_equal_to_trades(sail.lake, [*some, late], [DAILY])
+    sail.assert_equal_to_trades([*trades, late_trade], DAILY)
 
 
-def test_a_line_within_a_window_holds_the_whole_window() -> None:
-    """A window of which some trades are gone can't be computed any more."""
-    line = AT + timedelta(seconds=1)
-    lines = HistoryBounds(MINUTE, line, None)
-    assert lines.start == AT + timedelta(minutes=1)
-    assert lines.clip([Interval(AT, AT + timedelta(minutes=3))]) == [
+def test_a_bound_inside_a_window_freezes_the_window() -> None:
+    """A window without some of its trades cannot be computed."""
+    bound = AT + timedelta(seconds=1)
+    bounds = HistoryBounds(MINUTE, bound, None)
+    assert bounds.start == AT + timedelta(minutes=1)
+    assert bounds.clip([Interval(AT, AT + timedelta(minutes=3))]) == [
         Interval(AT + timedelta(minutes=1), AT + timedelta(minutes=3))
     ]
-    assert lines.count_outside([Interval(AT, AT + timedelta(minutes=3))]) == 1
+    assert bounds.count_outside([Interval(AT, AT + timedelta(minutes=3))]) == 1
 
 
-def test_the_lines_do_not_hide_what_cannot_be_known(sail: EngineLake) -> None:
-    """A plan made of tables without lines skips nothing."""
+def test_without_bounds_no_window_is_skipped(sail: EngineLake) -> None:
+    """A plan of tables without bounds skips nothing."""
     daily_trades(sail)
-    found = plan_refresh(sail.lake.candles(MINUTE), sail.lake.trades(), MINUTE)
-    assert found.skipped == 0
+    refresh_plan = plan_refresh(sail.lake.candles(MINUTE), sail.lake.trades(), MINUTE)
+    assert refresh_plan.skipped == 0
     assert Watermark.from_table(sail.lake.candles(MINUTE)) is not None

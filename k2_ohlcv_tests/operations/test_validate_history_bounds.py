@@ -1,4 +1,4 @@
-"""Checks stop at the lines of retention: what cannot be known any more is counted, never a failure."""
+"""Checks at the history bounds: windows before them are counted, and never fail."""
 
 from datetime import timedelta
 
@@ -9,15 +9,12 @@ from k2_ohlcv.domain.intervals import DAY, Interval
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
 from k2_ohlcv.frames.checks import Finding
 from k2_ohlcv.frames.gaps import ALL_MARKETS, EXPIRED, NO_TRADES, NOT_COMPUTED
-from k2_ohlcv.lake.history_bounds import FROZEN_BEFORE
-from k2_ohlcv.operations.reconcile import refresh
 from k2_ohlcv.operations.reports import ReconciledWindows
-from k2_ohlcv.operations.validate import validate
-from k2_ohlcv_tests.support import lakes
+from k2_ohlcv_tests.support import lakes, table_history
 from k2_ohlcv_tests.support.candles import (
     HOUR,
     MINUTE,
-    WEEK_LINE,
+    WEEK_BOUND,
     daily_trades,
     damage,
     day_interval,
@@ -32,32 +29,27 @@ from k2_ohlcv_tests.support.trades import AT, make_trade
 FROZEN_DAY = day_interval(AT)
 
 
-def numbers(found: Finding) -> dict[str, float]:
-    return dict(found.numbers)
+def numbers(finding: Finding) -> dict[str, float]:
+    return dict(finding.numbers)
 
 
-def forget_watermark(each_engine: EngineLake, each: Timeframe) -> None:
-    with each_engine.lake.candles(each).transaction() as transaction:
-        transaction.remove_properties("k2.trades-snapshot-id")
-
-
-@pytest.mark.parametrize("each", TIMEFRAMES, ids=lambda each: each.name)
-def test_frozen_candles_are_not_held_to_trades_that_are_gone(sail: EngineLake, each: Timeframe) -> None:
-    """They are counted; all ahead of the line are held to the trades as before."""
+@pytest.mark.parametrize("timeframe", TIMEFRAMES, ids=lambda timeframe: timeframe.name)
+def test_frozen_candles_are_not_compared_with_trades(sail: EngineLake, timeframe: Timeframe) -> None:
+    """They are counted. Every candle after the bound is still compared."""
     daily_trades(sail)
-    before = find_check(sail, "reconciles_with_trades", each).examined
-    frozen = lakes.read_frame(sail.lake, each).filter(pl.col("window_start") < WEEK_LINE).height
+    before = find_check(sail, "reconciles_with_trades", timeframe).examined
+    frozen = lakes.read_frame(sail.lake, timeframe).filter(pl.col("window_start") < WEEK_BOUND).height
     drop_trades(sail)
-    assert list_failures(sail, each) == {}
-    found = find_check(sail, "reconciles_with_trades", each)
-    assert found.examined == before - frozen
+    assert list_failures(sail, timeframe) == {}
+    finding = find_check(sail, "reconciles_with_trades", timeframe)
+    assert finding.examined == before - frozen
     assert 0 < frozen < before
-    assert numbers(found) == {"pending_windows": 0, "windows_behind": DAY // each.length}
-    assert "before frozen_before or expired_before" in found.note
+    assert numbers(finding) == {"pending_windows": 0, "windows_behind": DAY // timeframe.length}
+    assert "before frozen_before or expired_before" in finding.note
 
 
-def test_damage_ahead_of_the_line_is_still_found(sail: EngineLake) -> None:
-    """And damage of a frozen row still fails the checks that look at rows alone."""
+def test_damage_after_the_bound_is_found(sail: EngineLake) -> None:
+    """Damage of a frozen row fails only the checks of single rows."""
     daily_trades(sail)
     drop_trades(sail)
     damage(sail, first_rows(1, volume=pl.col("volume") * 2, vwap=pl.col("high_price") + 1))
@@ -67,49 +59,48 @@ def test_damage_ahead_of_the_line_is_still_found(sail: EngineLake) -> None:
     assert list_failures(sail) == {"reconciles_with_trades": 2}
 
 
-def test_after_a_run_the_line_holds_too(sail: EngineLake) -> None:
-    """Retention may have moved it between the run and its checks."""
+def test_after_a_run_the_bound_counts_too(sail: EngineLake) -> None:
+    """Retention may change the bound between a run and its checks."""
     daily_trades(sail)
     drop_trades(sail)
     current = sail.lake.trades().metadata.current_snapshot_id
-    found = validate(sail.lake, sail.engine, MINUTE, [SPAN], reconciled=ReconciledWindows(current, (SPAN,)))
-    assert [f.check for f in found if f.check in BLOCKING and not f.is_ok] == []
+    findings = sail.validate(MINUTE, [SPAN], reconciled=ReconciledWindows(current, (SPAN,)))
+    assert [f.check for f in findings if f.check in BLOCKING and not f.is_ok] == []
 
 
-def test_candles_that_retention_dropped_are_not_missing(sail: EngineLake) -> None:
-    """Neither to the trades, which are all there, nor to the longer tables."""
+def test_expired_candles_are_not_missing(sail: EngineLake) -> None:
+    """They are missing neither from the trades nor from the longer tables."""
     daily_trades(sail)
     drop_candles(sail, MINUTE)
-    for each in TIMEFRAMES:
-        assert list_failures(sail, each) == {}
+    for timeframe in TIMEFRAMES:
+        assert list_failures(sail, timeframe) == {}
     assert numbers(find_check(sail, "reconciles_with_trades"))["windows_behind"] == 1440
     assert numbers(find_check(sail, "reconciles_with_trades", HOUR))["windows_behind"] == 0
 
 
-@pytest.mark.parametrize("dropped", [MINUTE, HOUR], ids=lambda each: each.name)
-def test_timeframes_agree_stops_at_the_lines_of_both(sail: EngineLake, dropped: Timeframe) -> None:
-    """Dropped from either, a day is not compared; the other days are."""
+@pytest.mark.parametrize("dropped", [MINUTE, HOUR], ids=lambda timeframe: timeframe.name)
+def test_timeframes_agree_stops_at_both_bounds(sail: EngineLake, dropped: Timeframe) -> None:
+    """A day that expired in either table is not compared. Other days are."""
     daily_trades(sail)
     before = find_check(sail, "timeframes_agree", HOUR).examined
-    day_rows = lakes.read_frame(sail.lake, HOUR).filter(pl.col("window_start") < WEEK_LINE).height
+    day_rows = lakes.read_frame(sail.lake, HOUR).filter(pl.col("window_start") < WEEK_BOUND).height
     drop_candles(sail, dropped)
-    found = find_check(sail, "timeframes_agree", HOUR)
-    assert (found.failures, found.examined) == (0, before - day_rows)
-    assert numbers(found)["windows_behind"] == 24
+    finding = find_check(sail, "timeframes_agree", HOUR)
+    assert (finding.failures, finding.examined) == (0, before - day_rows)
+    assert numbers(finding)["windows_behind"] == 24
 
 
-def test_timeframes_agree_stops_at_the_line_of_frozen_trades(sail: EngineLake) -> None:
-    """Where trades keep going, a line may pass through a long window that shorter ones have left behind."""
+def test_timeframes_agree_stops_at_frozen_before(sail: EngineLake) -> None:
+    """The bound may be inside a long window of which shorter windows are frozen already."""
     daily_trades(sail)
     drop_trades(sail)
     assert numbers(find_check(sail, "timeframes_agree", HOUR))["windows_behind"] == 24
 
 
-def test_a_window_through_which_the_line_passes_is_behind_it(sail: EngineLake) -> None:
-    """An hour that can't be computed any more is not held to its minutes, of which some still change."""
+def test_a_window_that_contains_the_bound_is_frozen(sail: EngineLake) -> None:
+    """The hour cannot be computed, so it is not compared with its minutes, of which some still change."""
     daily_trades(sail)
-    with sail.lake.trades().transaction() as transaction:
-        transaction.set_properties({FROZEN_BEFORE: (AT + timedelta(minutes=10)).isoformat()})
+    table_history.freeze_trades(sail.lake.trades(), AT + timedelta(minutes=10))
     later = pl.col("window_start") == AT + timedelta(minutes=30)
     twice = pl.when(later).then(pl.col("volume") * 2).otherwise(pl.col("volume"))
     damage(sail, lambda rows: rows.with_columns(twice.cast(rows.schema["volume"]).alias("volume")))
@@ -118,80 +109,80 @@ def test_a_window_through_which_the_line_passes_is_behind_it(sail: EngineLake) -
     assert numbers(find_check(sail, "timeframes_agree", HOUR))["windows_behind"] == AT.hour + 1
 
 
-def gaps(each_engine: EngineLake, span: Interval = SPAN) -> tuple[dict[str, float], list[dict[str, object]]]:
-    (found,) = [
-        f for f in validate(each_engine.lake, each_engine.engine, MINUTE, [span]) if f.check == "gaps"
-    ]
-    assert found.is_ok
-    assert found.rows is None or sum(numbers(found).values()) >= found.rows.height
-    return numbers(found), [] if found.rows is None else found.rows.to_dicts()
+def find_gaps(
+    each_engine: EngineLake, span: Interval = SPAN
+) -> tuple[dict[str, float], list[dict[str, object]]]:
+    (finding,) = [f for f in each_engine.validate(MINUTE, [span]) if f.check == "gaps"]
+    assert finding.is_ok
+    assert finding.rows is None or sum(numbers(finding).values()) >= finding.rows.height
+    return numbers(finding), [] if finding.rows is None else finding.rows.to_dicts()
 
 
 def test_a_day_that_was_dropped_is_expired(sail: EngineLake) -> None:
-    """A span of all markets, as nothing stored tells which there were; the rest is as it was."""
+    """The gap is of all markets, since no stored row names them. Other gaps are unchanged."""
     daily_trades(sail)
     drop_candles(sail, MINUTE)
-    counts, rows = gaps(sail)
+    counts, rows = find_gaps(sail)
     assert (counts[EXPIRED], counts[NOT_COMPUTED]) == (1, 0)
     assert counts[NO_TRADES] > 0
     assert rows[0] == {
         "exchange": ALL_MARKETS,
         "symbol": ALL_MARKETS,
         "start": FROZEN_DAY.start,
-        "end": WEEK_LINE,
+        "end": WEEK_BOUND,
         "why": EXPIRED,
     }
-    assert gaps(sail, FROZEN_DAY) == ({NO_TRADES: 0, EXPIRED: 1, NOT_COMPUTED: 0}, rows[:1])
+    assert find_gaps(sail, FROZEN_DAY) == ({NO_TRADES: 0, EXPIRED: 1, NOT_COMPUTED: 0}, rows[:1])
 
 
-def test_an_expired_day_is_said_not_passed_over(sail: EngineLake) -> None:
-    """Every check of it passes, with nothing examined, and the gap says why."""
+def test_an_expired_day_is_reported(sail: EngineLake) -> None:
+    """Every check of the day passes with nothing examined, and the gap has the reason."""
     daily_trades(sail)
     drop_candles(sail, MINUTE)
-    found = {f.check: f for f in validate(sail.lake, sail.engine, MINUTE, [FROZEN_DAY])}
-    assert all(f.is_ok for f in found.values())
-    assert found["reconciles_with_trades"].examined == 0
-    assert "1,440 windows" in found["reconciles_with_trades"].note
-    assert found["gaps"].note == "spans without a candle: 1 expired"
+    findings = {f.check: f for f in sail.validate(MINUTE, [FROZEN_DAY])}
+    assert all(f.is_ok for f in findings.values())
+    assert findings["reconciles_with_trades"].examined == 0
+    assert "1,440 windows" in findings["reconciles_with_trades"].note
+    assert findings["gaps"].note == "spans without a candle: 1 expired"
 
 
-def test_a_gap_of_frozen_history_is_one_without_trades(sail: EngineLake) -> None:
-    """The candles are the record then: their table was complete when the trades went."""
+def test_a_gap_in_frozen_history_has_no_trades(sail: EngineLake) -> None:
+    """The table was complete when the trades expired, so the candles are the record."""
     daily_trades(sail)
-    before = gaps(sail)
+    before = find_gaps(sail)
     drop_trades(sail)
-    assert gaps(sail) == before
+    assert find_gaps(sail) == before
     assert before[0][EXPIRED] == 0
 
 
-def test_trades_that_came_too_late_are_not_to_be_computed(sail: EngineLake) -> None:
-    """Nothing will ever compute them: their window is no pending one, and its gap has expired."""
+def test_late_trades_of_frozen_windows_are_not_pending(sail: EngineLake) -> None:
+    """No run will compute them. The gap of their window is expired."""
     daily_trades(sail)
     drop_trades(sail)
-    before, _ = gaps(sail)
+    before, _ = find_gaps(sail)
     lakes.add_trades(sail.lake, [make_trade(1000, AT + timedelta(minutes=3))])
-    after, _ = gaps(sail)
+    after, _ = find_gaps(sail)
     assert after == {**before, EXPIRED: 1, NO_TRADES: before[NO_TRADES] - 1}
     assert numbers(find_check(sail, "reconciles_with_trades"))["pending_windows"] == 0
 
 
 @pytest.mark.parametrize("days", [-1, 7], ids=["before all", "after all"])
-def test_what_is_pending_beyond_the_candles_is_not_computed_yet(sail: EngineLake, days: int) -> None:
-    """Trades before the first or after the last candle, in the examined span."""
+def test_pending_windows_outside_the_candles_are_gaps(sail: EngineLake, days: int) -> None:
+    """Trades before the first or after the last candle make a gap that is not computed yet."""
     daily_trades(sail)
     at = AT + days * DAY
     lakes.add_trades(sail.lake, [make_trade(1000, at)])
-    counts, rows = gaps(sail, day_interval(at))
+    counts, rows = find_gaps(sail, day_interval(at))
     assert counts == {NO_TRADES: 0, EXPIRED: 0, NOT_COMPUTED: 1}
     assert [(row["symbol"], row["start"]) for row in rows] == [(ALL_MARKETS, at)]
-    refresh(sail.lake, sail.engine, MINUTE)
-    assert gaps(sail, day_interval(at)) == ({NO_TRADES: 0, EXPIRED: 0, NOT_COMPUTED: 0}, [])
+    sail.refresh(MINUTE)
+    assert find_gaps(sail, day_interval(at)) == ({NO_TRADES: 0, EXPIRED: 0, NOT_COMPUTED: 0}, [])
 
 
-def test_partitions_behind_the_line_are_not_still_to_be_made(sail: EngineLake) -> None:
-    """Without a watermark a day without candles is pending, but not a day that was dropped."""
+def test_expired_partitions_are_not_pending(sail: EngineLake) -> None:
+    """Without a watermark a day without candles is pending, but not an expired day."""
     daily_trades(sail)
     drop_candles(sail, MINUTE)
-    forget_watermark(sail, MINUTE)
-    counts, _ = gaps(sail)
+    table_history.forget_watermark(sail.lake.candles(MINUTE))
+    counts, _ = find_gaps(sail)
     assert (counts[EXPIRED], counts[NOT_COMPUTED]) == (1, 0)

@@ -1,4 +1,4 @@
-"""Someone else's tables: created as others would, with the delete files that other writers leave."""
+"""External tables as other writers create them, with the delete files that those writers leave."""
 
 import uuid
 from collections.abc import Iterable, Mapping
@@ -24,6 +24,7 @@ from pyiceberg.table.snapshots import Operation, Snapshot, Summary
 from pyiceberg.table.update import AddSnapshotUpdate, SetSnapshotRefUpdate
 from pyiceberg.typedef import Record, TableVersion
 from pyiceberg.types import (
+    DecimalType,
     DoubleType,
     IcebergType,
     IntegerType,
@@ -38,7 +39,7 @@ from pyiceberg.types import (
 from k2_ohlcv.lake.catalog import Lake
 
 NAMESPACE = "theirs"
-#: Columns under our names, of types that others may have.
+#: Columns with the names of this project, in types that external tables may have.
 COLUMNS: dict[str, IcebergType] = {
     "exchange": StringType(),
     "symbol": StringType(),
@@ -46,6 +47,15 @@ COLUMNS: dict[str, IcebergType] = {
     "timestamp": TimestamptzType(),
     "price": DoubleType(),
     "quantity": DoubleType(),
+}
+#: The columns of the trades table of this project, without `ingested_at`.
+EXACT_COLUMNS: dict[str, IcebergType] = {
+    "exchange": StringType(),
+    "symbol": StringType(),
+    "trade_id": StringType(),
+    "timestamp": TimestamptzType(),
+    "price": DecimalType(18, 8),
+    "quantity": DecimalType(19, 8),
 }
 _POSITIONS = Schema(
     NestedField(2147483546, "file_path", StringType(), required=True),
@@ -62,7 +72,7 @@ def create_table(
     properties: Mapping[str, str] | None = None,
     name: str | None = None,
 ) -> Table:
-    """A table of nobody's contract, all columns optional, with these rows in one file each partition."""
+    """Create a table with optional columns, and these rows in one file per partition."""
     lake.catalog.create_namespace_if_not_exists(NAMESPACE)
     schema = Schema(
         *(NestedField(i, column, kind, required=False) for i, (column, kind) in enumerate(columns.items(), 1))
@@ -76,7 +86,7 @@ def create_table(
 
 
 def to_arrow(table: Table, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
-    """Rows in the columns of a table."""
+    """Rows as an Arrow table with the table's columns."""
     schema = schema_to_pyarrow(table.schema(), include_field_ids=False)
     return pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
 
@@ -97,7 +107,7 @@ class _DeleteManifest(ManifestWriterV2):
         return {**super()._meta, "content": "deletes"}
 
     def _with_partition(self, format_version: TableVersion) -> Schema:
-        """The schema, with equality ids as in the specification: PyIceberg writes longs, and Java fails."""
+        """The manifest schema with equality ids as the specification types them."""
         ids = ListType(element_id=136, element=IntegerType(), element_required=True)
 
         def amended(field: NestedField) -> NestedField:
@@ -118,12 +128,12 @@ def delete_positions(
 ) -> None:
     """Delete rows by data file and position, as Spark's merge-on-read of format version 2 does."""
     rows = sorted(positions)
-    listed = pa.table(
+    paths = pa.table(
         {"file_path": [path for path, _ in rows], "pos": pa.array([p for _, p in rows], pa.int64())}
     )
     _commit(
         table,
-        _write(table, listed, _POSITIONS),
+        _write(table, paths, _POSITIONS),
         DataFileContent.POSITION_DELETES,
         len(rows),
         kind,
@@ -188,9 +198,9 @@ def _commit(
         file_size_in_bytes=len(table.io.new_input(path)),
         equality_ids=equality_ids,
     )
-    place = f"{table.location()}/metadata"
+    folder = f"{table.location()}/metadata"
     manifest = _DeleteManifest(
-        spec, table.schema(), table.io.new_output(f"{place}/{uuid.uuid4().hex}-m0.avro"), snapshot_id, "null"
+        spec, table.schema(), table.io.new_output(f"{folder}/{uuid.uuid4().hex}-m0.avro"), snapshot_id, "null"
     )
     with manifest as writer:
         writer.add_entry(
@@ -201,9 +211,9 @@ def _commit(
                 data_file=file,
             )
         )
-    listed = f"{place}/snap-{snapshot_id}.avro"
+    manifest_list = f"{folder}/snap-{snapshot_id}.avro"
     with write_manifest_list(
-        2, table.io.new_output(listed), snapshot_id, before.snapshot_id, sequence, "null"
+        2, table.io.new_output(manifest_list), snapshot_id, before.snapshot_id, sequence, "null"
     ) as manifests:
         manifests.add_manifests([*before.manifests(table.io), writer.to_manifest_file()])
     snapshot = Snapshot(
@@ -211,7 +221,7 @@ def _commit(
         parent_snapshot_id=before.snapshot_id,
         sequence_number=sequence,
         timestamp_ms=before.timestamp_ms + 1,
-        manifest_list=listed,
+        manifest_list=manifest_list,
         summary=Summary(Operation.DELETE),
         schema_id=table.schema().schema_id,
     )

@@ -1,6 +1,8 @@
-"""Lakes for tests: put trades in directly, read candles back plainly."""
+"""Lakes for tests: trades written and candles read directly, without ingestion or an engine."""
 
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -37,8 +39,19 @@ def open_lake(home: Path) -> Lake:
     return Lake.open(lake_settings(home))
 
 
+@contextmanager
+def temporary_lake() -> Iterator[tuple[Lake, Path]]:
+    """A lake in a folder of its own, for one example of a property."""
+    with tempfile.TemporaryDirectory() as folder:
+        lake = open_lake(Path(folder))
+        try:
+            yield lake, Path(folder)
+        finally:
+            lake.catalog.close()
+
+
 def on_s3(home: Path, s3: S3, bucket: str) -> Lake:
-    """A lake whose tables are in a bucket, and whose catalog is a file in a folder."""
+    """A lake whose tables are in a bucket and whose catalog is a file in a folder."""
     uri = f"sqlite:///{home / 'catalog.db'}"
     properties = {"type": "sql", "uri": uri, "warehouse": f"s3://{bucket}/warehouse", **s3.properties()}
     return Lake(load_catalog(CATALOG, **properties))
@@ -52,7 +65,7 @@ def drop_tables(lake: Lake) -> None:
 
 
 def add_trades(lake: Lake, trades: Iterable[Trade]) -> Table:
-    """Append trades as they are, in one snapshot, without looking for known ones."""
+    """Append trades in one snapshot, without a search for duplicates."""
     table = lake.writable_trades()
     table.append(to_trades_rows(table, trades))
     return table
@@ -72,7 +85,7 @@ def commit_candles(
     properties: dict[str, str] | None = None,
     summary: dict[str, str] | None = None,
 ) -> Table:
-    """Commit the candles of some trades, as a refresh of just their windows would."""
+    """Commit the candles of these trades, as a refresh of their windows would."""
     trades = list(trades)
     intervals = timeframe.align(Interval(t.timestamp, t.timestamp + MICROSECOND) for t in trades)
     rows = [{**vars(c), "created_at": now, "updated_at": now} for c in aggregate(trades, timeframe)]
@@ -84,15 +97,16 @@ def commit_candles(
 
 
 def set_watermark(lake: Lake, timeframe: Timeframe, snapshot: int) -> None:
-    """Say that a candle table is equal to a trades snapshot, as a refresh with nothing to do says it."""
-    mark = Watermark(snapshot, None, trades_fingerprint(lake.trades())).with_reconciled([], ())
+    """Commit a watermark at a trades snapshot, as a refresh without dirty windows does."""
+    watermark = Watermark(snapshot, None, trades_fingerprint(lake.trades())).with_reconciled([], ())
     commit_change(
-        lake.writable_candles(timeframe), TableCommit(properties=mark.properties(), summary=mark.summary())
+        lake.writable_candles(timeframe),
+        TableCommit(properties=watermark.properties(), summary=watermark.summary()),
     )
 
 
 def read_candles(lake: Lake, timeframe: Timeframe) -> list[Candle]:
-    """The candles of a table without clocks, by key."""
+    """The candles of a table by key, without the audit columns."""
     rows = read_frame(lake, timeframe).sort(*KEY_COLUMNS).drop("created_at", "updated_at").to_dicts()
     return [Candle(**row) for row in rows]
 
@@ -105,7 +119,7 @@ def read_frame(lake: Lake, timeframe: Timeframe) -> pl.DataFrame:
 def assert_equal_to_trades(
     lake: Lake, trades: Iterable[Trade], timeframes: Iterable[Timeframe] = TIMEFRAMES
 ) -> None:
-    """Every candle table is what the reference aggregation makes of these trades."""
+    """Compare candle tables with the reference aggregation of these trades."""
     trades = list(trades)
     for timeframe in timeframes:
         assert read_candles(lake, timeframe) == aggregate(trades, timeframe), timeframe.name
@@ -117,25 +131,30 @@ def list_data_files(table: Table) -> list[str]:
 
 
 def write_file(table: Table, path: str, content: bytes) -> None:
-    """Put a file where a path of the table's store says."""
+    """Write a file to a path in the table's store."""
     with table.io.new_output(path).create(overwrite=True) as stream:
         stream.write(content)
 
 
+def list_parquet_files(table: Table) -> set[str]:
+    """The Parquet files in a table's location, live or not."""
+    return {path for path in files_of(table) if path.endswith(".parquet")}
+
+
 def files_of(table: Table) -> dict[str, int]:
-    """Every file that lies in a table's location, with its size. Paths are as the table's own."""
+    """Every file in a table's location, with its size in bytes. Paths have the table's scheme."""
     scheme, host, root = PyArrowFileIO.parse_location(table.location())
     files = PyArrowFileIO(table.io.properties).fs_by_scheme(scheme, host)
-    found = files.get_file_info(FileSelector(root, recursive=True, allow_not_found=True))
-    return {f"{scheme}://{info.path}": info.size for info in found if info.type == FileType.File}
+    listing = files.get_file_info(FileSelector(root, recursive=True, allow_not_found=True))
+    return {f"{scheme}://{info.path}": info.size for info in listing if info.type == FileType.File}
 
 
 def read_data_file(path: str) -> pl.DataFrame:
-    """The rows of a data file, as they lie in it."""
+    """The rows of a data file, deleted ones included."""
     return pl.read_parquet(path.removeprefix("file://"))
 
 
 def all_trades(lake: Lake) -> list[Trade]:
-    """The trades as they are."""
+    """The live trades."""
     rows = pl.DataFrame(lake.trades().scan().to_arrow()).drop("ingested_at").to_dicts()
     return [Trade(**row) for row in rows]

@@ -1,4 +1,4 @@
-"""A landing folder, and the sensor and the job that ingest what lands there."""
+"""A landing folder with the sensor and the job that ingest its files."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ HEADER = "timestamp,price,quantity,trade_id"
 
 
 class Landing:
-    """The landing folder of a test, and its sensor with its cursor."""
+    """The landing folder of a test, its sensor and the sensor's cursor."""
 
     def __init__(self, home: Path, instance: dg.DagsterInstance) -> None:
         self.folder = home / "landing" / "X" / "AB"
@@ -25,37 +25,37 @@ class Landing:
         self.clock = 1_000_000_000
 
     def put(self, name: str, *lines: str) -> None:
-        """Write a file, a second later than the one before."""
+        """Write a file, with a modification time one second after the last one."""
         path = self.folder / name
         path.write_text("".join(f"{line}\n" for line in lines))
         self.clock += 1
         os.utime(path, (self.clock, self.clock))
 
     def look(self) -> dg.RunRequest | str:
-        """One tick, as the daemon does it."""
+        """Evaluate the sensor once, as the daemon does."""
         context = dg.build_sensor_context(
             instance=self.instance, cursor=self.cursor, repository_def=self.graph.get_repository_def()
         )
         tick = self.graph.resolve_sensor_def("landing_files").evaluate_tick(context)
         self.cursor = tick.cursor
         if tick.run_requests:
-            (asked,) = tick.run_requests
-            return asked
+            (request,) = tick.run_requests
+            return request
         assert tick.skip_message
         return tick.skip_message
 
-    def run(self, asked: dg.RunRequest | str) -> dg.ExecuteInProcessResult:
-        """Carry out a request."""
-        assert isinstance(asked, dg.RunRequest), asked
+    def run(self, request: dg.RunRequest | str) -> dg.ExecuteInProcessResult:
+        """Run the job of a request."""
+        assert isinstance(request, dg.RunRequest), request
         job = self.graph.resolve_job_def(ingest_job.INGEST_FILES_JOB)
         return job.execute_in_process(
-            asked.run_config, instance=self.instance, tags=asked.tags, raise_on_error=False
+            request.run_config, instance=self.instance, tags=request.tags, raise_on_error=False
         )
 
 
-def requested_files(asked: dg.RunRequest | str) -> list[str]:
-    assert isinstance(asked, dg.RunRequest), asked
-    return list(asked.run_config["ops"][ingest_job.INGEST_OP]["config"]["files"])
+def requested_files(request: dg.RunRequest | str) -> list[str]:
+    assert isinstance(request, dg.RunRequest), request
+    return list(request.run_config["ops"][ingest_job.INGEST_OP]["config"]["files"])
 
 
 def read_trades(landing: Landing) -> list[str]:

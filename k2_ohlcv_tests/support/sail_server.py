@@ -1,4 +1,4 @@
-"""A Connect server in a process of its own that tests may kill, suspend and start again: Sail."""
+"""Sail as a Connect server in its own process, which tests kill, suspend and restart."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from k2_ohlcv_tests.support.servers import free_port
 
-#: In the background, as the server needs Python's lock to answer.
+#: `start` runs the server in the background: the server needs Python's lock to answer.
 _CODE = (
     "import sys, time; from pysail.spark import SparkConnectServer\n"
     "server = SparkConnectServer('127.0.0.1', int(sys.argv[1]))\n"
@@ -30,7 +30,7 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, and wait until it listens."""
+        """Start the server and wait until its port accepts connections."""
         command = [sys.executable, "-c", _CODE, str(self.port)]
         self._process = subprocess.Popen(command, env=os.environ | {"RUST_LOG": "off"})
         deadline = time.monotonic() + _SECONDS
@@ -44,23 +44,23 @@ class Server:
         raise RuntimeError("the server did not come up")
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the server immediately."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def suspend(self) -> None:
-        """Have it hang: the system takes connections for it, and nothing is answered."""
+        """Suspend the server. The system still accepts connections, and nothing answers them."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
 
 @contextmanager
 def server() -> Iterator[Server]:
-    """A server that is there."""
-    one = Server()
-    one.start()
+    """A server that accepts connections."""
+    sail = Server()
+    sail.start()
     try:
-        yield one
+        yield sail
     finally:
-        one.kill()
+        sail.kill()

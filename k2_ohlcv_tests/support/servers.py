@@ -1,4 +1,4 @@
-"""Servers for tests: S3 (moto's) and Postgres (Debian's), each in processes of its own on the loopback."""
+"""Servers for tests: S3 (moto) and Postgres (Debian's), each in its own process on the loopback."""
 
 import os
 import shutil
@@ -16,13 +16,13 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-#: Where Debian keeps the binaries of Postgres, a folder a version; they are not on the PATH.
+#: Debian has a folder of Postgres binaries per version, which is not on the PATH.
 _DEBIAN = Path("/usr/lib/postgresql")
 _PREFIX = "PYICEBERG_CATALOG__K2__"
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on now."""
+    """A port of the loopback that no process listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -31,16 +31,16 @@ def free_port() -> int:
 
 @dataclass(frozen=True)
 class S3:
-    """An S3 server with any keys, whose buckets are in its memory."""
+    """An S3 server that accepts any keys and stores its buckets in memory."""
 
     endpoint: str
 
     def make_bucket(self, name: str) -> None:
-        """Make a bucket, empty."""
+        """Create an empty bucket."""
         urlopen(Request(f"{self.endpoint}/{name}", method="PUT"), timeout=10).close()
 
     def properties(self) -> dict[str, str]:
-        """The catalog properties that name it."""
+        """The catalog properties that name this server."""
         return {
             "s3.endpoint": self.endpoint,
             "s3.access-key-id": "key",
@@ -51,7 +51,6 @@ class S3:
 
 @contextmanager
 def s3_server() -> Iterator[S3]:
-    """An S3 server of moto's."""
     port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -64,29 +63,29 @@ def s3_server() -> Iterator[S3]:
 
 
 def postgres_binaries() -> Path | None:
-    """The folder of the newest Postgres here, if there is one."""
-    found = [path.parent for path in _DEBIAN.glob("*/bin/initdb")]
+    """The folder of the newest installed Postgres, if any."""
+    folders = [path.parent for path in _DEBIAN.glob("*/bin/initdb")]
     if on_path := shutil.which("initdb"):
-        found.append(Path(on_path).resolve().parent)
-    return max(found, default=None, key=lambda path: path.parent.name)
+        folders.append(Path(on_path).resolve().parent)
+    return max(folders, default=None, key=lambda path: path.parent.name)
 
 
 def require_postgres() -> Path:
-    """The folder of Postgres' binaries. Without, the test is skipped, or fails under K2_REQUIRE_POSTGRES."""
+    """The folder of Postgres' binaries. A test without Postgres skips, or fails under K2_REQUIRE_POSTGRES."""
     binaries = postgres_binaries()
     if binaries is None:
-        why = "Postgres is not installed (Debian's package: postgresql)"
+        reason = "Postgres is not installed (Debian's package: postgresql)"
         if os.environ.get("K2_REQUIRE_POSTGRES"):
-            pytest.fail(why)
-        pytest.skip(why)
+            pytest.fail(reason)
+        pytest.skip(reason)
     return binaries
 
 
 @contextmanager
 def postgres_server() -> Iterator[str]:
-    """A Postgres server with an empty data folder; gives the URI of its database, for SQLAlchemy."""
+    """A Postgres server with an empty data folder. Yields the URI of its database for SQLAlchemy."""
     binaries, port = require_postgres(), free_port()
-    # Not in pytest's folder, which its own user alone may enter.
+    # Only the user of pytest may enter pytest's folder, and Postgres runs as another user.
     home = Path(tempfile.mkdtemp(prefix="k2-postgres-"))
     try:
         begin, data = _as_another_user(home), str(home / "data")
@@ -109,11 +108,11 @@ def postgres_server() -> Iterator[str]:
 
 
 def _as_another_user(home: Path) -> list[str]:
-    """What a command begins with so that it does not run as root, whom Postgres refuses."""
+    """The start of a command that runs as user `postgres`. Postgres refuses to run as root."""
     if os.geteuid() != 0:
         return []
     shutil.chown(home, "postgres", "postgres")
-    # The server ends with this process, however that ends.
+    # The kernel interrupts the server when this process ends.
     return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--pdeathsig=INT"]
 
 
@@ -134,7 +133,7 @@ def _wait_until(is_up: Callable[[], bool], server: subprocess.Popen[bytes], seco
 
 
 def configure(monkeypatch: pytest.MonkeyPatch, properties: dict[str, str]) -> None:
-    """Set PyIceberg's own variables so that the catalog has these properties, and no others."""
+    """Set PyIceberg's environment variables for exactly these catalog properties."""
     for name in [name for name in os.environ if name.startswith(_PREFIX)]:
         monkeypatch.delenv(name)
     for name, value in properties.items():
@@ -142,5 +141,5 @@ def configure(monkeypatch: pytest.MonkeyPatch, properties: dict[str, str]) -> No
 
 
 def variable(name: str) -> str:
-    """The variable that sets a property of the catalog."""
+    """The environment variable of a catalog property."""
     return _PREFIX + name.upper().replace(".", "__").replace("-", "_")

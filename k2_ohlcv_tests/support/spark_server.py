@@ -19,7 +19,7 @@ _SERVER = "org.apache.spark.sql.connect.service.SparkConnectServer"
 
 @contextmanager
 def connect_server(home: Path, seconds: float = 180) -> Iterator[str]:
-    """A Spark Connect server with the lake's catalog; gives its `sc://` address."""
+    """A Spark Connect server with the lake's catalog. Yields its `sc://` address."""
     port = free_port()
     config = {
         **local_config(lakes.lake_settings(home)),

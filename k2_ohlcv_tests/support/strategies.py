@@ -1,4 +1,4 @@
-"""Random trades: ties, ids of different lengths, windows' edges, huge and tiny quantities."""
+"""Random trades: shared times, ids of different lengths, window edges, huge and tiny quantities."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -10,7 +10,7 @@ from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.intervals import MICROSECOND
 from k2_ohlcv_tests.support.trades import make_trade
 
-#: Moments around which things go wrong: midnights, month ends, leap days, year ends.
+#: Moments at which errors are likely: midnights, month ends, leap days, year ends.
 EDGES = [
     datetime(2023, 12, 31, 23, 59, tzinfo=UTC),
     datetime(2024, 2, 28, 23, 58, tzinfo=UTC),
@@ -21,7 +21,7 @@ MARKETS = [("BINANCE", "BTCUSDT"), ("BINANCE", "ETHUSDT"), ("KRAKEN", "BTCUSDT")
 
 
 def decimals(least: str, most: str) -> st.SearchStrategy[Decimal]:
-    """Positive decimals of at most 8 places, small and large ones alike."""
+    """Positive decimals of at most 8 places, both small and large."""
     units = int(Decimal(most) * 10**8)
     exact = st.integers(int(Decimal(least) * 10**8), units)
     tiny = st.integers(1, 1000)
@@ -29,7 +29,7 @@ def decimals(least: str, most: str) -> st.SearchStrategy[Decimal]:
 
 
 def moments() -> st.SearchStrategy[datetime]:
-    """Moments near the edges, often the same ones, often on a window's first or last microsecond."""
+    """Moments near the edges. Many repeat, or are a window's first or last microsecond."""
     steps = st.sampled_from([0, 1, 59_999_999, 60_000_000, 119_999_999, 120_000_000, 300_000_000])
     free = st.integers(0, 7_200_000_000)
     return st.builds(
@@ -39,7 +39,7 @@ def moments() -> st.SearchStrategy[datetime]:
 
 @st.composite
 def trades(draw: st.DrawFn, most: int = 60) -> list[Trade]:
-    """A list of trades with unique (exchange, symbol, trade_id), in no order."""
+    """Trades with unique (exchange, symbol, trade_id), in random order."""
     count = draw(st.integers(1, most))
     numbers = draw(st.lists(st.integers(1, 10**6), min_size=count, max_size=count, unique=True))
     drawn = []
@@ -52,5 +52,5 @@ def trades(draw: st.DrawFn, most: int = 60) -> list[Trade]:
 
 
 def move_in_time(trade: Trade, by: timedelta) -> Trade:
-    """The same trade as another one, at another time."""
+    """A new trade like this one at another time."""
     return replace(trade, trade_id=trade.trade_id + "9", timestamp=trade.timestamp + by)

@@ -1,6 +1,6 @@
-"""What other writers do to a trades table: whole rewrites, compactions, rollbacks, expiry."""
+"""What other writers do to a table: rewrites, compactions, rollbacks, expiry, properties."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from uuid import uuid4
 
@@ -14,29 +14,31 @@ from pyiceberg.table.update.snapshot import _OverwriteFiles
 from pyiceberg.typedef import EMPTY_DICT, Record
 
 from k2_ohlcv.domain.timeframe import Grain
+from k2_ohlcv.lake.history_bounds import FROZEN_BEFORE
+from k2_ohlcv.lake.watermark import SNAPSHOT_PROPERTY, Watermark
 
 
 def rewrite_files(
     table: Table, tasks: Sequence[FileScanTask], change: Callable[[pl.DataFrame], pl.DataFrame]
 ) -> None:
-    """Replace files by one of their changed rows, as a copy-on-write engine does."""
+    """Replace files by one file of their changed rows, as a copy-on-write engine does."""
     _replace(table, tasks, change, _Overwrite)
 
 
 def compact_files(table: Table, tasks: Sequence[FileScanTask]) -> None:
-    """Replace files by others of the same rows, in a `replace` snapshot as Iceberg's rewrites make it."""
+    """Replace files by new files with the same rows, in a `replace` snapshot."""
     _replace(table, tasks, lambda rows: rows.reverse(), _Compaction)
 
 
 class _Overwrite(_OverwriteFiles):
-    """PyIceberg shares one evaluator between threads: it may miss a manifest, and then fails the commit."""
+    """An overwrite that reads every manifest. PyIceberg's shared evaluator may skip one across threads."""
 
     def _build_manifest_evaluator(self, spec_id: int) -> Callable[[ManifestFile], bool]:
         return lambda _: True
 
 
 class _Compaction(_Overwrite):
-    """PyIceberg cannot say `replace` by itself."""
+    """An overwrite that is recorded as `replace`, which PyIceberg itself never writes."""
 
     def _summary(self, snapshot_properties: dict[str, str] = EMPTY_DICT) -> Summary:
         summary = super()._summary(snapshot_properties)
@@ -62,12 +64,12 @@ def _replace(
 
 
 def add_to_wrong_day(table: Table, day: datetime) -> None:
-    """Add the table's first row once more, in a file that claims to be of another day."""
+    """Add the table's first row again, in a file of another day's partition."""
     row = table.scan().to_arrow().slice(0, 1)
     with table.transaction() as transaction:
         producer = _OverwriteFiles(Operation.OVERWRITE, transaction, table.io)
         for file in _dataframe_to_data_files(table.metadata, row, table.io, write_uuid=uuid4()):
-            file._data[3] = Record(Grain.DAY.ordinal(day))  # its partition; there is no setter
+            file._data[3] = Record(Grain.DAY.ordinal(day))  # the partition, which has no setter
             producer.append_data_file(file)
         producer.commit()
 
@@ -78,7 +80,7 @@ def roll_back(table: Table, snapshot_id: int) -> None:
 
 
 def expire_snapshot(table: Table, snapshot_id: int) -> None:
-    """Drop a snapshot from the history."""
+    """Expire one snapshot."""
     table.maintenance.expire_snapshots().by_id(snapshot_id).commit()
 
 
@@ -87,3 +89,25 @@ def current_snapshot_id(table: Table) -> int:
     snapshot = table.current_snapshot()
     assert snapshot is not None
     return snapshot.snapshot_id
+
+
+def set_properties(table: Table, properties: Mapping[str, str]) -> None:
+    """Set table properties in a commit without a snapshot."""
+    table.transaction().set_properties(dict(properties)).commit_transaction()
+
+
+def freeze_trades(trades: Table, before: datetime) -> None:
+    """Set `frozen_before`, as retention of trades does."""
+    set_properties(trades, {FROZEN_BEFORE: before.isoformat()})
+
+
+def forget_watermark(candles: Table) -> None:
+    """Remove the watermark of a candle table, so that everything is dirty."""
+    candles.transaction().remove_properties(SNAPSHOT_PROPERTY).commit_transaction()
+
+
+def read_watermark(candles: Table) -> Watermark:
+    """The watermark that a candle table must have."""
+    watermark = Watermark.from_table(candles)
+    assert watermark is not None
+    return watermark

@@ -1,11 +1,11 @@
-"""Trades for tests: the one builder, and the series that several tests begin with."""
+"""The trade builder of all tests, and a series of trades that several tests start from."""
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from k2_ohlcv.domain.candle import Trade
 
-#: When the trades of a test begin, if nothing else is said: before a month's end.
+#: The default time of a trade: shortly before a month's end.
 AT = datetime(2024, 2, 28, 12, tzinfo=UTC)
 
 
@@ -17,19 +17,19 @@ def make_trade(
     *,
     market: tuple[str, str] = ("BINANCE", "BTCUSDT"),
 ) -> Trade:
-    """A trade.
+    """Build a trade.
 
     Args:
-        number: its id.
-        at: its time.
-        price: its price.
-        quantity: its quantity.
+        number: the trade id.
+        at: the time.
+        price: the price.
+        quantity: the quantity.
         market: exchange and symbol.
     """
     return Trade(*market, str(number), at, Decimal(price), Decimal(quantity))
 
 
 def week_of_trades() -> list[Trade]:
-    """Three days across a month's end, two trades an hour."""
+    """Three days of trades across a month's end, two trades an hour."""
     moments = [AT + timedelta(minutes=30 * i) for i in range(48 * 3)]
     return [make_trade(i, at, 100 + i % 7, f"0.{i % 9 + 1}") for i, at in enumerate(moments)]

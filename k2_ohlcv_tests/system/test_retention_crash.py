@@ -14,7 +14,7 @@ from k2_ohlcv.domain.retention import ORPHAN_AGE
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv_tests.support import lakes
 from k2_ohlcv_tests.support.candles import MINUTE
-from k2_ohlcv_tests.support.daily_candles import FIRST, LINE, put_candles, trades_of_days
+from k2_ohlcv_tests.support.daily_candles import BOUND, FIRST, put_candles, trades_of_days
 
 pytestmark = pytest.mark.system
 
@@ -57,7 +57,7 @@ print(len(report.tables[0].partitions), report.tables[0].files_removed)
 
 
 def start(home: Path, kill_at: str = "") -> subprocess.Popen[str]:
-    as_of = (LINE + (LINE - FIRST) * 3).isoformat()  # thirty days after the first day to keep
+    as_of = (BOUND + (BOUND - FIRST) * 3).isoformat()  # thirty days after the line
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, kill_at, as_of],
         env=os.environ | {"K2_HOME": str(home)},
