@@ -38,7 +38,7 @@ from pyiceberg.types import (
 
 from k2_ohlcv.lake.catalog import Lake
 
-NAMESPACE = "theirs"
+NAMESPACE = "external_tables"
 #: Columns with the names of this project, in types that external tables may have.
 COLUMNS: dict[str, IcebergType] = {
     "exchange": StringType(),
@@ -186,9 +186,7 @@ def _commit(
     spec: PartitionSpec | None = None,
 ) -> None:
     table.refresh()
-    before, spec = table.current_snapshot(), spec or table.spec()
-    assert before is not None
-    snapshot_id, sequence = uuid.uuid4().int >> 66, table.metadata.last_sequence_number + 1
+    spec = spec or table.spec()
     file = DataFile.from_args(
         content=content,
         file_path=path,
@@ -198,32 +196,37 @@ def _commit(
         file_size_in_bytes=len(table.io.new_input(path)),
         equality_ids=equality_ids,
     )
-    folder = f"{table.location()}/metadata"
-    manifest = _DeleteManifest(
-        spec, table.schema(), table.io.new_output(f"{folder}/{uuid.uuid4().hex}-m0.avro"), snapshot_id, "null"
-    )
-    with manifest as writer:
-        writer.add_entry(
-            ManifestEntry.from_args(
-                status=ManifestEntryStatus.ADDED,
-                snapshot_id=snapshot_id,
-                sequence_number=None,
-                data_file=file,
-            )
-        )
-    manifest_list = f"{folder}/snap-{snapshot_id}.avro"
-    with write_manifest_list(
-        2, table.io.new_output(manifest_list), snapshot_id, before.snapshot_id, sequence, "null"
-    ) as manifests:
-        manifests.add_manifests([*before.manifests(table.io), writer.to_manifest_file()])
+    before, snapshot_id = table.current_snapshot(), uuid.uuid4().int >> 66
+    assert before is not None
     snapshot = Snapshot(
         snapshot_id=snapshot_id,
         parent_snapshot_id=before.snapshot_id,
-        sequence_number=sequence,
+        sequence_number=table.metadata.last_sequence_number + 1,
         timestamp_ms=before.timestamp_ms + 1,
-        manifest_list=manifest_list,
+        manifest_list=f"{table.location()}/metadata/snap-{snapshot_id}.avro",
         summary=Summary(Operation.DELETE),
         schema_id=table.schema().schema_id,
     )
+    _write_manifests(table, spec, file, before, snapshot)
     reference = SetSnapshotRefUpdate(ref_name="main", type="branch", snapshot_id=snapshot_id)
     table._do_commit((AddSnapshotUpdate(snapshot=snapshot), reference), ())
+
+
+def _write_manifests(
+    table: Table, spec: PartitionSpec, file: DataFile, before: Snapshot, snapshot: Snapshot
+) -> None:
+    """Write the manifest of one delete file, and the manifest list of a snapshot that adds it."""
+    output = table.io.new_output(f"{table.location()}/metadata/{uuid.uuid4().hex}-m0.avro")
+    entry = ManifestEntry.from_args(
+        status=ManifestEntryStatus.ADDED,
+        snapshot_id=snapshot.snapshot_id,
+        sequence_number=None,
+        data_file=file,
+    )
+    with _DeleteManifest(spec, table.schema(), output, snapshot.snapshot_id, "null") as writer:
+        writer.add_entry(entry)
+    listing = table.io.new_output(snapshot.manifest_list)
+    with write_manifest_list(
+        2, listing, snapshot.snapshot_id, before.snapshot_id, snapshot.sequence_number, "null"
+    ) as manifests:
+        manifests.add_manifests([*before.manifests(table.io), writer.to_manifest_file()])
