@@ -122,7 +122,7 @@ def test_files_wait_while_the_trades_table_is_missing(landing: Landing) -> None:
     asked = landing.look()
     assert isinstance(asked, dg.RunRequest)
     result = landing.run(asked)
-    assert "Bring the table back" in failure_of(result)
+    assert "Restore the trades table" in failure_of(result)
     assert not lake.catalog.table_exists(TRADES_SPEC.identifier)
     run = landing.instance.get_run_by_id(result.run_id)
     assert run is not None

@@ -263,7 +263,7 @@ def test_missing_trades_are_not_deleted_trades(started: EngineLake) -> None:
     candles = lakes.read_frame(started.lake, MINUTE)
     catalog.rename_table(TRADES_SPEC.identifier, RENAMED)
     for run in (refresh, rebuild):
-        with pytest.raises(MissingTradesError, match="Bring the table back"):
+        with pytest.raises(MissingTradesError, match="Restore the trades table"):
             run(started.lake, started.engine, MINUTE)
     with pytest.raises(MissingTradesError):
         TableLag.measure(started.lake, MINUTE)
