@@ -22,7 +22,7 @@ PROGRAM = """
 import os, signal, sys
 from pathlib import Path
 from k2_ohlcv.operations.ingest import ingest
-from k2_ohlcv.lake import appends, rejected
+from k2_ohlcv.lake import append, rejected
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.settings import Settings
 from pyiceberg.table import Transaction
@@ -43,11 +43,11 @@ def before(owner, attribute, name):
         return real(*args, **kwargs)
     setattr(owner, attribute, hooked)
 
-before(appends, "commit", "files are written")
+before(append, "commit_change", "files are written")
 before(Transaction, "commit_transaction", "manifests are written")
-before(rejected, "append", "trades are in")
+before(rejected, "append_rejected", "trades are in")
 ingest(
-    Lake.open(Settings.read({"K2_HOME": home})), [Path(file)], exchange="E", symbol="S",
+    Lake.open(Settings.from_environ({"K2_HOME": home})), [Path(file)], exchange="E", symbol="S",
     workspace=Path(home, "work"), batch_rows=int(sys.argv[5]), progress=lambda event, rows: hook(event),
 )
 """

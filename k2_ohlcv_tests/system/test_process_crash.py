@@ -22,18 +22,18 @@ AT = datetime(2024, 2, 29, 12, tzinfo=UTC)
 #: Rebuilds all tables as a process of its own. KILL_AT says before which commit it dies, or after (+).
 PROGRAM = """
 import os, signal, sys
-from k2_ohlcv import reconcile
+from k2_ohlcv.operations import reconcile
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv.engine.session import open_engine
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.settings import Settings
 
-kill_at, real, calls = sys.argv[1], reconcile.commit, []
+kill_at, real, calls = sys.argv[1], reconcile.commit_change, []
 
 def commit(table, change):
     calls.append(1)
     if kill_at == f"{len(calls)}-":
-        reconcile.commit = None
+        reconcile.commit_change = None
         from pyiceberg.table import Transaction
         Transaction.commit_transaction = lambda self: os.kill(os.getpid(), signal.SIGKILL)
     done = real(table, change)
@@ -41,8 +41,8 @@ def commit(table, change):
         os.kill(os.getpid(), signal.SIGKILL)
     return done
 
-reconcile.commit = commit
-settings = Settings.read()
+reconcile.commit_change = commit
+settings = Settings.from_environ()
 lake = Lake.open(settings)
 names = sys.argv[2].split(",")
 with open_engine(settings) as engine:

@@ -23,9 +23,9 @@ PROGRAM = """
 import os, signal, sys
 from datetime import datetime, UTC
 from pyiceberg.table import Table
-from k2_ohlcv.domain.timeframe import timeframe
+from k2_ohlcv.domain.timeframe import find_timeframe
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.maintenance.table_files import Location
+from k2_ohlcv.lake.maintenance.table_files import TableFiles
 from k2_ohlcv.operations.retention import retention
 from k2_ohlcv.settings import Settings
 
@@ -44,13 +44,13 @@ def deadly(owner, name):
 if which == "commit":
     deadly(Table, "_do_commit")
 elif which == "remove":
-    deadly(Location, "_remove")
+    deadly(TableFiles, "_remove_file")
 report = retention(
-    Lake.open(Settings.read()),
-    Settings.read({"K2_RETENTION_1M": "30d", "K2_SNAPSHOT_DAYS": "0"}).kept,
+    Lake.open(Settings.from_environ()),
+    Settings.from_environ({"K2_RETENTION_1M": "30d", "K2_SNAPSHOT_DAYS": "0"}).retention,
     apply=True,
     as_of=datetime.fromisoformat(sys.argv[2]),
-    timeframes=[timeframe("1m")],
+    timeframes=[find_timeframe("1m")],
 )
 print(len(report.tables[0].partitions), report.tables[0].files_removed)
 """
