@@ -17,8 +17,8 @@ from k2_ohlcv.domain.intervals import Interval, intersect_all, merge_to_at_most,
 from k2_ohlcv.lake.interval_text import format_interval, format_moment, parse_interval, parse_moment
 from k2_ohlcv.lake.metadata.files import diff_files, file_partition, table_grain
 
-#: Properties of a candle table. They name the last trades snapshot that the whole table was equal to, its
-#: latest-trade time, and the fingerprint of the trades.
+#: Properties of a candle table: the last trades snapshot that the whole table was equal to, the latest-trade
+#: time of that snapshot, and the fingerprint of the trades.
 SNAPSHOT_PROPERTY = "k2.trades-snapshot-id"
 HEAD_PROPERTY = "k2.trades-head"
 FINGERPRINT_PROPERTY = "k2.trades-fingerprint"
