@@ -1,6 +1,6 @@
 """Appends rows against exactly the snapshot in which they were checked for duplicates.
 
-PyIceberg would append to whatever snapshot is current at the commit. Another writer may have added the same
+PyIceberg would append to the snapshot that is current at the commit. Another writer may have added the same
 rows by then. Each attempt therefore loads the table, selects the new rows and commits against that snapshot.
 A conflict starts over from the load. The check for duplicates is in `dedupe`.
 """

@@ -135,7 +135,7 @@ class Lake:
         except (NoSuchTableError, NoSuchNamespaceError):
             raise TableSpecError(
                 f"there is no table {source.name} in the catalog {CATALOG}: set K2_TRADES_TABLE to the "
-                "namespace and name of the trades table, or unset it to use our own"
+                "namespace and name of the trades table, or unset it to use the project's own table"
             ) from None
         return verify_external_trades(table, source)
 

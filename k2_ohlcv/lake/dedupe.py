@@ -1,6 +1,6 @@
 """Finds duplicates: incoming rows that the trades table already has, by trade id over the id's whole scope.
 
-An id is unique in its market (exchange and symbol), or in one day of the market for some file formats. Only
+An id is unique in its market (exchange and symbol), or for some formats in a day of the market. Only
 data files whose id range includes an incoming id are read (`candidate_files`). An id that is stored with
 other values is a conflict. Appending the new rows is in `trades`.
 """
@@ -129,7 +129,7 @@ def _filter_daily_ids(
 
 
 def _is_candidate(stored: pa.Table, incoming: TradeBatch) -> pa.ChunkedArray:
-    """Whether a stored row has an incoming row's id, or the time of an incoming row with a generated id."""
+    """Whether a stored row has an incoming id, or the time of an incoming row with a generated id."""
     is_candidate = pc.is_in(stored["trade_id"], pc.unique(incoming.rows["trade_id"]))
     if incoming.generated_id.any():
         times = incoming.rows["timestamp"].filter(pa.array(incoming.generated_id))
@@ -175,7 +175,7 @@ def _first_new_row(first: Int64s, new: Mask) -> Int64s:
 def _candidate_filter(incoming: TradeBatch) -> BooleanExpression:
     """A row filter for large files: the markets, and the range of the incoming ids.
 
-    With generated ids every stored row of the same time is needed, whatever its id.
+    With generated ids every stored row of the same time is needed, so the filter leaves the ids out.
     """
     exchanges, symbols = zip(*incoming.markets, strict=True)
     row_filter: BooleanExpression = And(is_one_of("exchange", exchanges), is_one_of("symbol", symbols))

@@ -48,7 +48,7 @@ def reject_equality_deletes(table: Table) -> None:
 def _advice(name: str) -> str:
     """Advice to apply the equality deletes with another engine."""
     return (
-        "Apply them with the engine that made them, in Spark: CALL k2.system.rewrite_data_files(table => "
+        "Apply them with the engine that wrote them, in Spark: CALL k2.system.rewrite_data_files(table => "
         f"'{name}', options => map('delete-file-threshold', '1', 'remove-dangling-deletes', 'true'))"
     )
 
@@ -61,7 +61,7 @@ def has_unreadable_deletes(deletes: Iterable[DataFile]) -> bool:
 def plan_scan_tasks(
     table: Table, timeframe: Timeframe, files: Sequence[LiveFile], rebuilt: Sequence[Interval] = ()
 ) -> tuple[list[FileScanTask], set[int]]:
-    """Plan the scan tasks of some files of a candle table, each with the deletes that apply to the file.
+    """Plan the scan tasks of candle files, each with the deletes that apply to the file.
 
     A file with equality deletes is read without them if its whole partition is rebuilt. The rebuild then
     rewrites the file, so that the deletes no longer apply.

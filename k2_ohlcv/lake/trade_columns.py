@@ -1,4 +1,4 @@
-"""The columns that are read of a trades table, by field id and by their names in a snapshot's schema.
+"""The columns of a trades table that are read, by field id and by name in a snapshot's schema.
 
 A field id names one column forever, while a name may be reused for another column. The functions work for
 the project's own table and for external tables. The conversion of values is in `engine.external_values`.

@@ -30,7 +30,7 @@ _log = structlog.get_logger(__name__)
 
 
 def append_trades(lake: Lake, incoming: TradeBatch, ingested_at: datetime) -> DedupeResult:
-    """Add the incoming rows that the table does not have, in one snapshot. Without new rows none is made.
+    """Add the incoming rows that the table does not have, in one snapshot. No new rows, no snapshot.
 
     Days of new rows that have many small files are then compacted, in further snapshots. Every search for
     duplicates and every refresh would otherwise open all small files.

@@ -17,8 +17,8 @@ from k2_ohlcv.domain.intervals import Interval, intersect_all, merge_to_at_most,
 from k2_ohlcv.lake.interval_text import format_interval, format_moment, parse_interval, parse_moment
 from k2_ohlcv.lake.metadata.files import diff_files, file_partition, table_grain
 
-#: Properties of a candle table: the last trades snapshot that the whole table was equal to, the time of the
-#: newest trade in that snapshot, and the fingerprint of the trades (`fingerprint`).
+#: Properties of a candle table: the last trades snapshot that the whole table was equal to, the latest-trade
+#: time of that snapshot, and the fingerprint of the trades.
 SNAPSHOT_PROPERTY = "k2.trades-snapshot-id"
 HEAD_PROPERTY = "k2.trades-head"
 FINGERPRINT_PROPERTY = "k2.trades-fingerprint"
@@ -167,7 +167,7 @@ def explain_missing_watermark(table: Table) -> str:
 
 
 def _is_property_removed(table: Table, watermark: Watermark) -> bool:
-    """Whether a user removed the property, which asks for a full refresh."""
+    """Whether a user removed the property to have the whole table reconciled."""
     return watermark.complete is not None and table.properties.get(SNAPSHOT_PROPERTY) is None
 
 

@@ -110,7 +110,7 @@ def test_files_wait_while_the_trades_table_is_missing(landing: Landing) -> None:
     request = landing.look()
     assert isinstance(request, dg.RunRequest)
     result = landing.run(request)
-    assert "Bring the table back" in failure_message(result)
+    assert "Restore the trades table" in failure_message(result)
     assert not lake.catalog.table_exists(TRADES_SPEC.identifier)
     run = landing.instance.get_run_by_id(result.run_id)
     assert run is not None

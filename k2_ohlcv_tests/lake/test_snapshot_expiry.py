@@ -172,7 +172,7 @@ def run_retention(lake: Lake, now: datetime | None = None) -> None:
         "pyiceberg.table.Transaction.commit_transaction",
         "pyiceberg.table.Table._do_commit",
         "k2_ohlcv.lake.maintenance.snapshot_expiry.files_only_referenced_by",
-        "k2_ohlcv.lake.maintenance.snapshot_expiry.remove_unreached",
+        "k2_ohlcv.lake.maintenance.snapshot_expiry.remove_unreferenced",
         "k2_ohlcv.lake.maintenance.table_files.TableFiles._remove_file",
         "k2_ohlcv.lake.maintenance.table_files.TableFiles._remove_empty_folders",
     ],

@@ -118,7 +118,7 @@ def test_missing_trades_are_not_deleted_trades(three_days: EngineLake) -> None:
     candles = lakes.read_frame(three_days.lake, MINUTE)
     catalog.rename_table(TRADES_SPEC.identifier, RENAMED)
     for operation in (refresh, rebuild):
-        with pytest.raises(MissingTradesError, match="Bring the table back"):
+        with pytest.raises(MissingTradesError, match="Restore the trades table"):
             operation(three_days.lake, three_days.engine, MINUTE)
     with pytest.raises(MissingTradesError):
         TableLag.measure(three_days.lake, MINUTE)

@@ -1,1 +1,1 @@
-"""Keeps tables small: drops partitions, expires snapshots, compacts and removes files."""
+"""Maintenance of tables: drops partitions, expires snapshots, compacts small files, removes orphan files."""

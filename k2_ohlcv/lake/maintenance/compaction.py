@@ -1,7 +1,7 @@
-"""Compaction of trades: the small files of a partition become few, in commits that change no row.
+"""Compaction of trades: rewrites the small files of a partition as few files, without a change of rows.
 
-Which partitions are worth it is decided in `domain.retention`; what such a commit means to refresh is in
-`moves`.
+The choice of partitions is in `domain.retention`. Refresh recognizes these commits by
+`metadata.rewritten_files`.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -22,7 +22,7 @@ from k2_ohlcv.lake.commit import TableCommit, commit_change
 from k2_ohlcv.lake.metadata.files import TRADE_TIME_COLUMN, LiveFile, file_partition, live_files
 from k2_ohlcv.lake.retry import CONFLICT_ERRORS
 
-#: Partitions of one commit: few enough that little is lost with a race, many enough to make few snapshots.
+#: Partitions per commit. A conflict loses the work of one commit only. Larger commits make fewer snapshots.
 BATCH_SIZE = 16
 
 _log = structlog.get_logger(__name__)
@@ -30,12 +30,12 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class CompactionResult:
-    """What compaction did.
+    """The counts of a compaction.
 
     Attributes:
-        partitions: how many were rewritten.
-        before: how many files went.
-        after: how many came instead.
+        partitions: the number of compacted partitions.
+        before: the number of removed files.
+        after: the number of written files.
     """
 
     partitions: int = 0
@@ -55,59 +55,55 @@ def compact_partitions(
     partitions: Sequence[Interval],
     protected: Callable[[Table], Collection[int]] = lambda _: (),
 ) -> CompactionResult:
-    """Rewrite the small files of some partitions of trades, sorted by time, as few as memory allows.
+    """Rewrite the small files of trades partitions, sorted by time, as few files as memory allows.
 
-    A lot that loses a race is left as it is: the writer who won may be about to write there again.
+    A commit that conflicts is not retried, because the other writer may soon write to the partitions again.
 
     Args:
-        load: loads the trades table, as the catalog has it now.
-        partitions: which ones.
+        load: loads the current version of the trades table from the catalog.
+        partitions: the partitions to compact.
         protected: snapshots that the commits may not expire.
     """
-    done = CompactionResult()
+    result = CompactionResult()
     for first in range(0, len(partitions), BATCH_SIZE):
-        lot = partitions[first : first + BATCH_SIZE]
+        batch = partitions[first : first + BATCH_SIZE]
         table = load()
         if _has_deletes(table):
-            _log.info("compaction leaves tables with row-level deletes to those who make them")
-            return done
-        change = _build_commit(table, lot)
+            _log.info("tables with row-level deletes are not compacted", table=table.name()[-1])
+            return result
+        change = _build_commit(table, batch)
         if change is None:
             continue
-        # Asked after the rewriting, which takes its time: tags may have come meanwhile.
+        # Rewriting takes time. A tag may have been created meanwhile, so the table is loaded again.
         change = replace(change, protected=frozenset(protected(load())))
         try:
             commit_change(table, change)
         except CONFLICT_ERRORS as conflict:
-            _log.warning("conflict", table=table.name()[-1], partitions=len(lot), error=str(conflict))
+            _log.warning("conflict", table=table.name()[-1], partitions=len(batch), error=str(conflict))
         else:
-            done += CompactionResult(len(lot), len(change.removed_files), len(change.files))
-    return done
+            result += CompactionResult(len(batch), len(change.removed_files), len(change.files))
+    return result
 
 
 def _build_commit(table: Table, partitions: Sequence[Interval]) -> TableCommit | None:
-    chosen = set(partitions)
+    """Rewrite the small files of the partitions; None where no partition has two small files to join."""
     files = live_files(table, table.metadata.current_snapshot_id)
     small = [f for f in files if f.file.file_size_in_bytes < SMALL_FILE_BYTES]
-    gone: list[DataFile] = []
-    come: list[DataFile] = []
-    for partition in sorted(chosen):
+    removed: list[DataFile] = []
+    written: list[DataFile] = []
+    for partition in sorted(set(partitions)):
         for group in _group_files([f for f in small if file_partition(f.file, Grain.DAY) == partition]):
-            gone += [f.file for f in group]
-            come += _rewrite_group(table, group)
-    if not gone:
+            removed += [f.file for f in group]
+            written += _rewrite_group(table, group)
+    if not removed:
         return None
-    rows, written = sum(f.record_count for f in gone), sum(f.record_count for f in come)
-    assert rows == written, f"compaction read {rows} rows and wrote {written}"
-    return TableCommit(
-        removed_files=tuple(gone),
-        files=tuple(come),
-        operation=Operation.REPLACE,
-    )
+    rows_read, rows_written = sum(f.record_count for f in removed), sum(f.record_count for f in written)
+    assert rows_read == rows_written, f"compaction read {rows_read} rows and wrote {rows_written}"
+    return TableCommit(removed_files=tuple(removed), files=tuple(written), operation=Operation.REPLACE)
 
 
 def _group_files(files: Sequence[LiveFile]) -> Iterator[list[LiveFile]]:
-    """Files that become one, in the order of time; a file that none joins is left as it is."""
+    """Group files, in order of time, that become one file. A group of a single file is left out."""
     group: list[LiveFile] = []
     rows = 0
     for file in sorted(files, key=lambda f: (f.span, f.path)):

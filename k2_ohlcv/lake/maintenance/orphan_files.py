@@ -1,7 +1,7 @@
-"""Files that no snapshot reaches: which they are, and removing them. Whatever a snapshot reaches stays.
+"""Finds and removes orphan files: files that no snapshot references. Referenced files stay.
 
-A process that dies between an expiry and the removal leaves files that nothing knows. `remove_orphans`
-removes them in a later run, once they are old enough.
+A process that is killed between an expiry and the removal of files leaves orphan files. `remove_orphans`
+removes them in a later run, once they are old enough. Listing and deleting files is in `table_files`.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,7 +17,7 @@ _VERSION_HINT = "version-hint.text"
 
 
 def referenced_files(table: Table, snapshots: Iterable[Snapshot]) -> set[str]:
-    """Every file that some snapshots of a table need: manifest lists, manifests, data and delete files."""
+    """The files that snapshots of a table reference: manifest lists, manifests, data and delete files."""
     paths: set[str] = set()
     for snapshot in snapshots:
         paths.add(snapshot.manifest_list)
@@ -31,45 +31,46 @@ def referenced_files(table: Table, snapshots: Iterable[Snapshot]) -> set[str]:
 
 
 def files_only_referenced_by(table: Table, expiring: Iterable[int]) -> set[str]:
-    """The files that these snapshots need and no other one of the table does."""
-    gone = set(expiring)
-    going = [s for s in table.snapshots() if s.snapshot_id in gone]
-    found = referenced_files(table, going)
-    found |= {s.statistics_path for s in table.metadata.statistics if s.snapshot_id in gone}
-    return found - _live_paths(table, (s for s in table.snapshots() if s.snapshot_id not in gone), gone)
+    """The files that only these snapshots reference."""
+    expiring_ids = set(expiring)
+    paths = referenced_files(table, (s for s in table.snapshots() if s.snapshot_id in expiring_ids))
+    paths |= {s.statistics_path for s in table.metadata.statistics if s.snapshot_id in expiring_ids}
+    remaining = (s for s in table.snapshots() if s.snapshot_id not in expiring_ids)
+    return paths - _live_paths(table, remaining, expiring_ids)
 
 
-def _live_paths(table: Table, snapshots: Iterable[Snapshot], without: Iterable[int] = ()) -> set[str]:
+def _live_paths(table: Table, snapshots: Iterable[Snapshot], expiring: Iterable[int] = ()) -> set[str]:
+    """The files that the snapshots and the table's metadata reference, without expiring snapshots."""
     metadata = table.metadata
-    statistics = {s.statistics_path for s in metadata.statistics if s.snapshot_id not in without}
+    statistics = {s.statistics_path for s in metadata.statistics if s.snapshot_id not in expiring}
     statistics |= {s.statistics_path for s in metadata.partition_statistics}
     versions = {table.metadata_location, *(entry.metadata_file for entry in metadata.metadata_log)}
     return referenced_files(table, snapshots) | statistics | versions
 
 
-def remove_unreached(load: Callable[[], Table], paths: Iterable[str]) -> RemovedFiles:
-    """Remove those of some files that no snapshot reaches now.
+def remove_unreferenced(load: Callable[[], Table], paths: Iterable[str]) -> RemovedFiles:
+    """Remove the files that the current table does not reference.
 
     Args:
-        load: loads the table, as the catalog has it now.
-        paths: the files.
+        load: loads the current version of the table from the catalog.
+        paths: the paths of the files.
     """
     table = load()
-    location = TableFiles(table)
-    return location.remove_files({location.path_key(path) for path in paths} - _live_keys(location, table))
+    files = TableFiles(table)
+    return files.remove_files({files.path_key(path) for path in paths} - _live_keys(files, table))
 
 
-def _live_keys(location: TableFiles, table: Table) -> set[Key]:
-    return {location.path_key(path) for path in _live_paths(table, table.snapshots())}
+def _live_keys(files: TableFiles, table: Table) -> set[Key]:
+    return {files.path_key(path) for path in _live_paths(table, table.snapshots())}
 
 
 def remove_orphans(load: Callable[[], Table], now: datetime) -> RemovedFiles:
-    """Remove files that nothing knows and that no commit under way can be about to name."""
-    location = TableFiles(load())
-    there = location.list_files()
-    table = load()  # after the look: whatever was committed meanwhile is known
-    alive = _live_keys(location, table)
-    old = [f.key for f in there if now - f.modified_at > ORPHAN_AGE]
-    return location.remove_files(
-        key for key in old if key not in alive and not key.base.startswith(_VERSION_HINT)
+    """Remove orphan files that are too old to belong to a running commit."""
+    files = TableFiles(load())
+    stored = files.list_files()
+    table = load()  # after the listing, so that files of a commit made meanwhile are referenced
+    live_keys = _live_keys(files, table)
+    old_keys = [f.key for f in stored if now - f.modified_at > ORPHAN_AGE]
+    return files.remove_files(
+        key for key in old_keys if key not in live_keys and not key.base.startswith(_VERSION_HINT)
     )

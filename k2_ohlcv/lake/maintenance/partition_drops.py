@@ -1,6 +1,6 @@
-"""Drops whole partitions of a table in one commit that touches metadata alone.
+"""Drops whole partitions of a table in one commit of metadata alone.
 
-Which partitions go is decided in `domain.retention`.
+The choice of partitions is in `domain.retention`. The files are removed after `snapshot_expiry`.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -22,7 +22,7 @@ from k2_ohlcv.lake.watermark import carry_over_summary
 
 @dataclass(frozen=True)
 class PartitionsToDrop:
-    """What of a table has ended by a cutoff: whole partitions, and the data files that are in them."""
+    """The partitions of a table that end before a cutoff, with their data files."""
 
     cutoff: datetime | None = None
     partitions: tuple[Interval, ...] = ()
@@ -30,28 +30,28 @@ class PartitionsToDrop:
 
     @property
     def bound(self) -> datetime:
-        """Where history begins then: the end of the last partition that goes, never beyond the cutoff."""
+        """The start of the remaining history: the end of the last partition, never after the cutoff."""
         return self.partitions[-1].end
 
     @property
     def rows(self) -> int:
-        """Rows in them."""
+        """The number of rows in the partitions."""
         return sum(file.record_count for file in self.files)
 
     @property
     def bytes(self) -> int:
-        """Bytes of the files."""
+        """The bytes of the data files."""
         return sum(file.file_size_in_bytes for file in self.files)
 
     @classmethod
     def find(cls, table: Table, cutoff: datetime | None) -> "PartitionsToDrop":
-        """What goes from a table as it was loaded."""
+        """Find the partitions of the loaded table that end before the cutoff."""
         grain = table_grain(table)
         files = live_files(table, table.metadata.current_snapshot_id)
         data = [(file_partition(f.file, grain), f.file) for f in files if not f.is_delete]
         partitions = partitions_to_drop((partition for partition, _ in data), cutoff)
-        gone = set(partitions)
-        return cls(cutoff, tuple(partitions), tuple(file for partition, file in data if partition in gone))
+        dropped = set(partitions)
+        return cls(cutoff, tuple(partitions), tuple(file for partition, file in data if partition in dropped))
 
 
 def drop_partitions(
@@ -61,34 +61,34 @@ def drop_partitions(
     protected: Callable[[Table], Collection[int]] = lambda _: (),
     properties: Callable[[Table], Mapping[str, str]] = lambda _: {},
 ) -> PartitionsToDrop:
-    """Drop whole partitions from a table and move its line, in one commit that touches metadata alone.
+    """Drop whole partitions from a table and move its bound, in one commit of metadata alone.
 
     Args:
-        load: loads the table, as the catalog has it now.
-        find_partitions: what goes from it; asked again where another commit came between.
-        bound_property: the property that holds the line.
+        load: loads the current version of the table from the catalog.
+        find_partitions: finds the partitions to drop from a table; called again after a conflict.
+        bound_property: the property of the bound (`history_bounds`).
         protected: snapshots that the commit may not expire.
         properties: further table properties that the commit sets.
 
     Returns:
-        What went.
+        The dropped partitions.
 
     Raises:
-        CommitConflictError: others committed first, each time.
+        CommitConflictError: other writers won every attempt.
     """
 
     def attempt(table: Table) -> PartitionsToDrop:
-        going = find_partitions(table)
-        if not going.partitions:
-            return going
+        dropped = find_partitions(table)
+        if not dropped.partitions:
+            return dropped
         change = TableCommit(
-            removed_files=going.files,
-            properties={**bound_property_update(table, bound_property, going.bound), **properties(table)},
-            summary={RETENTION_SUMMARY_KEY: going.bound.isoformat(), **carry_over_summary(table)},
+            removed_files=dropped.files,
+            properties={**bound_property_update(table, bound_property, dropped.bound), **properties(table)},
+            summary={RETENTION_SUMMARY_KEY: dropped.bound.isoformat(), **carry_over_summary(table)},
             protected=frozenset(protected(table)),
             operation=Operation.DELETE,
         )
         commit_change(table, change)
-        return going
+        return dropped
 
     return retry_conflicts(load, attempt, purpose="of retention")

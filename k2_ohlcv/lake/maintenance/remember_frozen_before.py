@@ -1,7 +1,8 @@
-"""Has candle tables remember the frozen line of our trades, in the retention run that moved it.
+"""Copies `frozen_before` of the project's trades to candle tables, in the retention run that moved it.
 
-A refresh copies the line too, but an up-to-date table may see none for long. A trades table that is created
-anew in between has no line, and its candles would be removed as candles without trades.
+A refresh copies the bound too, but an up-to-date table may have no refresh for a long time. If the
+trades table is created again meanwhile, it has no bound. A refresh would then remove frozen candles, because
+they have no trades. Reading the bounds is in `history_bounds`.
 """
 
 from collections.abc import Callable
@@ -14,22 +15,22 @@ from k2_ohlcv.lake.history_bounds import FROZEN_BEFORE, bound_property_update
 from k2_ohlcv.lake.watermark import carry_over_summary
 
 
-def remember_frozen_before(load: Callable[[], Table], line: datetime) -> None:
-    """Move the frozen line of a candle table forward to that of the trades.
+def remember_frozen_before(load: Callable[[], Table], bound: datetime) -> None:
+    """Move `frozen_before` of a candle table forward to the bound of the trades.
 
-    A table without a snapshot has no candles to protect, and is left as it is.
+    A table without a snapshot has no candles and is not changed.
 
     Raises:
         CommitConflictError: other writers won every attempt.
     """
     table = load()
-    if table.current_snapshot() is None or not bound_property_update(table, FROZEN_BEFORE, line):
+    if table.current_snapshot() is None or not bound_property_update(table, FROZEN_BEFORE, bound):
         return
 
-    def change(candles: Table) -> TableCommit:
+    def build_commit(candles: Table) -> TableCommit:
         return TableCommit(
-            properties=bound_property_update(candles, FROZEN_BEFORE, line),
+            properties=bound_property_update(candles, FROZEN_BEFORE, bound),
             summary=carry_over_summary(candles),
         )
 
-    commit_with_retry(load, change)
+    commit_with_retry(load, build_commit)

@@ -1,7 +1,7 @@
-"""The clocks of a table's last retention run, as properties of the table itself.
+"""Stores the clocks of a table's last retention run as properties of the table.
 
-They lie beside the partitions that they protect, survive the loss of Dagster's storage, and move in the very
-commit that drops. A rollback of the table does not move them. What they mean is in `domain.retention_limit`.
+The properties survive the loss of Dagster's storage. The commit that drops partitions sets them, and a
+rollback of the table does not. The rule that uses the clocks is in `domain.retention_limit`.
 """
 
 from collections.abc import Callable
@@ -20,12 +20,12 @@ _log = structlog.get_logger(__name__)
 
 
 def read_clocks(table: Table) -> RetentionClocks | None:
-    """The clocks that a table remembers; None where there are none, or none that can be read."""
+    """Read the clocks from a table's properties; None where they are missing or unreadable."""
     try:
-        found = [datetime.fromisoformat(table.properties[name]) for name in (DATA_CLOCK, WALL_CLOCK)]
+        moments = [datetime.fromisoformat(table.properties[name]) for name in (DATA_CLOCK, WALL_CLOCK)]
     except (KeyError, ValueError):
         return None
-    return RetentionClocks(*found) if all(moment.tzinfo for moment in found) else None
+    return RetentionClocks(*moments) if all(moment.tzinfo for moment in moments) else None
 
 
 def clock_properties(clocks: RetentionClocks) -> dict[str, str]:
@@ -34,10 +34,10 @@ def clock_properties(clocks: RetentionClocks) -> dict[str, str]:
 
 
 def commit_clocks(load: Callable[[], Table], clocks: Callable[[Table], RetentionClocks]) -> None:
-    """Write the clocks of a run that dropped nothing.
+    """Commit the clocks of a run that dropped no partition.
 
-    A table without a snapshot holds nothing to protect, and is left as it is. Where another commit comes
-    first, the clocks of an earlier run stay: the next run is then limited sooner, never later.
+    A table without a snapshot has no data and is not changed. After a conflict the clocks of an earlier run
+    stay. The limit of the next run is then stricter.
     """
     table = load()
     if table.metadata.current_snapshot_id is None:

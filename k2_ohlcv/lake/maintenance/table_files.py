@@ -1,6 +1,6 @@
-"""A table's own location: what lies in it, how large that is, and removing files of it. Nothing outside it.
+"""Lists, measures and removes the files in a table's own location. Files outside the location are ignored.
 
-Which files may go is decided in `sweep`.
+The choice of files to remove is in `orphan_files`.
 """
 
 import os
@@ -16,11 +16,11 @@ from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType
 from pyiceberg.io.pyarrow import PyArrowFileIO
 from pyiceberg.table import Table
 
-#: Where Iceberg's writers put files, under a table's location. Whatever else lies there is not ours to judge.
+#: The folders of Iceberg's files in a table's location. Other files in the location are ignored.
 _TABLE_FOLDERS = ("data", "metadata")
-#: Requests to an object store that are under way at once.
+#: The number of parallel requests to an object store.
 _THREADS = 8
-#: The schemes of one and the same store.
+#: The URI schemes of the same store.
 _S3 = {"s3", "s3a", "s3n"}
 
 _log = structlog.get_logger(__name__)
@@ -28,7 +28,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class RemovedFiles:
-    """Files that were removed, their bytes, and the files that the store refused to remove."""
+    """The number and bytes of removed files, and the number of files that the store refused to remove."""
 
     files: int = 0
     bytes: int = 0
@@ -40,13 +40,13 @@ class RemovedFiles:
 
 @dataclass(frozen=True, order=True)
 class Key:
-    """A file's name in its store: what two ways to write the path of one file have in common.
+    """The normalized name of a file in its store. Different paths of one file have the same key.
 
-    A type of its own, as a key that is read as a path once more names another file.
+    The key has a type of its own, because a key that is parsed as a path names another file.
 
     Attributes:
         store: the kind of store, `file` or `s3`.
-        name: as the store's client takes it, on S3 with the bucket in front.
+        name: the name for the store's client, on S3 with the bucket first.
     """
 
     store: str
@@ -59,13 +59,13 @@ class Key:
 
     @property
     def is_plain(self) -> bool:
-        """Whether no part of an object's name is empty or dots, which clients read in different ways."""
+        """Whether no part of the name is empty or dots. Clients treat such parts in different ways."""
         return not {"", ".", ".."} & set(self.name.split("/"))
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file that lies in a location."""
+    """A file in a table's location."""
 
     key: Key
     size: int
@@ -73,7 +73,7 @@ class StoredFile:
 
 
 class TableFiles:
-    """Where a table's files are. Only `path_key` takes paths; all else takes keys."""
+    """The files in a table's location. Only `path_key` takes a path; all other methods take keys."""
 
     def __init__(self, table: Table) -> None:
         self.name = ".".join(table.name())
@@ -91,27 +91,27 @@ class TableFiles:
         return self._root.store == "file"
 
     def path_key(self, path: str) -> Key:
-        """The key of the file that a path names, whatever scheme it is written with."""
+        """The key of a path. The schemes of one store give the same key."""
         scheme, _, name = PyArrowFileIO.parse_location(path, self._io.properties)
         store = "s3" if scheme in _S3 else scheme
         return Key(store, posixpath.normpath(name) if store == "file" else name)
 
     def is_inside(self, key: Key) -> bool:
-        """Whether a file lies inside, links followed."""
-        if key.store != self._root.store or not self._inside(self._root.name, key.name):
+        """Whether a file lies in the table's location after symbolic links are followed."""
+        if key.store != self._root.store or not self._is_below(self._root.name, key.name):
             return False
         if not self._is_local:
             return key.is_plain
         folder, name = posixpath.split(key.name)
         real = posixpath.join(os.path.realpath(folder), name)
-        return self._inside(os.path.realpath(self._root.name), real) and not Path(real).is_symlink()
+        return self._is_below(os.path.realpath(self._root.name), real) and not Path(real).is_symlink()
 
     @staticmethod
-    def _inside(root: str, name: str) -> bool:
+    def _is_below(root: str, name: str) -> bool:
         return len(root) > 1 and name.startswith(root + "/")
 
     def list_files(self) -> list[StoredFile]:
-        """The files that lie in the folders that Iceberg writes to; hidden ones are left alone."""
+        """List the files in Iceberg's folders, without hidden files."""
         infos: list[FileInfo] = []
         for folder in _TABLE_FOLDERS:
             selector = FileSelector(f"{self._root.name}/{folder}", allow_not_found=True, recursive=True)
@@ -123,27 +123,28 @@ class TableFiles:
         ]
 
     def size(self, key: Key) -> int:
-        """A file's size in bytes; 0 where it is not there."""
+        """A file's size in bytes; 0 where the file is missing."""
         (info,) = self._files.get_file_info([key.name])
         return int(info.size or 0)
 
     def usage(self) -> int:
-        """The bytes of all files that `list_files` gives."""
+        """The bytes of all files of `list_files`."""
         return sum(file.size for file in self.list_files())
 
     def remove_files(self, keys: Iterable[Key]) -> RemovedFiles:
-        """Remove files, those that lie outside or are not there excepted, and folders that this empties.
+        """Remove files in the table's location, and local folders that become empty.
 
-        A file that the store refuses to remove holds up no other. It is left for the next run.
+        Missing files and files outside the location are skipped. A file that the store refuses to remove
+        stays until the next run.
         """
-        ours = sorted({key for key in keys if self.is_inside(key)})
+        own_keys = sorted({key for key in keys if self.is_inside(key)})
         errors: list[str] = []
         with ThreadPoolExecutor(_THREADS) as pool:
-            removed = sum(pool.map(lambda key: self._remove_file(key, errors), ours), RemovedFiles())
+            removed = sum(pool.map(lambda key: self._remove_file(key, errors), own_keys), RemovedFiles())
         if errors:
             _log.warning("files could not be removed", table=self.name, files=len(errors), error=errors[0])
         if self._is_local:
-            self._remove_empty_folders({posixpath.dirname(key.name) for key in ours})
+            self._remove_empty_folders({posixpath.dirname(key.name) for key in own_keys})
         return removed
 
     def _remove_file(self, key: Key, errors: list[str]) -> RemovedFiles:
@@ -158,12 +159,12 @@ class TableFiles:
         return RemovedFiles(1, size)
 
     def _remove_empty_folders(self, folders: set[str]) -> None:
-        tops = {posixpath.join(self._root.name, folder) for folder in _TABLE_FOLDERS}
+        top_folders = {posixpath.join(self._root.name, folder) for folder in _TABLE_FOLDERS}
         for deepest in sorted(folders, reverse=True):
             folder = deepest
-            while folder not in tops and self._inside(self._root.name, folder):
+            while folder not in top_folders and self._is_below(self._root.name, folder):
                 try:
                     Path(folder).rmdir()
                 except OSError:
-                    break  # not empty, or gone already
+                    break  # not empty, or removed already
                 folder = posixpath.dirname(folder)

@@ -1,1 +1,1 @@
-"""Reads Iceberg metadata: files, snapshots, lag. Nothing here writes."""
+"""Reads Iceberg metadata: files, snapshots, lag and id ranges. Nothing here commits to a table."""

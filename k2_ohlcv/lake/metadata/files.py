@@ -1,4 +1,4 @@
-"""The live files of a snapshot with the time spans of their rows, and the file difference of two snapshots.
+"""The live files of a snapshot with their time spans, and the file difference of two snapshots.
 
 Reads metadata only, never a data file. Reading manifests is in `manifests`, the changed windows of two
 snapshots in `snapshot_diff`.
@@ -39,7 +39,7 @@ def time_column_name(table: Table) -> str:
 
 
 def table_grain(table: Table) -> Grain:
-    """The grain of a table's partitions. External trades are grouped by days, whatever their partitions."""
+    """The grain of a table's partitions. External trades are always grouped by days."""
     return _table_spec(table).grain
 
 
@@ -95,7 +95,7 @@ def diff_files(table: Table, before: int | None, after: int | None) -> tuple[lis
     """Find the files that are live at only one of two snapshots.
 
     Manifests that both snapshots share have the same live files, and are not read. In a table with delete
-    files, a file that returns with another sequence number is another file, because other deletes apply.
+    files, a new sequence number makes a file another file, because other deletes apply.
 
     Returns:
         The files removed since `before`, and the files added at `after`.

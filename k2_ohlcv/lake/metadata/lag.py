@@ -1,7 +1,7 @@
-"""How far a candle table is behind its trades: whether, since when, and in which partitions.
+"""The lag of a candle table behind its trades: whether, since when, and in which partitions.
 
-From metadata only: no data file is read, and no engine is needed. What changed exactly is for `changes`, and
-costs more; what to do about it is decided elsewhere.
+Reads metadata only, and needs no engine. The exact dirty windows are in `snapshot_diff` and cost more. The
+decision to refresh is in `defs.sensors` and `operations`.
 """
 
 from dataclasses import dataclass, field
@@ -20,16 +20,16 @@ from k2_ohlcv.lake.watermark import RefusedWindow
 
 @dataclass(frozen=True)
 class TableLag:
-    """How far a candle table is behind.
+    """The lag of a candle table.
 
     Attributes:
-        timeframe: the table.
-        watermark: the trades snapshot that all of it is equal to; None where it was never equal to any.
-        snapshot: the current trades snapshot; None where there are no trades.
-        stale_since: when the first trades snapshot came that the watermark has not reached; None if not
-            behind, or where only its own candles changed.
-        candles_snapshot: the current snapshot of the table itself; None where it has none.
-        refused: windows that break an invariant, as far as the watermark names them.
+        timeframe: the timeframe of the table.
+        watermark: the last trades snapshot that the whole table was equal to; None where none was.
+        snapshot: the current trades snapshot; None without trades.
+        stale_since: the time of the first trades snapshot after the watermark; None without a lag, or where
+            only the candles changed.
+        candles_snapshot: the current snapshot of the candle table; None where it has none.
+        refused: the windows that break an invariant, as far as the watermark lists them.
     """
 
     timeframe: Timeframe
@@ -44,15 +44,15 @@ class TableLag:
 
     @classmethod
     def measure(cls, lake: Lake, timeframe: Timeframe) -> "TableLag":
-        """How far a table is behind at this moment."""
+        """Measure the lag of a candle table now."""
         candles, trades = lake.candles(timeframe), lake.trades()
         reject_missing_trades(candles, trades)
-        work = PendingChanges.find(candles, trades)
-        watermark = work.watermark.complete if work.watermark else None
-        since = None if watermark == work.current else find_stale_since(trades, watermark)
-        refused = work.watermark.refused if work.watermark else ()
+        pending = PendingChanges.find(candles, trades)
+        watermark = pending.watermark.complete if pending.watermark else None
+        since = None if watermark == pending.current else find_stale_since(trades, watermark)
+        refused = pending.watermark.refused if pending.watermark else ()
         current = candles.metadata.current_snapshot_id
-        return cls(timeframe, watermark, work.current, since, current, refused, work, candles, trades)
+        return cls(timeframe, watermark, pending.current, since, current, refused, pending, candles, trades)
 
     @property
     def is_stale(self) -> bool:
@@ -61,24 +61,25 @@ class TableLag:
 
     @property
     def _is_empty(self) -> bool:
-        """Whether there is no candle table, and no trade to make one from."""
+        """Whether there are neither candles nor trades."""
         return self.candles_snapshot is None and not trades_spans(self._trades, self.snapshot)
 
     def dirty_partitions(self) -> list[Interval]:
-        """The partitions that may differ from the trades, in order, by the bounds of the files.
+        """The partitions that may have dirty windows, in order, by the bounds of the files.
 
-        All that have trades or candles where it can't be known; none where only files were moved.
+        Where the changes are unknown, these are all partitions that have trades or candles.
         """
         if not self.is_stale:
             return []
         grain = self.timeframe.grain
         if self._pending.reason is None:
             return grain.partitions(self._pending.bounds)
-        held = live_files(self._candles, self.candles_snapshot)
-        return grain.partitions([*trades_spans(self._trades, self.snapshot), *(f.span for f in held)])
+        candle_files = live_files(self._candles, self.candles_snapshot)
+        spans = [*trades_spans(self._trades, self.snapshot), *(f.span for f in candle_files)]
+        return grain.partitions(spans)
 
     def estimate_work(self) -> tuple[int, int]:
-        """Trades in the files of the dirty partitions, and how many such partitions there are."""
+        """Estimate a refresh: the trades in files of dirty partitions, and the number of the partitions."""
         partitions = self.dirty_partitions()
         bounds = coalesce(partitions)
         files = live_files(self._trades, self.snapshot) if partitions else []
@@ -87,19 +88,19 @@ class TableLag:
 
 
 def find_stale_since(trades: Table, watermark: int | None) -> datetime | None:
-    """When trades first left a snapshot: the moment its successor became the current one.
+    """The time at which the next snapshot of trades became current after the watermark's snapshot.
 
-    From the log of what was current when, which knows of rollbacks too. A snapshot that the log does not name
-    was left before all that it does name.
+    The snapshot log lists current snapshots with their times, rollbacks included. If the log lacks the
+    watermark's snapshot, the first entry counts.
     """
     log = sorted(trades.metadata.snapshot_log, key=lambda entry: entry.timestamp_ms)
-    left = max((i for i, entry in enumerate(log) if entry.snapshot_id == watermark), default=-1)
-    moments = [entry.timestamp_ms for entry in log[left + 1 :]]
-    return datetime.fromtimestamp(moments[0] / 1000, UTC) if moments else None
+    last = max((i for i, entry in enumerate(log) if entry.snapshot_id == watermark), default=-1)
+    times = [entry.timestamp_ms for entry in log[last + 1 :]]
+    return datetime.fromtimestamp(times[0] / 1000, UTC) if times else None
 
 
 def count_snapshots_since(trades: Table, watermark: int) -> int:
-    """How many snapshots the history of trades has since one of them; all of it if that is not in it."""
+    """Count the snapshots of trades after the watermark's; all of the history if it lacks that snapshot."""
     count = 0
     snapshot = trades.current_snapshot()
     while snapshot is not None and snapshot.snapshot_id != watermark:

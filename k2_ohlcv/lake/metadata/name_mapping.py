@@ -1,7 +1,7 @@
-"""Data files without field ids, and the names by which a table's name mapping tells their columns apart.
+"""Finds data files without field ids, whose columns only the table's name mapping identifies.
 
-Such files come from other writers (`add_files`). A mapping that gives each column the one name that it always
-had says nothing new: every reader takes the right column then.
+Other writers add such files (`add_files`). A name mapping is unambiguous if it gives each column the one name
+that the column always had. Every reader then reads the right column.
 """
 
 from collections import OrderedDict
@@ -14,13 +14,16 @@ from k2_ohlcv.lake.metadata.manifests import data_files
 from k2_ohlcv.lake.trade_columns import read_field_ids
 
 _FIELD_ID = b"PARQUET:field_id"
-#: Whether files have field ids, by path: a file never changes.
+#: Whether a file has field ids, by path. A file never changes.
 _IDS_BY_PATH: OrderedDict[str, bool] = OrderedDict()
 _MAX_CACHED_PATHS = 100_000
 
 
 def find_files_by_name(trades: Table, snapshot_id: int) -> list[str]:
-    """The data files of a snapshot whose columns only the name mapping tells. Mostly none is opened."""
+    """Find the data files of a snapshot whose columns only an ambiguous name mapping identifies.
+
+    Most tables have no such mapping, and no file is read.
+    """
     if _is_unambiguous(trades):
         return []
     return [
@@ -31,21 +34,21 @@ def find_files_by_name(trades: Table, snapshot_id: int) -> list[str]:
 
 
 def _is_unambiguous(trades: Table) -> bool:
-    """Whether the mapping gives each column that is read its one name, which never was another column's."""
+    """Whether the mapping gives each read column its only name, which no other column ever had."""
     mapping = trades.name_mapping()
     if mapping is None:
         return True
-    names = {field.field_id: set(field.names) for field in mapping.root}
-    called: dict[int, set[str]] = {}
-    meant: dict[str, set[int]] = {}
+    mapped_names = {field.field_id: set(field.names) for field in mapping.root}
+    names_by_id: dict[int, set[str]] = {}
+    ids_by_name: dict[str, set[int]] = {}
     for schema in trades.schemas().values():
         for field in schema.fields:
-            called.setdefault(field.field_id, set()).add(field.name)
-            meant.setdefault(field.name, set()).add(field.field_id)
+            names_by_id.setdefault(field.field_id, set()).add(field.name)
+            ids_by_name.setdefault(field.name, set()).add(field.field_id)
     return all(
-        len(called[number]) == 1
-        and names.get(number) == called[number]
-        and all(meant[name] == {number} for name in called[number])
+        len(names_by_id[number]) == 1
+        and mapped_names.get(number) == names_by_id[number]
+        and all(ids_by_name[name] == {number} for name in names_by_id[number])
         for number in read_field_ids(trades).values()
     )
 

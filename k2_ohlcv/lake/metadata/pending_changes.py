@@ -1,7 +1,7 @@
-"""What a candle table lacks to be equal to the trades as they are now, from metadata alone.
+"""The pending changes of a candle table: what differs between its watermark and the current trades.
 
-Joins the watermark of the candles with the changes of the trades since. Which windows to recompute is decided
-in `plan`.
+Reads metadata only. Combines the open intervals of the watermark with the changes of the trades since then.
+The choice of windows to recompute is in `operations.plan`.
 """
 
 from dataclasses import dataclass
@@ -23,15 +23,14 @@ from k2_ohlcv.lake.watermark import Watermark, explain_missing_watermark
 
 @dataclass(frozen=True)
 class PendingChanges:
-    """Where a candle table may differ from the trades as they are now.
+    """The time spans in which a candle table may differ from the current trades.
 
     Attributes:
-        watermark: the watermark of the table; None where it has none or the trades are read in another way
-            now.
-        current: the current trades snapshot; None where trades have none.
-        fingerprint: of the trades as they are read now.
+        watermark: the table's watermark; None without one, or where the trades have another fingerprint.
+        current: the current trades snapshot; None where the trades table has none.
+        fingerprint: the fingerprint of the current trades.
         diff: the trades files in which the two snapshots differ.
-        reason: why everything may differ, in words; None where it is known what may.
+        reason: why all windows may be dirty; None where the changes are known.
         is_mirrored: whether the properties of the candle table repeat the watermark.
     """
 
@@ -44,71 +43,73 @@ class PendingChanges:
 
     @classmethod
     def find(cls, candles: Table, trades: Table) -> "PendingChanges":
-        """Compare two loaded tables; load the candles first."""
-        current, read = trades.metadata.current_snapshot_id, trades_fingerprint(trades)
-        mark = Watermark.from_table(candles)
-        if mark is None:
-            return cls(None, current, read, SnapshotDiff(), explain_missing_watermark(candles))
-        if other := describe_difference(mark.fingerprint, read):
-            return cls(None, current, read, SnapshotDiff(), other)
+        """Compare two loaded tables. The candle table must be loaded first."""
+        current, fingerprint = trades.metadata.current_snapshot_id, trades_fingerprint(trades)
+        watermark = Watermark.from_table(candles)
+        if watermark is None:
+            return cls(None, current, fingerprint, SnapshotDiff(), explain_missing_watermark(candles))
+        if difference := describe_difference(watermark.fingerprint, fingerprint):
+            return cls(None, current, fingerprint, SnapshotDiff(), difference)
         if current is None:
-            return cls(mark, current, read, SnapshotDiff(), "there are no trades")
-        mark = _open_unfrozen(_open_newly_possible(mark, trades), candles, trades)
-        found = diff_snapshots(trades, mark.snapshot_id, current)
-        return cls(mark, current, read, found, found.reason, mark.is_mirrored(candles))
+            return cls(watermark, current, fingerprint, SnapshotDiff(), "there are no trades")
+        watermark = _open_unfrozen(_open_newly_possible(watermark, trades), candles, trades)
+        diff = diff_snapshots(trades, watermark.snapshot_id, current)
+        return cls(watermark, current, fingerprint, diff, diff.reason, watermark.is_mirrored(candles))
 
     @property
     def open_intervals(self) -> tuple[Interval, ...]:
-        """Intervals that were open already at the snapshot of the watermark."""
+        """The open intervals of the watermark."""
         return self.watermark.open_intervals if self.watermark else ()
 
     @property
     def bounds(self) -> list[Interval]:
-        """Where anything may differ, by the bounds of the files. Only where no `reason` says everywhere."""
+        """The spans that may differ, by the bounds of the files. Valid only where `reason` is None."""
         return coalesce([*self.diff.bounds, *self.open_intervals])
 
     @property
     def is_up_to_date(self) -> bool:
-        """Whether the whole table is equal to the trades as they are now."""
-        mark = self.watermark
-        is_equal = mark is not None and mark.snapshot_id == self.current and mark.is_complete
+        """Whether the whole table is equal to the current trades."""
+        watermark = self.watermark
+        is_equal = watermark is not None and watermark.snapshot_id == self.current and watermark.is_complete
         return is_equal and self.is_mirrored
 
 
-def _open_newly_possible(mark: Watermark, trades: Table) -> Watermark:
-    """The watermark with those times open that were impossible when it was made, and have come since.
+def _open_newly_possible(watermark: Watermark, trades: Table) -> Watermark:
+    """Open the times that were impossible at the watermark and are possible now.
 
-    Only rows of another writer lie so far ahead of the clock, and mostly there are none.
+    Only another writer's rows lie in the future. Most tables have no such rows.
     """
     end = possible_trade_times().end
-    is_known = trades.metadata.snapshot_by_id(mark.snapshot_id) is not None
-    if mark.until is None or mark.until >= end or not is_known:
-        return mark
-    come = intersect_all(trades_spans(trades, mark.snapshot_id), [Interval(mark.until, end)])
-    return mark.with_open(come) if come else mark
+    is_known = trades.metadata.snapshot_by_id(watermark.snapshot_id) is not None
+    if watermark.until is None or watermark.until >= end or not is_known:
+        return watermark
+    spans = trades_spans(trades, watermark.snapshot_id)
+    newly_possible = intersect_all(spans, [Interval(watermark.until, end)])
+    return watermark.with_open(newly_possible) if newly_possible else watermark
 
 
-def _open_unfrozen(mark: Watermark, candles: Table, trades: Table) -> Watermark:
-    """The watermark with those times open that lay behind the frozen line then, and are ahead of it now.
+def _open_unfrozen(watermark: Watermark, candles: Table, trades: Table) -> Watermark:
+    """Open the times of trades that were before `frozen_before` at the watermark, and no longer are.
 
-    Only a setting moves the line back so. Where no trades are, candles stay: they may be the only record.
+    Only a changed setting moves `frozen_before` back. Candles without trades stay, because they may be the
+    only record.
     """
-    now = read_frozen_before(candles, trades, datetime.now(UTC)) or FIRST_MOMENT
-    if mark.frozen_before is None or mark.frozen_before <= now:
-        return mark
+    frozen_before = read_frozen_before(candles, trades, datetime.now(UTC)) or FIRST_MOMENT
+    if watermark.frozen_before is None or watermark.frozen_before <= frozen_before:
+        return watermark
     spans = trades_spans(trades, trades.metadata.current_snapshot_id)
-    thawed = intersect_all(spans, [Interval(now, mark.frozen_before)])
-    return mark.with_open(thawed) if thawed else mark
+    unfrozen = intersect_all(spans, [Interval(frozen_before, watermark.frozen_before)])
+    return watermark.with_open(unfrozen) if unfrozen else watermark
 
 
 def reject_replacing_trades(lake: Lake) -> None:
-    """Refuse to create a trades table by the way, while candles say that there was another one.
+    """Refuse to create a trades table while candles from an earlier trades table exist.
 
-    Runs of Dagster ask here: files that land while somebody renames the table must wait. A person who means
-    it ingests by the command line.
+    Dagster runs call this function. Files that land while a user renames the table wait. A user who wants a
+    new trades table ingests with the command `ingest`.
 
     Raises:
-        MissingTradesError: there is no trades table, and candles were made from one.
+        MissingTradesError: the trades table is missing, and candles were computed from one.
     """
     trades = lake.trades()
     if isinstance(trades, MissingTable):
@@ -117,15 +118,15 @@ def reject_replacing_trades(lake: Lake) -> None:
 
 
 def reject_missing_trades(candles: Table, trades: Table) -> None:
-    """Refuse to take missing trades for deleted ones.
+    """Refuse to treat a missing trades table as deleted trades.
 
     Raises:
-        MissingTradesError: the candles were made from trades, and the trades table has never had any.
+        MissingTradesError: candles were computed from trades, but the trades table never had a snapshot.
     """
     if trades.metadata.current_snapshot_id is not None or candles.metadata.current_snapshot_id is None:
         return
     table, source = ".".join(candles.name()), ".".join(trades.name())
     raise MissingTradesError(
         f"{source} is missing or has never had trades, but {table} was made from trades. Nothing was "
-        f"changed. Bring the table back under its name {source}, or drop {table} to begin anew"
+        f"changed. Restore the trades table under its name {source}, or drop {table} to start over"
     )

@@ -39,9 +39,9 @@ class SnapshotDiff:
     Attributes:
         removed_files: data files that only the earlier snapshot has.
         added_files: data files that only the later snapshot has.
-        deleted_spans: time spans in which delete files may have deleted rows. They cover delete files that
-            only one snapshot has, and removed or added data files to which a delete file applies. The live
-            rows of such data files differ from the rows in the file.
+        deleted_spans: time spans in which delete files may have deleted rows. They cover the delete files of
+            only one snapshot, and removed or added data files with deletes. The live rows of such a data
+            file differ from the rows in the file.
         reason: why the difference is unknown and all windows may be dirty; None where it is known.
     """
 

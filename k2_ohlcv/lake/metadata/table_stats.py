@@ -1,7 +1,7 @@
-"""What the tables hold, for people: rows, partitions, spans, watermarks, lags. Reads Iceberg metadata only.
+"""Statistics of the tables for people: rows, partitions, spans, watermarks and lags. Reads metadata only.
 
-Row counts are those of the manifests: exact for the tables that this project writes, which carry no row-level
-delete files.
+Row counts are taken from manifests. They are exact for tables that only this project writes, because such
+tables have no row-level delete files.
 """
 
 from collections import Counter
@@ -24,21 +24,21 @@ from k2_ohlcv.lake.metadata.pending_changes import PendingChanges
 
 @dataclass(frozen=True)
 class TableStatus:
-    """What a table holds, and how far behind its trades it is.
+    """The statistics of a table and its lag.
 
     Attributes:
         table: the table's name, without its namespace.
-        location: where its files are.
-        rows, partitions, files, bytes: how much of it is live.
-        first, last: the moments of its first and last row (window starts, for candles); None where empty.
-        snapshot: its current snapshot id.
+        location: the location of its files.
+        rows, partitions, files, bytes: the numbers of its live data.
+        first, last: the times of the first and last row (window starts for candles); None where empty.
+        snapshot: the current snapshot id.
         watermark: the trades snapshot that a candle table is equal to; None for trades.
-        trades_head: the newest trade that the watermark covers; for trades, the newest there is.
-        behind: how many trades snapshots are newer than the watermark's; None where there is no watermark.
-        lag: the age of the oldest trades snapshot that the watermark has not reached; zero where there is
-            none, None where there is no watermark although there are trades or candles.
-        open: intervals that are not equal to the trades of the watermark yet.
-        refused: windows in them that break an invariant.
+        trades_head: the time of the newest trade of the watermark; for the trades table, of the newest trade.
+        behind: the number of trades snapshots after the watermark; None without a watermark.
+        lag: the age of the oldest trades snapshot after the watermark; zero without one. None where a table
+            with trades or candles has no watermark.
+        open: the intervals that may differ from the trades of the watermark.
+        refused: the number of windows that break an invariant.
     """
 
     table: str
@@ -59,30 +59,35 @@ class TableStatus:
 
 
 def trades_status(lake: Lake) -> TableStatus:
-    """What the trades table holds."""
+    """The statistics of the trades table."""
     status = _table_status(lake.trades())
     return replace(status, trades_head=status.last)
 
 
 def candles_status(lake: Lake, timeframe: Timeframe) -> TableStatus:
-    """What a candle table holds, and how far behind the trades it is now."""
+    """The statistics of a candle table and its lag now."""
     candles, trades = lake.candles(timeframe), lake.trades()
     status = _table_status(candles)
-    work = PendingChanges.find(candles, trades)
-    behind, lag = _measure_lag(candles, trades, work, datetime.now(UTC))
-    if mark := work.watermark:
-        status = replace(status, watermark=mark.complete, trades_head=mark.complete_latest_trade_at)
-        status = replace(status, open=mark.open_intervals, refused=len(mark.refused))
+    pending = PendingChanges.find(candles, trades)
+    behind, lag = _measure_lag(candles, trades, pending, datetime.now(UTC))
+    if watermark := pending.watermark:
+        status = replace(
+            status,
+            watermark=watermark.complete,
+            trades_head=watermark.complete_latest_trade_at,
+            open=watermark.open_intervals,
+            refused=len(watermark.refused),
+        )
     return replace(status, behind=behind, lag=lag)
 
 
 def find_data_blocks(lake: Lake, timeframes: Sequence[Timeframe], *, gap: int = 0) -> list[Interval]:
-    """The partitions that have trades or candles, as blocks of partitions in a row.
+    """The partitions that have trades or candles, joined to blocks of consecutive partitions.
 
     Args:
-        lake: where the tables are.
-        timeframes: the candle tables, all of one grain.
-        gap: so many empty partitions in a row do not part two blocks.
+        lake: the lake.
+        timeframes: the timeframes of the candle tables, all of one grain.
+        gap: the maximum number of consecutive empty partitions within a block.
     """
     (grain,) = {timeframe.grain for timeframe in timeframes}
     spans = [f.span for f in _current_files(lake.trades()) if not f.has_only_impossible_times]
@@ -98,36 +103,36 @@ def find_data_blocks(lake: Lake, timeframes: Sequence[Timeframe], *, gap: int = 
 
 
 def count_rows_per_partition(table: Table, grain: Grain | None = None) -> dict[str, int]:
-    """How many rows each partition of a table has, by its key; those without any are left out.
+    """Count the rows of each partition of a table, by partition key. Empty partitions are left out.
 
     Args:
         table: the table.
-        grain: partitions of another grain than the table's own, such as months of trades.
+        grain: a grain other than the table's own, for example months of trades.
     """
     grain = grain or table_grain(table)
     rows: Counter[str] = Counter()
-    for found in _current_files(table):
-        rows[grain.key(grain.partition(found.span.start))] += found.file.record_count
+    for live in _current_files(table):
+        rows[grain.key(grain.partition(live.span.start))] += live.file.record_count
     return dict(rows)
 
 
 @dataclass(frozen=True)
 class RowsChanged:
-    """What a snapshot of trades did to a day: rows in the data files that it added and removed."""
+    """The rows in the data files of a day that a snapshot of trades added and removed."""
 
     added: int = 0
     removed: int = 0
 
 
-#: A file over more days than a year has does not say which of them a commit touched.
+#: Maximum span of a file whose days count as changed. The days of a file with a longer span are unknown.
 _MAX_DAYS = timedelta(days=366)
 
 
 def rows_changed_per_day(trades: Table, snapshot: Snapshot) -> dict[Interval | None, RowsChanged]:
-    """The days of the files that a snapshot of trades added or removed, in order.
+    """The rows changed by a snapshot of trades per day, in order of the days.
 
-    The rows of a file that spans days count for each of them; ours never do. Files whose days metadata does
-    not tell come last, under None: without bounds or a partition of time, or over more than a year.
+    All rows of a file with several days count for each of the days. The project's own files have one day. The
+    last key is None, for files without bounds or time partition, and for spans of more than a year.
     """
     rows: dict[Interval | None, Counter[ManifestEntryStatus]] = {}
     for manifest in snapshot.manifests(trades.io):
@@ -141,14 +146,14 @@ def rows_changed_per_day(trades: Table, snapshot: Snapshot) -> dict[Interval | N
                 rows.setdefault(day, Counter())[entry.status] += (
                     entry.data_file.record_count if is_data else 0
                 )
-    came, went = ManifestEntryStatus.ADDED, ManifestEntryStatus.DELETED
-    told = sorted(day for day in rows if day is not None)
-    order = [*told, *([None] if None in rows else [])]
-    return {day: RowsChanged(rows[day][came], rows[day][went]) for day in order}
+    added, deleted = ManifestEntryStatus.ADDED, ManifestEntryStatus.DELETED
+    days = sorted(day for day in rows if day is not None)
+    order = [*days, *([None] if None in rows else [])]
+    return {day: RowsChanged(rows[day][added], rows[day][deleted]) for day in order}
 
 
 def _days_of_file(trades: Table, snapshot: Snapshot, file: DataFile) -> Sequence[Interval | None]:
-    """The days that a file may hold rows of, or delete some of; None where that cannot be told."""
+    """The days of the rows that a file has or deletes; a single None where the days are unknown."""
     span = file_time_span(trades, file)
     if (path := deleted_file(file)) is not None:
         live = live_files(trades, snapshot.snapshot_id)
@@ -166,24 +171,21 @@ def _current_snapshot_id(table: Table) -> int | None:
 
 
 def _measure_lag(
-    candles: Table, trades: Table, work: PendingChanges, now: datetime
+    candles: Table, trades: Table, pending: PendingChanges, now: datetime
 ) -> tuple[int | None, timedelta | None]:
-    """How many trades snapshots a candle table is behind, and for how long."""
-    complete = work.watermark.complete if work.watermark else None
+    """The lag of a candle table as a number of trades snapshots and as a duration."""
+    complete = pending.watermark.complete if pending.watermark else None
     if complete is None:
-        return (
-            (None, None)
-            if _current_snapshot_id(trades) or _current_snapshot_id(candles)
-            else (0, timedelta(0))
-        )
-    if work.is_up_to_date:
+        has_data = _current_snapshot_id(trades) or _current_snapshot_id(candles)
+        return (None, None) if has_data else (0, timedelta(0))
+    if pending.is_up_to_date:
         return 0, timedelta(0)
     since = find_stale_since(trades, complete) or _current_since(candles)
     return count_snapshots_since(trades, complete), now - since if since else timedelta(0)
 
 
 def _current_since(table: Table) -> datetime | None:
-    """When the current snapshot of a table was made: another writer's, or a rollback to one."""
+    """The time of a table's current snapshot; None without one."""
     snapshot = table.current_snapshot()
     return datetime.fromtimestamp(snapshot.timestamp_ms / 1000, UTC) if snapshot else None
 
@@ -191,7 +193,7 @@ def _current_since(table: Table) -> datetime | None:
 def _table_status(table: Table) -> TableStatus:
     grain = table_grain(table)
     files = _current_files(table)
-    known = [f for f in files if not f.has_only_impossible_times]
+    dated = [f for f in files if not f.has_only_impossible_times]
     return TableStatus(
         table=table.name()[-1],
         location=table.location(),
@@ -199,7 +201,7 @@ def _table_status(table: Table) -> TableStatus:
         partitions=len({file_partition(f.file, grain) for f in files}),
         files=len(files),
         bytes=sum(f.file.file_size_in_bytes for f in files),
-        first=min((f.span.start for f in known), default=None),
-        last=max((f.latest or f.span.last for f in known), default=None),
+        first=min((f.span.start for f in dated), default=None),
+        last=max((f.latest or f.span.last for f in dated), default=None),
         snapshot=_current_snapshot_id(table),
     )
