@@ -1,6 +1,6 @@
-"""Which windows validation compares with the trades and with 1m, and which it leaves out.
+"""Scope of a validation: the windows to compare with trades and with 1m, and the windows to leave out.
 
-What is found in them is in `validate`.
+Comparing the windows is in `validation_comparison`.
 """
 
 from collections.abc import Sequence
@@ -23,20 +23,20 @@ from k2_ohlcv.lake.metadata.pending_changes import PendingChanges
 from k2_ohlcv.lake.metadata.snapshot_diff import trades_spans
 from k2_ohlcv.lake.watermark import Watermark
 
-#: So many days are in memory at once: 31 of 1m with 50 markets are two million rows.
+#: The time span of rows in memory. 31 days of 1m candles with 50 markets are two million rows.
 _CHUNK_LENGTH = 31 * DAY
 
 
 @dataclass(frozen=True)
 class CandleTableState:
-    """A candle table as it was loaded, and where it is not compared with the trades.
+    """A loaded candle table, with the windows that are not compared with trades.
 
     Attributes:
-        table: the table.
-        timeframe: what it has candles of.
-        bounds: where history stands still.
-        pending: windows ahead of the lines that are dirty since the watermark.
-        too_late: windows behind the lines that changed since, and stay as they are.
+        table: the candle table.
+        timeframe: the timeframe of the table.
+        bounds: `frozen_before` and `expired_before` of the table.
+        pending: dirty windows within the bounds. The next refresh computes them.
+        too_late: dirty windows before the bounds. No refresh computes them.
     """
 
     table: Table
@@ -47,54 +47,58 @@ class CandleTableState:
 
     @classmethod
     def load(cls, table: Table, trades: Table, timeframe: Timeframe) -> "CandleTableState":
-        """The state of a table. Load it before the trades: its watermark then names no later snapshot."""
-        lines = HistoryBounds.from_tables(table, trades, timeframe)
-        dirty = timeframe.align(_dirty(table, trades, timeframe))
-        pending = lines.clip(dirty)
-        return cls(table, timeframe, lines, tuple(pending), tuple(subtract(dirty, pending)))
+        """Find the state of a candle table.
+
+        Load the candle table before the trades table. Its watermark then names no later trades snapshot.
+        """
+        bounds = HistoryBounds.from_tables(table, trades, timeframe)
+        dirty = timeframe.align(_find_dirty(table, trades, timeframe))
+        pending = bounds.clip(dirty)
+        return cls(table, timeframe, bounds, tuple(pending), tuple(subtract(dirty, pending)))
 
     def outside_bounds(self, intervals: Sequence[Interval]) -> list[Interval]:
-        """The windows of some intervals that lie behind a line."""
+        """Return the windows of the intervals that are before a history bound."""
         return self.timeframe.align(subtract(intervals, self.bounds.clip(intervals)))
 
     def read(self, intervals: Sequence[Interval]) -> pl.DataFrame:
-        """The rows of the intervals' partitions, with the key of the partition that each is stored in."""
-        wanted = set(self.timeframe.grain.partitions(intervals))
+        """Read the partitions of the intervals. The column `partition` has the key of the partition."""
+        partitions = set(self.timeframe.grain.partitions(intervals))
         scan = ArrowScan(self.table.metadata, self.table.io, self.table.schema(), AlwaysTrue())
         frames = [pl.DataFrame(schema={**CANDLE_TYPES, "partition": pl.String})]
         grain, current = self.timeframe.grain, self.table.metadata.current_snapshot_id
         files = live_files(self.table, current)
-        inside = [f for f in files if not f.is_delete and file_partition(f.file, grain) in wanted]
-        for task in plan_scan_tasks(self.table, self.timeframe, inside)[0]:
+        chosen = [f for f in files if not f.is_delete and file_partition(f.file, grain) in partitions]
+        for task in plan_scan_tasks(self.table, self.timeframe, chosen)[0]:
             rows = pl.DataFrame(scan.to_table([task])).cast(pl.Schema(CANDLE_TYPES))
             key = grain.key(file_partition(task.file, grain))
             frames.append(rows.with_columns(pl.lit(key).alias("partition")))
         return pl.concat(frames)
 
 
-def _dirty(table: Table, trades: Table, timeframe: Timeframe) -> Sequence[Interval]:
-    work = PendingChanges.find(table, trades)
-    if work.current is None:
+def _find_dirty(table: Table, trades: Table, timeframe: Timeframe) -> Sequence[Interval]:
+    """Find the intervals that are dirty since the watermark."""
+    pending = PendingChanges.find(table, trades)
+    if pending.current is None:
         return []
-    if work.watermark is None:
-        # Never complete: partitions without any candle are still to be made, the others were made.
+    if pending.watermark is None:
+        # The first rebuild is not complete. Partitions without candles are dirty, all others are compared.
         files = live_files(table, table.metadata.current_snapshot_id)
-        made = timeframe.grain.partitions(f.span for f in files)
-        return subtract(timeframe.grain.partitions(trades_spans(trades, work.current)), made)
-    if work.reason is not None:
-        return trades_spans(trades, work.current)
-    # What another writer did to the candles is no reason to look away.
-    return [*work.diff.bounds, *subtract(work.watermark.open_intervals, work.watermark.touched)]
+        computed = timeframe.grain.partitions(f.span for f in files)
+        return subtract(timeframe.grain.partitions(trades_spans(trades, pending.current)), computed)
+    if pending.reason is not None:
+        return trades_spans(trades, pending.current)
+    # Partitions that another writer changed are compared all the same: validation must find wrong candles.
+    return [*pending.diff.bounds, *subtract(pending.watermark.open_intervals, pending.watermark.touched)]
 
 
 @dataclass(frozen=True)
 class ComparisonScope:
-    """Which of some windows are compared, and how many are not: they are pending, or behind a line.
+    """The windows of one comparison, and the numbers of windows left out.
 
     Attributes:
-        examined: the windows that are compared.
-        pending: how many are dirty since the watermark.
-        outside_bounds: how many lie behind a line of retention.
+        examined: the windows to compare.
+        pending: the number of windows that are dirty since the watermark.
+        outside_bounds: the number of windows before `frozen_before` or `expired_before`.
     """
 
     examined: Sequence[Interval]
@@ -107,40 +111,42 @@ class ComparisonScope:
         timeframe: Timeframe,
         windows: Sequence[Interval],
         pending: Sequence[Interval],
-        behind: Sequence[Interval],
+        outside_bounds: Sequence[Interval],
     ) -> "ComparisonScope":
-        """The scope over some windows. A window behind a line is not counted as pending too."""
+        """Select the windows to compare. A window outside of the bounds does not also count as pending."""
 
-        def count(left_out: Sequence[Interval]) -> int:
-            return sum((i.end - i.start) // timeframe.length for i in left_out)
+        def count(intervals: Sequence[Interval]) -> int:
+            return sum((i.end - i.start) // timeframe.length for i in intervals)
 
-        gone = intersect_all(windows, behind)
-        waiting = subtract(intersect_all(windows, pending), gone)
-        return cls(subtract(windows, [*gone, *waiting]), count(waiting), count(gone))
+        outside = intersect_all(windows, outside_bounds)
+        waiting = subtract(intersect_all(windows, pending), outside)
+        return cls(subtract(windows, [*outside, *waiting]), count(waiting), count(outside))
 
     def uncompared_finding(self, check: str, timeframe: Timeframe) -> Finding:
-        """The finding that counts the windows which are not compared."""
+        """Build the finding that counts the windows left out."""
         return checks.uncompared_finding(check, timeframe, pending=self.pending, behind=self.outside_bounds)
 
 
 def find_not_comparable(candles: CandleTableState, minutes: CandleTableState) -> Finding | None:
-    """The finding that a table is not compared with 1m; None where it is.
+    """Return a finding if a table cannot be compared with 1m, else None.
 
-    Both tables must have been made, and both must have a watermark.
+    The comparison requires candles in the 1m table, and a watermark in both tables.
     """
     if candles.timeframe == minutes.timeframe or minutes.table.current_snapshot() is None:
         return Finding("timeframes_agree", candles.timeframe.name, 0)
     if Watermark.from_table(candles.table) is None or Watermark.from_table(minutes.table) is None:
-        return Finding("timeframes_agree", candles.timeframe.name, 0, note="not both tables are complete yet")
+        return Finding(
+            "timeframes_agree", candles.timeframe.name, 0, note="one of the tables is not complete yet"
+        )
     return None
 
 
-def split_into_chunks(whole: Sequence[Interval], timeframe: Timeframe) -> list[list[Interval]]:
-    """The partitions of some intervals, in parts whose rows are in memory at once."""
-    lots: list[list[Interval]] = []
-    for partition in timeframe.grain.partitions(whole):
-        if lots and partition.end - lots[-1][0].start <= _CHUNK_LENGTH:
-            lots[-1].append(partition)
+def split_into_chunks(intervals: Sequence[Interval], timeframe: Timeframe) -> list[list[Interval]]:
+    """Split intervals at partition boundaries, so that the rows of each chunk fit in memory."""
+    chunks: list[list[Interval]] = []
+    for partition in timeframe.grain.partitions(intervals):
+        if chunks and partition.end - chunks[-1][0].start <= _CHUNK_LENGTH:
+            chunks[-1].append(partition)
         else:
-            lots.append([partition])
-    return [coalesce(lot) for lot in lots]
+            chunks.append([partition])
+    return [coalesce(chunk) for chunk in chunks]

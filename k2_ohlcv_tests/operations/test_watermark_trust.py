@@ -125,7 +125,7 @@ def test_freshness_says_what_another_writer_opened(started: EngineLake) -> None:
     """The trades are no newer, and yet the table is not up to date."""
     foreign_delete(minutes(started))
     notes = {f.check: f.note for f in validate(started.lake, started.engine, MINUTE, [day_interval(AT)])}
-    assert "another writer touched" in notes["freshness"]
+    assert "another writer changed" in notes["freshness"]
 
 
 @pytest.mark.parametrize("text", ['{"snapshot":1', '{"snapshot":1}', "[]", "null", '{"snapshot":1,"head":7}'])
