@@ -235,9 +235,7 @@ def test_a_table_that_is_behind_holds_the_trades_back(filled: EngineLake) -> Non
     settings = asked(K2_RETENTION_TRADES="20d")
     report = of(retention(filled.lake, settings, apply=True), "trades")
     assert len(report.partitions) == 10
-    assert report.blocked == (
-        f"{DAILY.table} has not taken in what changed from 2024-01-30: refresh it first",
-    )
+    assert report.blocked == (f"{DAILY.table} has dirty windows from 2024-01-30: refresh it first",)
     refresh(filled.lake, filled.engine, DAILY)
     report = of(retention(filled.lake, settings, apply=True), "trades")
     assert len(report.partitions) == 9
