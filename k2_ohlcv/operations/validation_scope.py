@@ -61,7 +61,7 @@ class CandleTableState:
         return self.timeframe.align(subtract(intervals, self.bounds.clip(intervals)))
 
     def read(self, intervals: Sequence[Interval]) -> pl.DataFrame:
-        """Read the partitions of the intervals, with the key of the storing partition in `partition`."""
+        """Read the partitions of the intervals. The column `partition` has the key of the partition."""
         partitions = set(self.timeframe.grain.partitions(intervals))
         scan = ArrowScan(self.table.metadata, self.table.io, self.table.schema(), AlwaysTrue())
         frames = [pl.DataFrame(schema={**CANDLE_TYPES, "partition": pl.String})]
