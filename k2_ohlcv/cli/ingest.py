@@ -25,8 +25,8 @@ def ingest_files(
     """Ingest files and show the result.
 
     Raises:
-        UsageError: a file does not exist, or an option has an invalid value.
-        BadFileError: a file cannot be read to its end.
+        UsageError: an option has an invalid value.
+        BadFileError: a file cannot be opened or read to its end.
     """
     settings = console.settings
     lake = Lake.open(settings)
