@@ -125,7 +125,7 @@ def test_manifests_are_evaluated_by_several_threads(lake: Lake, monkeypatch: pyt
         table = commit_candles(table, trades(day * 1440, 2))
     monkeypatch.setattr(_ManifestEvalVisitor, "eval", slow)
     # The newest file is removed first: PyIceberg evaluates its manifest first, and the others meanwhile.
-    for left, path in reversed(list(enumerate(sorted(lakes.list_data_files(table))))):
+    for remaining, path in reversed(list(enumerate(sorted(lakes.list_data_files(table))))):
         (file,) = [t.file for t in table.scan().plan_files() if t.file.file_path == path]
         table = commit_change(table, TableCommit(removed_files=(file,)))
-        assert len(lakes.list_data_files(table)) == left
+        assert len(lakes.list_data_files(table)) == remaining

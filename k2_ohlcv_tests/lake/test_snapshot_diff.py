@@ -99,14 +99,14 @@ def test_an_unreadable_file_counts_with_its_bounds(lake: Lake, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    ("name", "most", "read"),
+    ("name", "limit", "read"),
     [("MAX_ROWS", 4, 2), ("MAX_ROWS", 3, 1), ("MAX_FILES", 2, 2), ("MAX_FILES", 1, 1)],
 )
 def test_the_number_of_read_files_is_bounded(
-    lake: Lake, monkeypatch: pytest.MonkeyPatch, name: str, most: int, read: int
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, name: str, limit: int, read: int
 ) -> None:
     """Beyond a number of rows or files, the remaining files count with their bounds."""
-    monkeypatch.setattr(f"k2_ohlcv.lake.metadata.snapshot_diff.{name}", most)
+    monkeypatch.setattr(f"k2_ohlcv.lake.metadata.snapshot_diff.{name}", limit)
     before = add(lake, 0)
     add(lake, 3, 9)
     add(lake, 1443, 1449)

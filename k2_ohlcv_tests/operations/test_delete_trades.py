@@ -60,17 +60,17 @@ def test_selected_trades_are_deleted_and_recorded(
 ) -> None:
     """One commit deletes them. The dry run counts the same trades and changes nothing."""
     remaining = [t for t in TWO_MARKETS if not is_selected(t)]
-    dry = delete_trades(two_markets, selection, apply=False)
+    dry_run = delete_trades(two_markets, selection, apply=False)
     assert_unchanged(two_markets)
-    done = delete_trades(two_markets, selection, reason="bad tick", apply=True)
+    applied = delete_trades(two_markets, selection, reason="bad tick", apply=True)
     assert stored_trades(two_markets) == sort_trades(remaining)
-    assert (dry.removed, dry.removed_per_day) == (done.removed, done.removed_per_day)
-    assert done.removed == len(TWO_MARKETS) - len(remaining)
-    assert count_snapshots(two_markets) == 1 + bool(done.removed)
+    assert (dry_run.removed, dry_run.removed_per_day) == (applied.removed, applied.removed_per_day)
+    assert applied.removed == len(TWO_MARKETS) - len(remaining)
+    assert count_snapshots(two_markets) == 1 + bool(applied.removed)
     assert rejected_ids(two_markets) == sorted((t.symbol, t.trade_id) for t in TWO_MARKETS if is_selected(t))
     assert {r["reason"] for r in two_markets.rejected().scan().to_arrow().to_pylist()} <= {"bad tick"}
     assert delete_trades(two_markets, selection, apply=True).removed == 0
-    assert count_snapshots(two_markets) == 1 + bool(done.removed)
+    assert count_snapshots(two_markets) == 1 + bool(applied.removed)
 
 
 def test_a_selection_names_a_market_or_a_span() -> None:

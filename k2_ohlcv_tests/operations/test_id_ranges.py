@@ -88,7 +88,7 @@ def test_ids_between_two_are_found(ids: list[str], ends: list[str]) -> None:
         return len(trade_id.encode()), trade_id.encode()
 
     least, greatest = sorted(ends, key=key)
-    found = candidate_files._SortedIds(pa.chunked_array([pa.array(ids)])).has_any_between(
+    is_between = candidate_files._SortedIds(pa.chunked_array([pa.array(ids)])).has_any_between(
         len(least.encode()), least, len(greatest.encode()), greatest
     )
-    assert found == any(key(least) <= key(trade_id) <= key(greatest) for trade_id in ids)
+    assert is_between == any(key(least) <= key(trade_id) <= key(greatest) for trade_id in ids)

@@ -51,8 +51,8 @@ def tables(lake: Lake) -> tuple[Table, Table]:
     return lake.candles(MINUTE), lake.trades()
 
 
-def freeze(lake: Lake, line: datetime) -> None:
-    table_history.freeze_trades(lake.writable_trades(), line)
+def freeze(lake: Lake, bound: datetime) -> None:
+    table_history.freeze_trades(lake.writable_trades(), bound)
 
 
 @pytest.fixture

@@ -30,8 +30,8 @@ def test_both_engines_compute_the_reference_candles(each_engine: EngineLake) -> 
     trades = week_of_trades()
     lakes.add_trades(each_engine.lake, trades)
     for timeframe, report in zip(TIMEFRAMES, rebuild_all(each_engine), strict=True):
-        wanted = aggregate(trades, timeframe)
-        assert report.counts == WindowCounts(added=len(wanted))
+        expected = aggregate(trades, timeframe)
+        assert report.counts == WindowCounts(added=len(expected))
         assert report.trades_read == len(trades)
         assert report.watermark_moved
         assert [p.partition for p in report.partitions] == timeframe.grain.partitions(
@@ -169,8 +169,8 @@ def test_only_the_chosen_partitions_are_rebuilt(sail: EngineLake) -> None:
         Interval(day_interval(AT + DAY).start, day_interval(trades[-1].timestamp).end),
     )
     assert SNAPSHOT_PROPERTY not in sail.lake.candles(MINUTE).properties
-    wanted = [c for c in aggregate(trades, MINUTE) if c.window_start in day_interval(AT)]
-    assert lakes.read_candles(sail.lake, MINUTE) == wanted
+    expected = [c for c in aggregate(trades, MINUTE) if c.window_start in day_interval(AT)]
+    assert lakes.read_candles(sail.lake, MINUTE) == expected
 
 
 def test_a_rebuild_of_every_dirty_window_completes_the_watermark(sail: EngineLake) -> None:

@@ -101,9 +101,9 @@ def test_other_commits_restart_a_rebuild(
     calls = interrupt_windows(monkeypatch, another_writer)
     sail.rebuild(MINUTE, [day_interval(AT)])
     assert calls[0] == 2
-    wanted = aggregate([*trades, make_trade(10_000)], MINUTE)
+    expected = aggregate([*trades, make_trade(10_000)], MINUTE)
     assert [c for c in lakes.read_candles(sail.lake, MINUTE) if c.window_start in day_interval(AT)] == [
-        c for c in wanted if c.window_start in day_interval(AT)
+        c for c in expected if c.window_start in day_interval(AT)
     ]
 
 

@@ -39,11 +39,15 @@ def test_a_file_replaces_its_market_and_span(two_markets: Lake, write_csv: Write
     revised.append(trade(1000, timestamp=NOON + timedelta(hours=6, microseconds=1)))
     expected = [t for t in TWO_MARKETS if t.symbol == "T" or not 5 <= int(t.trade_id) <= 30] + revised
     path = write_csv(revised)
-    dry = run_replace(two_markets, path, tmp_path, apply=False)
+    dry_run = run_replace(two_markets, path, tmp_path, apply=False)
     assert stored_trades(two_markets) == sort_trades(TWO_MARKETS)
-    done = run_replace(two_markets, path, tmp_path)
+    applied = run_replace(two_markets, path, tmp_path)
     assert stored_trades(two_markets) == sort_trades(expected)
-    assert (done.removed, done.added, done.unchanged) == (dry.removed, dry.added, dry.unchanged) == (5, 2, 21)
+    assert (
+        (applied.removed, applied.added, applied.unchanged)
+        == (dry_run.removed, dry_run.added, dry_run.unchanged)
+        == (5, 2, 21)
+    )
     assert count_snapshots(two_markets) == 2
     assert rejected_ids(two_markets) == sorted(
         ("S", str(n)) for n in (7, 14, 21, 28, int(revised[3].trade_id))
@@ -96,8 +100,8 @@ def test_trades_without_ids_are_replaced_too(lake: Lake, tmp_path: Path) -> None
     ingest(lake, [path], **options)  # type: ignore[arg-type]
     assert run_replace(lake, path, tmp_path, **options).snapshot is None
     path.write_text("timestamp,price,amount\n1723075200,1,1\n1723075201,2.5,1\n1723075202,3,1\n")
-    done = run_replace(lake, path, tmp_path, **options)
-    assert (done.removed, done.added, done.unchanged) == (2, 1, 2)
+    applied = run_replace(lake, path, tmp_path, **options)
+    assert (applied.removed, applied.added, applied.unchanged) == (2, 1, 2)
     assert [t.price for t in stored_trades(lake)] == [1, Decimal("2.5"), 3]
 
 
