@@ -237,7 +237,7 @@ def test_files_that_would_replace_too_much_are_refused(full: Lake, write: Write,
         swap(full, write([trade(1), trade(3)], f"{AT.isoformat()},0,1,x,E,S\n"), tmp_path)
     with pytest.raises(BadFileError, match="1 rows cannot be trades"):
         swap(full, write([trade(1), trade(3), trade(3, price=Decimal(9))]), tmp_path)
-    with pytest.raises(BadFileError, match="1 ids come again"):
+    with pytest.raises(BadFileError, match="1 ids occur again"):
         swap(full, write([trade(1), trade(2), trade(1, timestamp=AT)]), tmp_path, batch_rows=1)
     with pytest.raises(UsageError, match=r"outside of its span, 1 .*\(3\)"):
         swap(full, write([trade(3, timestamp=AT)]), tmp_path)
