@@ -53,16 +53,16 @@ def retention_anchor(as_of: datetime | None, newest: datetime | None, now: datet
     return min(newest, now) if newest is not None else None
 
 
-def cutoff(moment: datetime | None, kept: timedelta | None, grain: Grain) -> datetime | None:
+def cutoff(moment: datetime | None, retention: timedelta | None, grain: Grain) -> datetime | None:
     """Return the start of the oldest partition to keep. None means that no partition may be dropped."""
-    if moment is None or kept is None or moment - _BEGINNING < kept:
+    if moment is None or retention is None or moment - _BEGINNING < retention:
         return None
-    return grain.floor(moment - kept)
+    return grain.floor(moment - retention)
 
 
-def partitions_to_drop(partitions: Iterable[Interval], line: datetime | None) -> list[Interval]:
-    """Return the partitions that end at or before the line, in order."""
-    return sorted(p for p in set(partitions) if line is not None and p.end <= line)
+def partitions_to_drop(partitions: Iterable[Interval], cutoff: datetime | None) -> list[Interval]:
+    """Return the partitions that end at or before the cutoff, in order."""
+    return sorted(p for p in set(partitions) if cutoff is not None and p.end <= cutoff)
 
 
 @dataclass(frozen=True)
@@ -81,20 +81,20 @@ class CandleCoverage:
 
 
 def limit_frozen_before(
-    line: datetime | None, coverages: Iterable[CandleCoverage]
+    candidate: datetime | None, coverages: Iterable[CandleCoverage]
 ) -> tuple[datetime | None, tuple[CandleCoverage, ...]]:
     """Limit the drop of trades to trades that every candle table includes.
 
     Args:
-        line: the end of the trades that are old enough to drop.
+        candidate: the end of the trades that are old enough to drop.
         coverages: the coverage of every candle table.
 
     Returns:
-        The new `frozen_before`, and the coverages that made it earlier than `line`.
+        The new `frozen_before`, and the coverages that made it earlier than `candidate`.
     """
-    lagging = tuple(c for c in coverages if line and c.until is not None and c.until < line)
+    lagging = tuple(c for c in coverages if candidate and c.until is not None and c.until < candidate)
     allowed = [Grain.DAY.floor(c.until) for c in lagging if c.until is not None]
-    return min(allowed, default=line), lagging
+    return min(allowed, default=candidate), lagging
 
 
 @dataclass(frozen=True)

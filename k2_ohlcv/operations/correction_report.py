@@ -1,4 +1,4 @@
-"""What a correction of trades did, or would do."""
+"""The report of a correction of trades. `delete_trades` and `replace_trades` fill the report."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -9,26 +9,26 @@ import pyarrow as pa
 
 from k2_ohlcv.lake.metadata.files import TRADE_TIME_COLUMN
 
-#: Rows that a report shows.
+#: The maximum number of sample rows in a report.
 MAX_SAMPLE_ROWS = 5
 
 
 @dataclass
 class CorrectionReport:
-    """What a correction did or, where it was not applied, would do.
+    """The changes of a correction, applied or planned.
 
     Attributes:
-        applied: whether it was done.
-        removed: trades that go.
-        added: trades that come.
-        unchanged: trades of the file that are stored already (replace only).
-        rejected: rows of the file that cannot be trades, or whose id came before (replace only).
-        removed_per_day: trades that go, by exchange, symbol and UTC day.
-        added_per_day: trades that come, likewise.
-        first_removed: the first few that go, as text.
-        first_added: the first few that come.
-        files: data files that are rewritten.
-        snapshot: the snapshot of trades that it made; None where it made none.
+        applied: whether the correction was applied.
+        removed: the number of removed trades.
+        added: the number of added trades.
+        unchanged: the number of trades of the file that are already stored (replace only).
+        rejected: the number of invalid rows and conflicts of the file (replace only).
+        removed_per_day: removed trades by exchange, symbol and UTC day.
+        added_per_day: added trades by exchange, symbol and UTC day.
+        first_removed: the first removed trades as text.
+        first_added: the first added trades as text.
+        files: the number of rewritten data files.
+        snapshot: the new snapshot of the trades table; None without a commit.
     """
 
     applied: bool
@@ -44,17 +44,17 @@ class CorrectionReport:
     snapshot: int | None = None
 
     def count_removed(self, rows: pa.Table) -> None:
-        """Count trades that go, in the table's columns."""
+        """Count removed trades, given in the table's columns."""
         self.removed += rows.num_rows
         _count_days(self.removed_per_day, self.first_removed, rows)
 
     def count_added(self, rows: pa.Table) -> None:
-        """Count trades that come, likewise."""
+        """Count added trades, given in the table's columns."""
         self.added += rows.num_rows
         _count_days(self.added_per_day, self.first_added, rows)
 
     def as_json(self) -> dict[str, object]:
-        """The report as one JSON object."""
+        """Return the report as one JSON object."""
         return {
             "applied": self.applied,
             "removed": self.removed,
@@ -78,7 +78,8 @@ class CorrectionReport:
         }
 
 
-def _count_days(days: Counter[tuple[str, str, date]], shown: list[str], rows: pa.Table) -> None:
+def _count_days(days: Counter[tuple[str, str, date]], samples: list[str], rows: pa.Table) -> None:
+    """Add rows to the counts by day, and the first rows to the samples."""
     if not rows.num_rows:
         return
     frame = pl.DataFrame(rows.select(["exchange", "symbol", TRADE_TIME_COLUMN]))
@@ -86,12 +87,12 @@ def _count_days(days: Counter[tuple[str, str, date]], shown: list[str], rows: pa
         frame.group_by("exchange", "symbol", pl.col(TRADE_TIME_COLUMN).dt.date()).len().iter_rows()
     ):
         days[key[0], key[1], key[2]] += count
-    for row in rows.slice(0, max(0, MAX_SAMPLE_ROWS - len(shown))).to_pylist():
-        shown.append(f"{row['exchange']} {row['symbol']} {raw_text(row)}")
+    for row in rows.slice(0, max(0, MAX_SAMPLE_ROWS - len(samples))).to_pylist():
+        samples.append(f"{row['exchange']} {row['symbol']} {raw_text(row)}")
 
 
 def raw_text(row: dict[str, object]) -> str:
-    """A trade as the plain table of landing files has it: timestamp, price, quantity, trade_id."""
+    """Format a trade as a line of a generic landing file: timestamp, price, quantity, trade_id."""
     moment = row[TRADE_TIME_COLUMN]
     assert isinstance(moment, datetime)
     return f"{moment.astimezone(UTC).isoformat()},{row['price']},{row['quantity']},{row['trade_id']}"

@@ -1,7 +1,7 @@
-"""Corrections of trades: removing bad ones. Making a market's span equal to a file is in `replace_trades`.
+"""Deletes wrong trades, and has the rules of all corrections. Replacing trades is in `replace_trades`.
 
-Each is one snapshot of the trades table. The rows that go are recorded in rejected_trades before that commit,
-so that a crash in between loses no record; recording them twice adds nothing.
+Each correction is one snapshot of the trades table. Removed rows are recorded in `rejected_trades` before
+that commit. A crash between the two therefore loses no record, and a repeated record changes nothing.
 """
 
 from collections import Counter
@@ -31,9 +31,9 @@ from k2_ohlcv.lake.retry import retry_conflicts
 from k2_ohlcv.operations.correction_report import CorrectionReport, raw_text
 from k2_ohlcv.sources.staging.rejected_buffer import REJECTED_BUFFER_SCHEMA
 
-#: Why a trade was removed, where nothing is said.
+#: The default reason in `rejected_trades` for a deleted trade.
 DELETED_REASON = "deleted: removed by k2-ohlcv trades delete"
-#: In a snapshot's summary: which command made it.
+#: Key in a snapshot's summary: the command that made the snapshot.
 COMMAND_KEY = "k2.correction"
 _RECORD_ROWS = 250_000
 
@@ -42,12 +42,12 @@ Market = tuple[str, str]
 
 @dataclass(frozen=True)
 class Selection:
-    """Which trades to remove: those to which everything that is said applies.
+    """The trades to delete. A trade is selected if it meets all conditions.
 
     Attributes:
-        market: exchange and symbol; None is any.
-        interval: their times; None is any.
-        ids: their ids, which are a market's; empty is any.
+        market: exchange and symbol; None selects all markets.
+        interval: the time of the trades; None selects all times.
+        ids: trade ids of the market; empty selects all ids.
     """
 
     market: Market | None = None
@@ -56,14 +56,14 @@ class Selection:
 
     def __post_init__(self) -> None:
         if self.market is None and self.interval is None and not self.ids:
-            raise UsageError(
-                "nothing says which trades to delete: give --exchange and --symbol, --from and --to, or --id"
-            )
+            raise UsageError("no trades are selected: give --exchange and --symbol, --from and --to, or --id")
         if self.ids and self.market is None:
-            raise UsageError("an id is unique in its market only: give --exchange and --symbol with --id")
+            raise UsageError(
+                "a trade id is unique in its market only: give --exchange and --symbol with --id"
+            )
 
     def tasks(self, table: Table) -> list[FileScanTask]:
-        """The data files that may hold such trades."""
+        """Find the data files that may have selected trades."""
         if self.ids and self.market:
             size = len(self.ids)
             rows = pa.table(
@@ -74,76 +74,74 @@ class Selection:
                 }
             )
             return CandidateFiles(rows, [self.market], np.zeros(size, bool)).scan_tasks(table)
-        live = current_data_files(table)
+        files = current_data_files(table)
         if self.interval is not None:
-            live = [f for f in live if _may_hold(table, f.file, self.interval)]
-        paths = files_of_market(table, live, self.market) if self.market else {f.path for f in live}
+            files = [f for f in files if _may_overlap(table, f.file, self.interval)]
+        paths = files_of_market(table, files, self.market) if self.market else {f.path for f in files}
         return scan_tasks(table, paths)
 
     def positions(self, rows: pa.Table) -> Int64s:
-        """Which of some rows are such trades."""
-        chosen: Mask = np.ones(rows.num_rows, bool)
+        """Return the positions of the selected trades in some rows."""
+        is_selected: Mask = np.ones(rows.num_rows, bool)
         if self.market is not None:
-            chosen &= is_in_market(rows, self.market)
+            is_selected &= is_in_market(rows, self.market)
         if self.interval is not None:
             moments = rows[TRADE_TIME_COLUMN].cast(pa.int64()).to_numpy()
             first, last = _first_and_last(self.interval)
-            chosen &= (moments >= first) & (moments <= last)
+            is_selected &= (moments >= first) & (moments <= last)
         if self.ids:
-            chosen &= pc.is_in(rows["trade_id"], pa.array(self.ids, rows["trade_id"].type)).to_numpy()
-        return np.flatnonzero(chosen)
+            is_selected &= pc.is_in(rows["trade_id"], pa.array(self.ids, rows["trade_id"].type)).to_numpy()
+        return np.flatnonzero(is_selected)
 
 
-def _may_hold(table: Table, file: DataFile, interval: Interval) -> bool:
-    """Whether rows of a data file may lie in an interval, at impossible times too."""
-    bounds, (first, last) = (
-        find_time_column(table, TRADE_TIME_COLUMN).file_bounds(file),
-        _first_and_last(interval),
-    )
+def _may_overlap(table: Table, file: DataFile, interval: Interval) -> bool:
+    """Whether a data file may have rows in an interval. The interval may include impossible trade times."""
+    bounds = find_time_column(table, TRADE_TIME_COLUMN).file_bounds(file)
+    first, last = _first_and_last(interval)
     return bounds is None or (bounds[0] <= last and bounds[1] >= first)
 
 
 def _first_and_last(interval: Interval) -> tuple[int, int]:
-    """The first and the last microsecond. An interval up to the last moment that there is includes it."""
+    """Return the first and the last microsecond. An interval up to `LAST_MOMENT` includes this moment."""
     end = to_micros(interval.end)
     return to_micros(interval.start), end if interval.end == LAST_MOMENT else end - 1
 
 
 def is_in_market(rows: pa.Table, market: Market) -> Mask:
-    """Which rows are of a market."""
-    same = pc.and_(pc.equal(rows["exchange"], market[0]), pc.equal(rows["symbol"], market[1]))
-    mask: Mask = same.to_numpy()
+    """Return a mask of the rows of a market."""
+    is_equal = pc.and_(pc.equal(rows["exchange"], market[0]), pc.equal(rows["symbol"], market[1]))
+    mask: Mask = is_equal.to_numpy()
     return mask
 
 
 def delete_trades(
     lake: Lake, chosen: Selection, *, reason: str = DELETED_REASON, apply: bool
 ) -> CorrectionReport:
-    """Remove trades from the table, each recorded in rejected_trades with the reason.
+    """Delete trades from the table, and record each trade in `rejected_trades` with the reason.
 
     Args:
         lake: the lake.
-        chosen: which ones.
-        reason: why, as it is recorded.
-        apply: do it; else only say what would go.
+        chosen: the trades to delete.
+        reason: the reason to record.
+        apply: change the table. Otherwise the function only reports the changes.
 
     Raises:
-        UsageError: the trades are someone else's, or behind the frozen line.
-        MissingTradesError: there are candles, and no trades table.
-        CommitConflictError: others committed first, each time.
+        UsageError: the trades are external or before `frozen_before`.
+        MissingTradesError: candles exist, but there is no trades table.
+        CommitConflictError: other writers won every attempt.
     """
     reject_uncorrectable_trades(lake)
     now = datetime.now(UTC)
 
-    def work(table: Table) -> CorrectionReport:
+    def attempt(table: Table) -> CorrectionReport:
         report, cuts = CorrectionReport(apply), []
         for task in chosen.tasks(table):
             rows = read_rows(table, task)
             positions = chosen.positions(rows)
             if len(positions):
-                going = rows.take(pa.array(positions))
-                reject_frozen_trades(table, pc.min(going[TRADE_TIME_COLUMN]).as_py())
-                report.count_removed(going)
+                removed = rows.take(pa.array(positions))
+                reject_frozen_trades(table, pc.min(removed[TRADE_TIME_COLUMN]).as_py())
+                report.count_removed(removed)
                 cuts.append(RowsToRemove(task, positions))
         report.files = len(cuts)
         if apply and cuts:
@@ -152,68 +150,70 @@ def delete_trades(
             report.snapshot = after.metadata.current_snapshot_id
         return report
 
-    return retry_conflicts(lake.trades, work, purpose="to correct trades")
+    return retry_conflicts(lake.trades, attempt, purpose="to correct trades")
 
 
 def reject_uncorrectable_trades(lake: Lake) -> None:
-    """Refuse to correct someone else's trades, or trades that are missing. That holds for dry runs as well.
+    """Refuse to correct external or missing trades, in dry runs too.
 
     Raises:
-        UsageError: the lake reads someone else's trades.
-        MissingTradesError: there are candles, and the trades table is missing or has never had trades.
+        UsageError: the trades table is external.
+        MissingTradesError: candles exist, but the trades table is missing or has never had trades.
     """
     lake.reject_external_trades()
     trades = lake.trades()
     if trades.metadata.current_snapshot_id is None:
-        for each in TIMEFRAMES:
-            reject_missing_trades(lake.candles(each), trades)
+        for timeframe in TIMEFRAMES:
+            reject_missing_trades(lake.candles(timeframe), trades)
 
 
 def reject_frozen_trades(table: Table, first: datetime) -> None:
-    """Trades before the frozen line are not corrected.
+    """Refuse to correct trades before `frozen_before`.
 
     Raises:
-        UsageError: the first trade to correct is before the line.
+        UsageError: the first trade to correct is before `frozen_before`.
     """
-    line = read_bound(table, FROZEN_BEFORE)
-    if line is not None and first < line:
+    frozen_before = read_bound(table, FROZEN_BEFORE)
+    if frozen_before is not None and first < frozen_before:
         raise UsageError(
-            f"the trade of {first.isoformat()} is before {line.isoformat()} ({FROZEN_BEFORE} of "
-            f"{'.'.join(table.name())}): trades before that have expired, and candles are the only record. "
-            "Nothing was changed. Choose trades after that line"
+            f"the trade of {first.isoformat()} is before {frozen_before.isoformat()} ({FROZEN_BEFORE} of "
+            f"{'.'.join(table.name())}). Trades before that time have expired, and candles are the only "
+            "record. Nothing was changed. Choose trades after that time"
         )
 
 
 def record_rejected(
     lake: Lake, table: Table, cuts: Sequence[RowsToRemove], *, command: str, reason: str, now: datetime
 ) -> None:
-    """Keep trades that are about to go in rejected_trades, in bounded batches."""
+    """Record trades in `rejected_trades` before their removal, in bounded batches."""
     for rows in read_removed_rows(table, cuts):
         for first in range(0, rows.num_rows, _RECORD_ROWS):
-            refused = _as_rejected(rows.slice(first, _RECORD_ROWS), command, reason)
-            rejected.append_rejected(lake, refused, now)
+            rejected.append_rejected(
+                lake, _as_rejected(rows.slice(first, _RECORD_ROWS), command, reason), now
+            )
 
 
 def _as_rejected(rows: pa.Table, command: str, reason: str) -> pa.Table:
-    # The market stands in the source too: two markets may have the same id, time, price and quantity.
-    lines: Counter[tuple[str, str]] = Counter()
-    refused = []
+    """Convert trades to the columns of `rejected_trades`."""
+    counts: Counter[tuple[str, str]] = Counter()
+    rejected_rows = []
     for row in rows.to_pylist():
+        # The source includes the market: two markets may have the same id, time, price and quantity.
         source, raw = f"k2-ohlcv {command} {row['exchange']}/{row['symbol']}", raw_text(row)
-        lines[source, raw] += 1  # equal rows are told apart by their number
-        refused.append(
+        counts[source, raw] += 1  # equal rows get different line numbers
+        rejected_rows.append(
             {
                 "source": source,
-                "line": lines[source, raw],
+                "line": counts[source, raw],
                 "reason": reason,
                 "raw": raw,
                 "exchange": row["exchange"],
                 "symbol": row["symbol"],
             }
         )
-    return pa.Table.from_pylist(refused, schema=REJECTED_BUFFER_SCHEMA)
+    return pa.Table.from_pylist(rejected_rows, schema=REJECTED_BUFFER_SCHEMA)
 
 
 def span_between(first: int, last: int) -> Interval:
-    """Whole microseconds from the first to the last, both included."""
+    """Return the interval from the first to the last microsecond, both included."""
     return Interval(from_micros(first), from_micros(last + 1))

@@ -1,4 +1,4 @@
-"""The trades of one file and market, read to the end and kept on disk, to be compared with stored ones."""
+"""The trades of one file and one market, on disk. `replacement_plan` compares them with stored trades."""
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -21,17 +21,17 @@ _MAX_SAMPLE_ROWS = 3
 
 @dataclass(frozen=True)
 class FileTrades:
-    """The trades of the file, on disk.
+    """The trades of one file and one market, on disk.
 
     Attributes:
-        sort_buffer: where they are.
-        market: whose they are.
-        first: the time of the first, in microseconds since the epoch.
-        last: the time of the last.
-        ranges: contiguous half-open ranges of time that make up the span, each of bounded rows.
-        rejected: the rows that are left out, as `rejected_trades` has them.
-        rejected_count: how many those are.
-        is_daily: whether ids are unique in their day only.
+        sort_buffer: the trades.
+        market: the market of the trades.
+        first: the time of the first trade, in microseconds since the epoch.
+        last: the time of the last trade.
+        ranges: contiguous half-open time ranges that cover the span. The rows of one range fit in memory.
+        rejected: the rejected rows, in the columns of `rejected_trades`.
+        rejected_count: the number of rejected rows.
+        is_daily: whether trade ids are unique within a day only.
     """
 
     sort_buffer: SortBuffer
@@ -44,49 +44,55 @@ class FileTrades:
     is_daily: bool = False
 
     @classmethod
-    def read_file(cls, path: Path, intake: FileReader, batch_rows: int) -> "FileTrades":
-        """What a file holds, once it is read to its end."""
-        if intake.first is None or intake.last is None:
+    def read_file(cls, path: Path, reader: FileReader, batch_rows: int) -> "FileTrades":
+        """Take the trades of a file from its reader, after the reader has read the file to its end.
+
+        Raises:
+            BadFileError: the file has no trades, or an id occurs at several times.
+            UsageError: the file has several markets.
+        """
+        if reader.first is None or reader.last is None:
             raise BadFileError(f"{path}: no row of the file is a trade, so it has no span to replace")
-        markets = list(intake.markets)
+        markets = list(reader.markets)
         if len(markets) != 1:
-            named = ", ".join("/".join(market) for market in markets[:_MAX_SAMPLE_ROWS])
-            named += ", ..." if len(markets) > _MAX_SAMPLE_ROWS else ""
+            names = ", ".join("/".join(market) for market in markets[:_MAX_SAMPLE_ROWS])
+            names += ", ..." if len(markets) > _MAX_SAMPLE_ROWS else ""
             raise UsageError(
-                f"{path} has trades of {len(markets)} markets ({named}). "
-                "One market is replaced at a time: give a file for each, or --exchange and --symbol"
+                f"{path} has trades of {len(markets)} markets ({names}). A replacement takes one market: "
+                "give one file per market, or --exchange and --symbol"
             )
-        starts = [span.start for span in intake.sort_buffer.split_ranges(batch_rows)]
-        edges = [intake.first, *starts[1:], intake.last + 1]
-        given = cls(
-            intake.sort_buffer,
+        starts = [span.start for span in reader.sort_buffer.split_ranges(batch_rows)]
+        edges = [reader.first, *starts[1:], reader.last + 1]
+        file_trades = cls(
+            reader.sort_buffer,
             markets[0],
-            intake.first,
-            intake.last,
+            reader.first,
+            reader.last,
             tuple(pairwise(edges)),
-            intake.rejected_buffer,
-            intake.rejected,
-            bool(intake.daily_files),
+            reader.rejected_buffer,
+            reader.rejected,
+            bool(reader.daily_files),
         )
-        given._reject_scattered(path)
-        return replace(given, rejected_count=given.rejected_count + given._reject_conflicts(path))
+        file_trades._reject_scattered(path)
+        conflicts = file_trades._reject_conflicts(path)
+        return replace(file_trades, rejected_count=file_trades.rejected_count + conflicts)
 
     def _reject_conflicts(self, path: Path) -> int:
-        """Rows that have other values than the first one of their id: put in with the rejected ones."""
+        """Add rows to the rejected rows if an earlier row has the same id and other values. Count them."""
         count = 0
         for start, end in self.ranges:
             batch = self.batch_with_ids(start, end)
-            other = ~self.select_rows(batch) & ~_repeated_rows(batch)
+            is_conflict = ~self.select_rows(batch) & ~_is_repeated(batch)
             self.rejected.add_rows(
                 build_rejected_rows(
-                    batch.rows, other, reason=CONFLICT, markets=[self.market], sources=[str(path)]
+                    batch.rows, is_conflict, reason=CONFLICT, markets=[self.market], sources=[str(path)]
                 )
             )
-            count += int(other.sum())
+            count += int(is_conflict.sum())
         return count
 
-    def _hashes(self, start: int, end: int) -> pl.Series:
-        """Of each id, or of each day and id: small enough to hold those of the whole file."""
+    def _hash_ids(self, start: int, end: int) -> pl.Series:
+        """Hash each id, or each day and id. The hashes of the whole file fit in memory."""
         incoming = self.trades(start, end)
         texts = pl.Series(incoming.rows["trade_id"])
         if self.is_daily:
@@ -94,38 +100,37 @@ class FileTrades:
         return texts.hash().unique()
 
     def batch_with_ids(self, start: int, end: int) -> BatchWithIds:
-        """The rows of a range, with ids."""
+        """Read the rows of a time range, with ids."""
         return assign_ids(self.sort_buffer.read(start, end), (0,) if self.is_daily else ())
 
     @staticmethod
     def select_rows(batch: BatchWithIds) -> Mask:
-        """The first row of each id."""
+        """Return a mask of the first row of each id."""
         mask: Mask = batch.first_duplicate == np.arange(len(batch.first_duplicate))
         return mask
 
     def trades(self, start: int, end: int) -> TradeBatch:
-        """The trades of a range, each id once."""
+        """Read the trades of a time range, one row per id."""
         batch = self.batch_with_ids(start, end)
-        chosen = self.select_rows(batch)
-        rows = batch.rows if chosen.all() else batch.rows.filter(pa.array(chosen))
-        daily = None if batch.has_daily_ids is None else batch.has_daily_ids[chosen]
-        return TradeBatch(rows, [self.market], batch.generated_id[chosen], np.arange(rows.num_rows), daily)
+        is_first = self.select_rows(batch)
+        rows = batch.rows if is_first.all() else batch.rows.filter(pa.array(is_first))
+        daily = None if batch.has_daily_ids is None else batch.has_daily_ids[is_first]
+        return TradeBatch(rows, [self.market], batch.generated_id[is_first], np.arange(rows.num_rows), daily)
 
     def _reject_scattered(self, path: Path) -> None:
-        """Ids that come again in another range of time have other values there: which is right?"""
+        """Raise an error if an id occurs in several time ranges. Nothing says which row is right."""
         if len(self.ranges) == 1:
             return
-        hashes = [self._hashes(*one) for one in self.ranges]
-        whole = pl.concat(hashes)
-        if repeated := len(whole) - whole.n_unique():
+        hashes = pl.concat([self._hash_ids(start, end) for start, end in self.ranges])
+        if repeated := len(hashes) - hashes.n_unique():
             raise BadFileError(
-                f"{path}: {repeated:,} ids come again at other times; which of the rows is right cannot be "
-                "told, and nothing was changed. Take the wrong ones out of the file"
+                f"{path}: {repeated:,} ids occur again at other times. Nothing was changed. "
+                "Remove the wrong rows from the file"
             )
 
 
-def _repeated_rows(batch: BatchWithIds) -> Mask:
-    """Rows that are equal to the first one of their id."""
+def _is_repeated(batch: BatchWithIds) -> Mask:
+    """Return a mask of the rows that are equal to the first row of their id."""
     equal: Mask = has_equal_values(
         batch.rows, np.arange(len(batch.first_duplicate)), batch.rows, batch.first_duplicate
     )

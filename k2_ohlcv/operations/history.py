@@ -1,7 +1,7 @@
-"""Where history begins: the lines of retention, and moving one back on purpose. A dry run by default.
+"""The history bounds `frozen_before` and `expired_before`: show them, or move one back.
 
-Retention moves the lines forward. What lies between the new and the old line is open afterwards: the next
-refresh makes it equal to the trades that are there.
+Retention moves the bounds forward. A person moves a bound back here. The watermark then has the windows
+between the two bounds as open. The next refresh makes these windows equal to the trades.
 """
 
 from collections.abc import Sequence
@@ -25,15 +25,15 @@ from k2_ohlcv.lake.watermark import Watermark
 
 @dataclass(frozen=True)
 class BoundMove:
-    """A line of one table, and where it moves.
+    """A history bound of one table, with its move.
 
     Attributes:
         table: the name of the table.
-        bound: `frozen` or `expired`.
-        before: where the line is; None where there is none.
-        after: where it moves; None where it stays.
-        candles: at most so many candles lie between the two.
-        trades: at most so many trades lie between the two.
+        bound: `frozen` for `frozen_before`, `expired` for `expired_before`.
+        before: the current bound; None without a bound.
+        after: the new bound; None without a move.
+        candles: the maximum number of candles between the two bounds.
+        trades: the maximum number of trades between the two bounds.
     """
 
     table: str
@@ -44,7 +44,7 @@ class BoundMove:
     trades: int = 0
 
     def as_json(self) -> dict[str, object]:
-        """The move as one JSON object."""
+        """Return the move as one JSON object."""
         return {
             "table": self.table,
             "line": self.bound,
@@ -56,27 +56,27 @@ class BoundMove:
 
 
 def read_bounds(lake: Lake) -> list[BoundMove]:
-    """The lines of all tables as they are."""
-    found = [] if not lake.has_own_trades else [_bound_of(lake.trades(), FROZEN_BEFORE)]
+    """Read the history bounds of all tables."""
+    bounds = [_read_bound_of(lake.trades(), FROZEN_BEFORE)] if lake.has_own_trades else []
     for timeframe in TIMEFRAMES:
         candles = lake.candles(timeframe)
-        found += [_bound_of(candles, FROZEN_BEFORE), _bound_of(candles, EXPIRED_BEFORE)]
-    return found
+        bounds += [_read_bound_of(candles, FROZEN_BEFORE), _read_bound_of(candles, EXPIRED_BEFORE)]
+    return bounds
 
 
 def move_frozen_before(lake: Lake, to: datetime, *, apply: bool) -> list[BoundMove]:
-    """Move the line before which candles are frozen back, in the trades and in every candle table.
+    """Move `frozen_before` back, in the trades table and in every candle table.
 
-    Candles between the two lines whose trades are gone are removed by the next refresh.
+    The next refresh deletes candles between the two bounds whose trades have expired.
 
     Raises:
-        UsageError: no table has a line after `to`.
+        UsageError: no table has a bound after `to`.
         CommitConflictError: other writers won every attempt.
     """
     moves: list[BoundMove] = []
-    # The trades first: a refresh in between would remember their line in the candle tables again.
-    if lake.has_own_trades and _check_moves_back(trades := lake.trades(), FROZEN_BEFORE, to):
-        moves.append(replace(_bound_of(trades, FROZEN_BEFORE), after=to))
+    # The trades table first: a refresh copies its bound to the candle tables.
+    if lake.has_own_trades and _is_moved_back(trades := lake.trades(), FROZEN_BEFORE, to):
+        moves.append(replace(_read_bound_of(trades, FROZEN_BEFORE), after=to))
         if apply:
             commit_with_retry(lake.writable_trades, lambda table: _trades_commit(lake, table, to))
     for timeframe in TIMEFRAMES:
@@ -87,79 +87,82 @@ def move_frozen_before(lake: Lake, to: datetime, *, apply: bool) -> list[BoundMo
 def move_expired_before(
     lake: Lake, to: datetime, timeframes: Sequence[Timeframe], *, apply: bool
 ) -> list[BoundMove]:
-    """Move the line before which candles have been dropped back, in some candle tables.
+    """Move `expired_before` back, in some candle tables.
 
-    The next refresh computes the candles between the two lines again, where their trades are there.
+    The next refresh computes the candles between the two bounds again, if their trades still exist.
 
     Raises:
-        UsageError: no table has a line after `to`.
+        UsageError: no table has a bound after `to`.
         CommitConflictError: other writers won every attempt.
     """
     moves = [m for t in timeframes for m in _move_candles(lake, t, EXPIRED_BEFORE, to, apply=apply)]
     return _check_any_move(moves, "expired", to)
 
 
-def _check_any_move(moves: list[BoundMove], line: str, to: datetime) -> list[BoundMove]:
+def _check_any_move(moves: list[BoundMove], bound: str, to: datetime) -> list[BoundMove]:
+    """Raise an error without any move, else return the moves."""
     if not moves:
-        raise UsageError(f"no table has its {line} line after {to:%Y-%m-%d}: there is nothing to move back")
+        raise UsageError(f"no table has {bound}_before after {to:%Y-%m-%d}: there is nothing to move back")
     return moves
 
 
 def _move_candles(
-    lake: Lake, timeframe: Timeframe, line: str, to: datetime, *, apply: bool
+    lake: Lake, timeframe: Timeframe, key: str, to: datetime, *, apply: bool
 ) -> list[BoundMove]:
+    """Move the bound with this property key in a candle table, if the bound is after `to`."""
     candles = lake.candles(timeframe)
-    if not _check_moves_back(candles, line, to):
+    if not _is_moved_back(candles, key, to):
         return []
     trades = lake.trades()
-    old = read_bound(candles, line)
+    old = read_bound(candles, key)
     assert old is not None
     between = Interval(to, old)
     move = replace(
-        _bound_of(candles, line),
+        _read_bound_of(candles, key),
         after=to,
         candles=_rows_between(candles, between),
         trades=_rows_between(trades, between),
     )
     if apply:
         commit_with_retry(
-            lambda: lake.candles(timeframe), lambda table: _candles_commit(table, trades, timeframe, line, to)
+            lambda: lake.candles(timeframe), lambda table: _candles_commit(table, trades, timeframe, key, to)
         )
     return [move]
 
 
 def _trades_commit(lake: Lake, trades: Table, to: datetime) -> TableCommit:
-    """The commit that moves the line of the trades."""
+    """Build the commit that moves `frozen_before` of the trades table."""
     return TableCommit(
         properties={FROZEN_BEFORE: to.isoformat()}, protected=frozenset(protected_snapshots(lake, trades))
     )
 
 
 def _candles_commit(
-    candles: Table, trades: Table, timeframe: Timeframe, line: str, to: datetime
+    candles: Table, trades: Table, timeframe: Timeframe, key: str, to: datetime
 ) -> TableCommit:
-    """The commit that moves a line of a candle table and opens what lies between the two."""
-    old, mark = read_bound(candles, line), Watermark.from_table(candles)
-    properties = {line: to.isoformat()}
+    """Build the commit that moves a bound of a candle table and opens the windows between the bounds."""
+    old, mark = read_bound(candles, key), Watermark.from_table(candles)
+    properties = {key: to.isoformat()}
     if mark is None or old is None or old <= to:
         return TableCommit(properties=properties)
     files = live_files(candles, candles.metadata.current_snapshot_id)
-    held = [*trades_spans(trades, trades.metadata.current_snapshot_id), *(f.span for f in files)]
-    opened = timeframe.align(intersect_all(timeframe.grain.partitions(held), [Interval(to, old)]))
-    return TableCommit(properties=properties, summary=mark.with_open(opened).summary())
+    spans = [*trades_spans(trades, trades.metadata.current_snapshot_id), *(f.span for f in files)]
+    windows = timeframe.align(intersect_all(timeframe.grain.partitions(spans), [Interval(to, old)]))
+    return TableCommit(properties=properties, summary=mark.with_open(windows).summary())
 
 
-def _bound_of(table: Table, line: str) -> BoundMove:
-    return BoundMove(
-        table.name()[-1], "frozen" if line == FROZEN_BEFORE else "expired", read_bound(table, line)
-    )
+def _read_bound_of(table: Table, key: str) -> BoundMove:
+    bound = "frozen" if key == FROZEN_BEFORE else "expired"
+    return BoundMove(table.name()[-1], bound, read_bound(table, key))
 
 
-def _check_moves_back(table: Table, line: str, to: datetime) -> bool:
-    current = read_bound(table, line)
+def _is_moved_back(table: Table, key: str, to: datetime) -> bool:
+    """Whether a bound of a table is after `to`."""
+    current = read_bound(table, key)
     return not isinstance(table, MissingTable) and current is not None and current > to
 
 
 def _rows_between(table: Table, between: Interval) -> int:
+    """Count the rows of the files that overlap an interval."""
     files = live_files(table, table.metadata.current_snapshot_id)
     return sum(f.file.record_count for f in files if not f.is_delete and f.span.intersect(between))

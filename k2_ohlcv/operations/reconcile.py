@@ -109,15 +109,15 @@ def _run(
         # with this attempt. An earlier commit used no newer trades snapshot than this attempt.
         base, trades = candles.metadata_location, lake.trades()
         try:
-            work = _Attempt(lake, engine, trades, plan(candles, trades, timeframe), cache, progress)
-            report = work.run(candles)
+            state = _Attempt(lake, engine, trades, plan(candles, trades, timeframe), cache, progress)
+            report = state.run(candles)
         except FileNotFoundError as error:
             if _is_table_changed(lake, timeframe, base):
                 raise CommitFailedException(f"files of the loaded version were deleted: {error}") from error
             raise
         report = replace(report, seconds=time.monotonic() - started)
         if report.refused:
-            raise _refused_windows_error(work, report)
+            raise _refused_windows_error(state, report)
         return report
 
     return retry_conflicts(lambda: lake.candles(timeframe), attempt)
@@ -204,12 +204,12 @@ class _Attempt:
             _log.warning("another writer changed frozen or expired candles", table=table, reason=reason)
 
 
-def _refused_windows_error(work: _Attempt, report: ReconcileReport) -> RefusedWindowsError:
+def _refused_windows_error(attempt: _Attempt, report: ReconcileReport) -> RefusedWindowsError:
     """Build the error that names the refused windows, and the trades without an exact value."""
     misfits, spans = "", [r.window for r in report.refused if r.check == "positive_metrics"]
-    if isinstance(work.trades, ExternalTrades) and report.trades_snapshot is not None and spans:
-        misfits = rollup.describe_invalid_rows(work.engine, work.trades, report.trades_snapshot, spans)
-    return RefusedWindowsError.from_report(report, owns_trades=work.lake.has_own_trades, misfits=misfits)
+    if isinstance(attempt.trades, ExternalTrades) and report.trades_snapshot is not None and spans:
+        misfits = rollup.describe_invalid_rows(attempt.engine, attempt.trades, report.trades_snapshot, spans)
+    return RefusedWindowsError.from_report(report, owns_trades=attempt.lake.has_own_trades, misfits=misfits)
 
 
 def _table_commit(

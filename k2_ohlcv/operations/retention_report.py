@@ -1,4 +1,4 @@
-"""What retention would do or did, in numbers. Made by `retention`, shown by the graph and the command."""
+"""Reports of retention. `retention` builds the reports; Dagster runs and the command show them."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,13 +9,13 @@ from k2_ohlcv.lake.newest_trade import NewestTrade
 
 @dataclass(frozen=True)
 class HeldBack:
-    """What a scheduled run does not drop: too much at once, where the data's clock jumped.
+    """Partitions that a scheduled run does not drop: too many, after a jump of the data clock.
 
     Attributes:
         partitions: the keys of the partitions.
-        rows: rows in them.
-        bytes: bytes of their data files.
-        reason: why they are held, and what to do, in words.
+        rows: the number of rows in the partitions.
+        bytes: the size of their data files.
+        reason: the cause and the remedy, for people.
     """
 
     partitions: tuple[str, ...]
@@ -24,7 +24,7 @@ class HeldBack:
     reason: str
 
     def as_json(self) -> dict[str, object]:
-        """What is held as one JSON object; of the partitions their number and both ends."""
+        """Return one JSON object, with the number of partitions and the first and last key."""
         return {
             "partitions": len(self.partitions),
             "first": self.partitions[0],
@@ -37,25 +37,24 @@ class HeldBack:
 
 @dataclass(frozen=True)
 class TableReport:
-    """What goes, or went, from one table.
+    """Retention of one table, applied or planned.
 
     Attributes:
-        table: its name.
-        cutoff: where what is kept begins; None where nothing may go.
-        partitions: the keys of the partitions that go.
-        rows: rows in them.
-        bytes: bytes of their data files.
-        files_removed: files that were removed: data, manifests and lists that only expired snapshots reached,
-            and files that nothing knew.
-        files_refused: files that the store refused to remove; the next run tries them again.
-        bytes_freed: by how much less the table's folder takes than before. It is a little under zero where
-            files still serve kept snapshots and only the commit is new. What others write meanwhile counts.
-        snapshots_expired: snapshots that expired.
-        blocked: why no more goes although it is past its time, in words.
-        compacted: what compaction did.
-        files_per_partition: the most files that a partition has, and the mean.
-        held_back: what a scheduled run does not drop. In a dry run, and where it is applied knowingly, these
-            partitions are among those that go.
+        table: the name of the table.
+        cutoff: the start of the oldest partition to keep; None if no partition may be dropped.
+        partitions: the keys of the dropped partitions.
+        rows: the number of rows in the dropped partitions.
+        bytes: the size of their data files.
+        files_removed: the number of deleted files: files of expired snapshots alone, and orphan files.
+        files_refused: the number of files that the store did not delete. The next run tries again.
+        bytes_freed: the decrease of the size of the table's folder. The value is negative if the commit adds
+            more than the run deletes. Files of other writers count too.
+        snapshots_expired: the number of expired snapshots.
+        blocked: why old partitions are kept, for people.
+        compacted: the result of compaction.
+        files_per_partition: the maximum and the mean number of files in a partition.
+        held_back: partitions that a scheduled run does not drop. A dry run, or a run that a person applies,
+            also has these partitions in `partitions`.
     """
 
     table: str
@@ -73,7 +72,7 @@ class TableReport:
     held_back: HeldBack | None = None
 
     def as_json(self) -> dict[str, object]:
-        """The report as one JSON object."""
+        """Return the report as one JSON object."""
         most, mean = self.files_per_partition
         return {
             "table": self.table,
@@ -94,13 +93,13 @@ class TableReport:
 
 @dataclass(frozen=True)
 class RetentionReport:
-    """What retention would do, or did.
+    """Retention of all tables, applied or planned.
 
     Attributes:
-        applied: whether it did.
-        tables: table by table.
-        aged_from: the moment that ages are measured from; None where there are no trades.
-        newest: the trade that set that moment; None where the moment was asked for.
+        applied: whether the run changed the tables.
+        tables: the report of each table.
+        aged_from: the moment from which ages are measured; None without trades.
+        newest: the trade that set this moment; None if a person chose the moment.
     """
 
     applied: bool
@@ -109,7 +108,7 @@ class RetentionReport:
     newest: NewestTrade | None = None
 
     def as_json(self) -> dict[str, object]:
-        """The report as one JSON object."""
+        """Return the report as one JSON object."""
         return {
             "applied": self.applied,
             "aged_from": self.aged_from.isoformat() if self.aged_from else None,

@@ -88,12 +88,11 @@ class _Validation:
         reconciled: ReconciledWindows | None,
     ) -> "_Validation":
         """Load the candle table, the 1m table and the trades table, in this order."""
-        tables = {each: lake.candles(each) for each in (timeframe, TIMEFRAMES[0])}
+        pair = (timeframe, TIMEFRAMES[0])
+        tables = {t: lake.candles(t) for t in pair}
         trades = lake.trades()
         reject_missing_trades(tables[timeframe], trades)
-        candles, minutes = (
-            CandleTableState.load(tables[each], trades, each) for each in (timeframe, TIMEFRAMES[0])
-        )
+        candles, minutes = (CandleTableState.load(tables[t], trades, t) for t in pair)
         comparison = Comparison.prepare(
             engine, trades, candles, minutes, intervals=intervals, reconciled=reconciled
         )

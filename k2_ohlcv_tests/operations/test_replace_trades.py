@@ -113,7 +113,7 @@ def test_ambiguous_files_are_refused(two_markets: Lake, write_csv: WriteCsv, tmp
         run_replace(two_markets, write_csv([trade(1), trade(3)], f"{NOON.isoformat()},0,1,x,E,S\n"), tmp_path)
     with pytest.raises(BadFileError, match="1 rows cannot be trades"):
         run_replace(two_markets, write_csv([trade(1), trade(3), trade(3, price=Decimal(9))]), tmp_path)
-    with pytest.raises(BadFileError, match="1 ids come again"):
+    with pytest.raises(BadFileError, match="1 ids occur again"):
         run_replace(
             two_markets, write_csv([trade(1), trade(2), trade(1, timestamp=NOON)]), tmp_path, batch_rows=1
         )
