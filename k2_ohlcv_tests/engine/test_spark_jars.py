@@ -93,17 +93,17 @@ def test_a_failed_fetch_is_tried_again_and_leaves_nothing(cache: Path) -> None:
         (folder / "cut.jar").write_bytes(jar(folder / "whole.jar").read_bytes()[:500])
         return [folder / "cut.jar"]
 
-    with pytest.raises(EngineUnavailableError, match=r"org.b:two:2.0 did not arrive whole"):
+    with pytest.raises(EngineUnavailableError, match=r"org.b:two:2.0 are incomplete"):
         fetch_spark_jars(PACKAGES, cut)
     assert [path.name for path in cache.iterdir() if path.is_dir()] == ["org.a_one_2.13_1.0"]
 
 
 def test_a_killed_fetch_leaves_no_half_and_the_next_one_clears_it(cache: Path) -> None:
     code = (
-        "import time; from k2_ohlcv.engine.spark_jars import spark_jars\n"
+        "import time; from k2_ohlcv.engine.spark_jars import fetch_spark_jars\n"
         "def fetch(package, folder):\n"
         "    (folder / 'half.jar').write_bytes(b'half'); print('fetching', flush=True); time.sleep(600)\n"
-        f"spark_jars({PACKAGES[:1]!r}, fetch)"
+        f"fetch_spark_jars({PACKAGES[:1]!r}, fetch)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -117,7 +117,7 @@ def test_a_killed_fetch_leaves_no_half_and_the_next_one_clears_it(cache: Path) -
 
 def test_a_cache_that_cannot_be_written_is_named(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "k2-ohlcv").write_text("a file, no folder")
-    with pytest.raises(EngineUnavailableError, match=r"cannot be kept in .*Set XDG_CACHE_HOME"):
+    with pytest.raises(EngineUnavailableError, match=r"cannot be stored in .*Set XDG_CACHE_HOME"):
         fetch_spark_jars(PACKAGES, fake)
 
 
@@ -131,5 +131,5 @@ def test_the_cache_is_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_what_ivy_says_is_in_the_error(tmp_path: Path) -> None:
     if shutil.which("java") is None:
         pytest.skip("Ivy needs Java, and none is found")
-    with pytest.raises(EngineUnavailableError, match=r"the jars of nonsense, .* Ivy says: .*nonsense"):
+    with pytest.raises(EngineUnavailableError, match=r"the jars of nonsense, .* Ivy's output: .*nonsense"):
         spark_jars.fetch_with_ivy("nonsense", tmp_path)
