@@ -1,1 +1,1 @@
-"""PySpark: the session, on Sail or on Spark Connect, and the one expression that makes candles."""
+"""Everything that uses PySpark: the session (Sail or Spark Connect), reading trades, and the rollup."""

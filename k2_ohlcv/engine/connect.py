@@ -1,10 +1,8 @@
-"""A session on a Spark Connect server: how long a server that is gone or silent is waited for.
+"""Opens a session on a Spark Connect server, with timeouts for a server that is dead or hangs.
 
-PySpark's own client retries for 13 minutes, in the middle of a run and again when the session ends. Here a
-call is retried for some seconds, which rides out a broken connection. A server that takes connections and
-answers nothing is found by a probe: a small call beside the work, as a long query is silent too.
-
-How a server on this machine is started is in `local_spark`.
+PySpark's client retries for 13 minutes, during a run and again at the end of the session. Here a call is
+retried for some seconds, so a broken connection can recover. A long query is silent, and so is a hanging
+server. A probe therefore sends small calls during the work. Starting a local server is in `local_spark`.
 """
 
 import os
@@ -31,14 +29,14 @@ from k2_ohlcv.domain.errors import EngineUnavailableError
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-#: How gRPC looks for a server that is gone: it would soon look every two minutes only, and miss a restart.
+#: The reconnect intervals of gRPC. Its default soon grows to two minutes, and would miss a restarted server.
 _CHANNEL_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 2_000),
-    ("grpc.min_reconnect_backoff_ms", 10_000),  # also how long one attempt to connect may take
+    ("grpc.min_reconnect_backoff_ms", 10_000),  # also the timeout of one attempt to connect
 ]
 _PAUSE_MILLISECONDS = 500
-#: What a server says that has lost our session, or the query: it was started anew, or has closed the session.
+#: Errors of a server that no longer has the session or the query: it was restarted, or closed the session.
 _FORGOTTEN = (
     "INVALID_HANDLE.SESSION_CHANGED",
     "INVALID_HANDLE.SESSION_NOT_FOUND",
@@ -51,14 +49,14 @@ _LONGEST_REASON = 300
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a server is waited for, in seconds.
+    """Timeouts of a server, in seconds.
 
     Attributes:
-        retry: a call that fails as the server is not there is tried again for so long.
-        probe_every: between two probes.
-        probe: within this a probe is answered. The slowest collection of garbage should fit.
-        probes: so many probes in a row without an answer mean that the server hangs.
-        close: the end of a session waits at most so long for the server.
+        retry: how long a call is retried while the server cannot be reached.
+        probe_every: the interval of probes.
+        probe: the timeout of a probe. It must be longer than the slowest garbage collection.
+        probes: the number of consecutive unanswered probes after which the server counts as hanging.
+        close: the timeout of ending a session.
     """
 
     retry: float = 20.0
@@ -72,13 +70,13 @@ PATIENCE = Patience()
 
 
 class ServerConnection:
-    """The connection to one server, and whether it is lost.
+    """The connection to a server, and the reason if it is lost.
 
     Args:
         remote: the server's address, as `sc://host:port`.
-        name: the server as people know it.
-        remedy: what to do where it is lost.
-        token: what the server asks its clients for, if it is not in the address.
+        name: the name of the server in messages.
+        remedy: what the user can do if the server is lost.
+        token: the token for the server, if it is not in the address.
     """
 
     def __init__(self, remote: str, name: str, remedy: str, token: str | None = None) -> None:
@@ -89,8 +87,8 @@ class ServerConnection:
         self._ended = threading.Event()
 
     def open(self, config: Mapping[str, str]) -> "SparkSession":
-        """A new session of the server, with some configuration."""
-        # What makes PySpark's functions those of a Connect session.
+        """Open a session on the server, with a configuration."""
+        # With this variable, PySpark's functions build Connect expressions.
         os.environ["SPARK_CONNECT_MODE_ENABLED"] = "1"
         session = ConnectSession.builder.channelBuilder(self.builder).create()
         session.client.set_retry_policies([_RetryPolicy(self)])
@@ -104,17 +102,17 @@ class ServerConnection:
         return cast("SparkSession", session)
 
     def close(self, session: "SparkSession") -> None:
-        """End a session. A server that is lost is not asked, and any other not waited for for long."""
+        """End a session. A lost server gets no request, and any other server has a timeout."""
         self._ended.set()
         if self.lost:
             self.builder.close()
-        # What the client still waits for fails when the channel closes.
+        # Pending calls fail when the channel closes.
         timer = threading.Timer(self.patience.close, self.builder.close)
         timer.daemon = True
         timer.start()
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # PySpark's of its own logger, where the server is gone
+                warnings.simplefilter("ignore")  # PySpark warns if the server is dead
                 session.stop()
         finally:
             timer.cancel()
@@ -122,16 +120,16 @@ class ServerConnection:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing is worth waiting for any more."""
+        """Whether the server is lost, or the session has ended."""
         return self.lost is not None or self._ended.is_set()
 
     def lose(self, reason: str) -> EngineUnavailableError:
-        """Note that the server is lost, and why; the first reason stays. Gives the error to raise."""
+        """Mark the server as lost, and return the error to raise. The first reason stays."""
         self.lost = self.lost or reason
         return EngineUnavailableError(f"{self._name} {self.lost}. {self._remedy}")
 
     def _probe(self) -> None:
-        """Ask the server something small, again and again, until the session ends or the server hangs."""
+        """Send a small request periodically, until the session ends or the server hangs."""
         stub: Any = SparkConnectServiceStub(self.builder.channel)  # type: ignore[no-untyped-call]
         request = self._small_request()
         unanswered = 0
@@ -140,7 +138,7 @@ class ServerConnection:
                 stub.Config(request, timeout=self.patience.probe, metadata=self.builder.metadata())
                 unanswered = 0
             except grpc.RpcError as error:
-                # Any other error is an answer, or one that the work meets by itself.
+                # Any other error is an answer, or the work gets the same error.
                 is_unanswered = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
                 unanswered = unanswered + 1 if is_unanswered else 0
                 if not is_unanswered and error.code() is grpc.StatusCode.CANCELLED:
@@ -159,14 +157,14 @@ class ServerConnection:
             session_id=self.builder.session_id or "",
             operation=base_pb2.ConfigRequest.Operation(get_option=get),
         )
-        # The client's own user, so that no second session is made.
+        # The same user as the client, so that the server creates no second session.
         if user := self.builder.userId or os.environ.get("SPARK_USER", os.environ.get("USER")):
             request.user_context.user_id = user
         return request
 
 
 class _ChannelBuilder(DefaultChannelBuilder):
-    """Builds the channel and keeps it, so that it can be closed under a call that waits."""
+    """Builds the channel and stores it, so that it can be closed during a call."""
 
     def __init__(self, remote: str, token: str | None) -> None:
         super().__init__(remote, list(_CHANNEL_OPTIONS))
@@ -176,37 +174,37 @@ class _ChannelBuilder(DefaultChannelBuilder):
             self.set(self.PARAM_TOKEN, token)
         self.channel: grpc.Channel | None = None
 
-    def toChannel(self) -> grpc.Channel:  # noqa: N802 - the base's name
-        """A new channel to the server."""
+    def toChannel(self) -> grpc.Channel:  # noqa: N802 - the name in the base class
+        """Make a channel to the server."""
         self.channel = super().toChannel()
         return self.channel
 
     def close(self) -> None:
-        """End all calls: each fails at once."""
+        """Close the channel. All calls fail immediately."""
         if self.channel is not None:
             self.channel.close()
 
 
 class _RetryPolicy(DefaultPolicy):
-    """PySpark's own choice of what to retry, for as long as we have patience."""
+    """Retries the errors that PySpark retries, until the timeout of the connection."""
 
     def __init__(self, connection: ServerConnection) -> None:
         super().__init__()
         self.connection = connection
 
     def can_retry(self, e: BaseException) -> bool:
-        """Whether `_RetryState` is to decide: it waits, or raises the error that says what is wrong."""
+        """Whether `_RetryState` decides about the error: it waits, or raises an error with the reason."""
         if not isinstance(e, Exception):
             return False  # an interrupt
         return self.connection.is_over or _is_forgotten(e) or super().can_retry(e)
 
     def to_state(self) -> RetryPolicyState:
-        """The state of one call."""
+        """Make the state of a call."""
         return _RetryState(self)
 
 
 class _RetryState(RetryPolicyState):
-    """How long one call has been tried."""
+    """Measures how long a call has been retried."""
 
     def __init__(self, policy: _RetryPolicy) -> None:
         super().__init__(policy)
@@ -214,10 +212,10 @@ class _RetryState(RetryPolicyState):
         self._began: float | None = None
 
     def next_attempt(self, exception: BaseException | None = None) -> int | None:
-        """The milliseconds until the next attempt.
+        """Return the milliseconds until the next attempt.
 
         Raises:
-            EngineUnavailableError: there is none, as the server is lost.
+            EngineUnavailableError: the server is lost, so there is no next attempt.
         """
         connection = self._connection
         if connection.is_over:
@@ -248,7 +246,7 @@ def _reason(error: BaseException | None) -> str:
 
 @contextmanager
 def connected(connection: ServerConnection, config: Mapping[str, str]) -> Iterator["SparkSession"]:
-    """A session on a server, ended on exit."""
+    """Open a session on a server, and end it on exit."""
     session = connection.open(config)
     try:
         yield session

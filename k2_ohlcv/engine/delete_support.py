@@ -1,8 +1,9 @@
-"""What an engine cannot honour in a table's snapshot, refused with what to do instead.
+"""Rejects snapshots with files that the engine does not support. The error names the remedy.
 
-Found by trial with Sail 0.7.2 and Spark 4.1 with Iceberg 1.12, and held so by the tests. Both honour position
-deletes, deletion vectors and equality deletes. Sail reads Parquet and Puffin only, and no equality deletes by
-float or double. Spark reads files without field ids by the table's name mapping; Sail does not look at it.
+The tests check this with Sail 0.7.2, and with Spark 4.1 and Iceberg 1.12. Both engines support position
+deletes, deletion vectors and equality deletes. Sail supports only Parquet and Puffin files, and no equality
+deletes by float or double. Spark reads files without field ids by the table's name mapping. Sail ignores the
+name mapping.
 """
 
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
@@ -18,64 +19,64 @@ _MAX_SAMPLE_FILES = 3
 
 
 def reject_unsupported_deletes(engine: Engine, trades: Table, snapshot: int) -> None:
-    """Look at a snapshot's delete files and at how its data files name columns, before anything is computed.
+    """Check the delete files and the name mapping of a snapshot before any computation.
 
     Raises:
-        ContractError: the engine would not honour some; the message names their kinds.
+        TableSpecError: the engine does not support some files. The message names their kinds.
     """
     if not engine.embedded:
         return
-    found: dict[str, list[str]] = {}
+    unsupported: dict[str, list[str]] = {}
     for file in delete_files(trades, snapshot):
-        if why := _unsupported_reason(trades, file):
-            found.setdefault(why, []).append(file.file_path)
-    if bare := find_files_by_name(trades, snapshot):
-        found["data without field ids, of which the table's name mapping says other names"] = bare
-    if found:
-        raise _support_error(trades, snapshot, found)
+        if reason := _unsupported_reason(trades, file):
+            unsupported.setdefault(reason, []).append(file.file_path)
+    if paths := find_files_by_name(trades, snapshot):
+        unsupported["data without field ids, for which the table's name mapping has other names"] = paths
+    if unsupported:
+        raise _support_error(trades, snapshot, unsupported)
 
 
 def _unsupported_reason(trades: Table, file: DataFile) -> str | None:
     kind = "equality" if file.content == DataFileContent.EQUALITY_DELETES else "position"
     if file.file_format not in {FileFormat.PARQUET, FileFormat.PUFFIN}:
         return f"{kind} deletes in {file.file_format.value} files"
-    inexact = [_float_key_text(trades, number) for number in file.equality_ids or []]
-    names = [name for name in inexact if name]
+    texts = [_float_key_text(trades, field_id) for field_id in file.equality_ids or []]
+    names = [text for text in texts if text]
     return f"equality deletes by {', '.join(names)}" if names else None
 
 
-def _float_key_text(trades: Table, number: int) -> str | None:
-    """A float key as people call it: the column may be of an older schema."""
+def _float_key_text(trades: Table, field_id: int) -> str | None:
+    """Describe a float key column, which may be in an older schema only. None for other types."""
     schemas = sorted(trades.schemas().values(), key=lambda schema: schema.schema_id, reverse=True)
     for schema in (trades.schema(), *schemas):
-        if name := schema.find_column_name(number):
-            kind = schema.find_field(number).field_type
+        if name := schema.find_column_name(field_id):
+            kind = schema.find_field(field_id).field_type
             return f"the {kind} column {name}" if isinstance(kind, DoubleType | FloatType) else None
     return None
 
 
 def explain_read_error(engine: Engine, trades: Table, snapshot: int, error: Exception) -> None:
-    """Say in words why reading failed, where it is that the engine does not read such files.
+    """Explain a read error if its cause is a file format that the engine does not support.
 
     Raises:
-        ContractError: it does not.
+        TableSpecError: the table has files of such a format.
     """
     if not engine.embedded:
         return
-    found: dict[str, list[str]] = {}
+    unsupported: dict[str, list[str]] = {}
     for file in data_files(trades, snapshot):
         if file.file_format != FileFormat.PARQUET:
-            found.setdefault(f"data in {file.file_format.value} files", []).append(file.file_path)
-    if found:
-        raise _support_error(trades, snapshot, found) from error
+            unsupported.setdefault(f"data in {file.file_format.value} files", []).append(file.file_path)
+    if unsupported:
+        raise _support_error(trades, snapshot, unsupported) from error
 
 
-def _support_error(trades: Table, snapshot: int, found: dict[str, list[str]]) -> TableSpecError:
+def _support_error(trades: Table, snapshot: int, unsupported: dict[str, list[str]]) -> TableSpecError:
     name = ".".join(trades.name())
     kinds = "; ".join(
-        f"{len(paths)} of {why} "
+        f"{len(paths)} of {reason} "
         f"({', '.join(paths[:_MAX_SAMPLE_FILES])}{', ...' if len(paths) > _MAX_SAMPLE_FILES else ''})"
-        for why, paths in found.items()
+        for reason, paths in unsupported.items()
     )
     return TableSpecError(
         f"Sail cannot read table {name} at snapshot {snapshot} as it is: {kinds}. Nothing was computed. "

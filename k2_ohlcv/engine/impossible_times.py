@@ -1,7 +1,7 @@
-"""Trades of impossible times, counted by market: candles leave them out, and a check names them.
+"""Counts trades with impossible times by market. Candles leave these trades out, and a check reports them.
 
-What is possible is in `domain.trading_times`. Only the files that may hold such rows are read: metadata says
-which those are, and mostly there are none.
+`domain.trading_times` defines the possible times. File metadata shows which files may have such rows. Usually
+there are none, and no file is read.
 """
 
 from collections import OrderedDict
@@ -21,12 +21,12 @@ from k2_ohlcv.lake.trade_columns import snapshot_columns
 
 @dataclass(frozen=True)
 class ImpossibleTimes:
-    """The rows of a market that have an impossible time, or none.
+    """The rows of a market with an impossible time or without a time.
 
     Attributes:
-        exchange, symbol: the market, as the table says it; None where it says none.
-        rows: how many.
-        earliest, latest: their first and last time, as text; None where all have none.
+        exchange, symbol: the market in the table. None if the value is null.
+        rows: the number of rows.
+        earliest, latest: the first and last time, as text. None if no row has a time.
     """
 
     exchange: str | None
@@ -39,47 +39,47 @@ class ImpossibleTimes:
 def find_impossible_times(
     engine: Engine, trades: Table, snapshot: int, times: Interval
 ) -> list[ImpossibleTimes]:
-    """The markets that have trades outside some times at a snapshot, those with the most rows first.
+    """Find the markets with trades outside the possible times. Markets with the most rows come first.
 
     Args:
-        engine: the session to count in; untouched where metadata says that there are none.
-        trades: the trades table; its current metadata must know the snapshot.
+        engine: the session. It is not used if metadata excludes such rows.
+        trades: the trades table. Its current metadata must have the snapshot.
         snapshot: the trades snapshot id.
-        times: the times that a trade can have (`trading_times`).
+        times: the possible times of a trade (`trading_times`).
     """
     files = live_files(trades, snapshot)
     if not any(f.has_impossible_times for f in files):
         return []
     key = (str(trades.metadata.table_uuid), snapshot, times)
-    if key not in _COUNT_COLUMNS:
-        _COUNT_COLUMNS[key] = _count_rows(engine, trades, snapshot, times)
-        while len(_COUNT_COLUMNS) > _MAX_MARKETS:
-            _COUNT_COLUMNS.popitem(last=False)
-    return _COUNT_COLUMNS[key]
+    if key not in _cached_counts:
+        _cached_counts[key] = _count_rows(engine, trades, snapshot, times)
+        while len(_cached_counts) > _MAX_CACHED:
+            _cached_counts.popitem(last=False)
+    return _cached_counts[key]
 
 
-#: The counts made last: each candle table of a run asks for the same ones.
-_COUNT_COLUMNS: OrderedDict[tuple[str, int, Interval], list[ImpossibleTimes]] = OrderedDict()
-_MAX_MARKETS = 8
+#: The latest counts. Every candle table of a run needs the same counts.
+_cached_counts: OrderedDict[tuple[str, int, Interval], list[ImpossibleTimes]] = OrderedDict()
+_MAX_CACHED = 8
 
 
 def _count_rows(engine: Engine, trades: Table, snapshot: int, times: Interval) -> list[ImpossibleTimes]:
     from pyspark.sql import functions as F  # noqa: N812 - its name everywhere
 
     reject_unsupported_deletes(engine, trades, snapshot)
-    theirs, clock = snapshot_columns(trades, snapshot), time_unit_of(trades)
+    fields, unit = snapshot_columns(trades, snapshot), time_unit_of(trades)
     at, moment = time_sql(trades, snapshot)
     outside = f"{at} IS NULL OR {at} < {moment(times.start)} OR {at} >= {moment(times.end)}"
-    raw = column_of(theirs["timestamp"])
-    if clock is TimeUnit.LOCAL:
+    raw = column_of(fields["timestamp"])
+    if unit is TimeUnit.LOCAL:
         raw = raw.cast("timestamp")  # the session is in UTC
     rows = read_rows(engine, trades, snapshot).where(F.expr(outside))
-    found = rows.select(
-        column_of(theirs["exchange"]).alias("exchange"),
-        column_of(theirs["symbol"]).alias("symbol"),
-        (F.unix_micros(raw) if clock in {TimeUnit.ZONED, TimeUnit.LOCAL} else raw).alias("at"),
+    impossible = rows.select(
+        column_of(fields["exchange"]).alias("exchange"),
+        column_of(fields["symbol"]).alias("symbol"),
+        (F.unix_micros(raw) if unit in {TimeUnit.ZONED, TimeUnit.LOCAL} else raw).alias("at"),
     )
-    counted = found.groupBy("exchange", "symbol").agg(
+    counts = impossible.groupBy("exchange", "symbol").agg(
         F.count(F.lit(1)).alias("rows"), F.min("at").alias("earliest"), F.max("at").alias("latest")
     )
     markets = [
@@ -87,18 +87,18 @@ def _count_rows(engine: Engine, trades: Table, snapshot: int, times: Interval) -
             row["exchange"],
             row["symbol"],
             row["rows"],
-            *(_text(clock, row[name]) for name in ("earliest", "latest")),
+            *(_text(unit, row[name]) for name in ("earliest", "latest")),
         )
-        for row in counted.toArrow().to_pylist()
+        for row in counts.toArrow().to_pylist()
     ]
-    return sorted(markets, key=lambda one: (-one.rows, one.exchange or "", one.symbol or ""))
+    return sorted(markets, key=lambda market: (-market.rows, market.exchange or "", market.symbol or ""))
 
 
-def _text(clock: TimeUnit, value: int | None) -> str | None:
-    """A time as people write it, or the bare number where it is beyond all calendars."""
+def _text(unit: TimeUnit, value: int | None) -> str | None:
+    """Format a time as ISO 8601, or as a number if it is outside Python's calendar."""
     if value is None:
         return None
     try:
-        return from_micros(clock.micros(value)).isoformat()
+        return from_micros(unit.micros(value)).isoformat()
     except OverflowError:
         return f"{value}"

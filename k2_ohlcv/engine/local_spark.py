@@ -1,9 +1,8 @@
-"""Spark on this machine, for `SPARK_REMOTE=local[N]`: a Connect server in a Java process of its own.
+"""Starts local Spark for `SPARK_REMOTE=local[N]`: a Spark Connect server in a separate Java process.
 
-The server listens on the loopback alone, at a free port, and asks its clients for a token. So several
-processes have one each. The catalog's secrets reach it by Py4J's private connection: what spark-submit is
-given are arguments of a process, which every user of the machine can see. The server reads from us, and ends
-when we end, however that is.
+The server listens only on the loopback, at a free port, and requires a token. Each Python process can
+therefore have its own server. Py4J's private connection sends the catalog's secrets to the server. Arguments
+of spark-submit would be visible to every user of the machine. The server ends when this process ends.
 """
 
 import os
@@ -24,7 +23,7 @@ from k2_ohlcv.settings import Settings
 _STOP_SECONDS = 10.0
 _PUBLIC = {
     "spark.ui.enabled": "false",
-    # The progress bars and notices of the JVM would mix with ours on stderr.
+    # Progress bars and notices of the JVM would mix with logs on stderr.
     "spark.ui.showConsoleProgress": "false",
     "spark.log.level": "ERROR",
     "spark.driver.host": "127.0.0.1",
@@ -37,18 +36,18 @@ _PRIVATE = {
     "spark.connect.grpc.binding.port": "0",
     "spark.sql.artifact.isolation.enabled": "true",
     "spark.sql.artifact.isolation.alwaysApplyClassloader": "true",
-    # Spark's own pattern knows neither a REST catalog's credential nor its headers.
+    # Spark's default pattern does not match a REST catalog's credential and headers.
     "spark.redaction.regex": r"(?i)secret|password|passwd|token|access.?key|credential|\.header\.",
 }
 
 
 @dataclass(frozen=True)
 class LocalServer:
-    """A server on this machine.
+    """A Spark Connect server on this machine.
 
     Attributes:
-        address: where it listens, as `sc://host:port`.
-        token: what it asks its clients for.
+        address: the address, as `sc://host:port`.
+        token: the token that clients must send.
     """
 
     address: str
@@ -56,12 +55,12 @@ class LocalServer:
 
 
 def local_config(settings: Settings) -> dict[str, str]:
-    """Spark configuration for a server on this machine that has the same catalog under the same name.
+    """Make the Spark configuration of a local server, with the same catalog under the same name.
 
-    Its jars are fetched first, where this user has not got them yet.
+    Missing jars are downloaded first.
 
     Raises:
-        EngineUnavailableError: there is no Java, or the jars cannot be fetched.
+        EngineUnavailableError: Java is missing, or the jars cannot be downloaded.
         UsageError: Spark cannot open this kind of catalog.
     """
     if shutil.which("java") is None and not os.environ.get("JAVA_HOME"):
@@ -73,7 +72,7 @@ def local_config(settings: Settings) -> dict[str, str]:
     return {
         "spark.jars": ",".join(str(jar) for jar in fetch_spark_jars(catalog.packages)),
         **catalog.config,
-        # A cached table would not know the snapshot that was pinned a moment ago.
+        # A cached table may not have the newest snapshot, which a run has pinned.
         f"spark.sql.catalog.{CATALOG}.cache-enabled": "false",
         "spark.sql.session.timeZone": "UTC",
         **_PUBLIC,
@@ -82,14 +81,14 @@ def local_config(settings: Settings) -> dict[str, str]:
 
 @contextmanager
 def local_server(master: str, config: Mapping[str, str]) -> Iterator[LocalServer]:
-    """Start a server, and end it on exit.
+    """Start a local server, and end it on exit.
 
     Args:
-        master: `local`, `local[N]` or the like.
+        master: Spark's master, such as `local[N]`.
         config: Spark's configuration, with secrets.
 
     Raises:
-        EngineUnavailableError: it does not start.
+        EngineUnavailableError: the server does not start.
     """
     public = {key: value for key, value in config.items() if key in _PUBLIC or key == "spark.jars"}
     token = secrets.token_urlsafe(32)
@@ -101,24 +100,24 @@ def local_server(master: str, config: Mapping[str, str]) -> Iterator[LocalServer
     gateway = _launch({"spark.master": master, **public})
     try:
         port = _start(gateway, master, private)
-        # By this name the client sends the token without TLS, to this machine alone.
+        # For the name `localhost`, the client sends the token without TLS.
         yield LocalServer(f"sc://localhost:{port}", token)
     finally:
         _end(gateway)
 
 
 def _launch(arguments: Mapping[str, str]) -> Any:
-    """A Java process with Spark's classes, and our connection to it."""
+    """Start a Java process with Spark's classes, and connect to it."""
     from pyspark import SparkConf
     from pyspark.errors import PySparkRuntimeError
     from pyspark.java_gateway import launch_gateway
 
     conf = SparkConf(loadDefaults=False).setAll(list(arguments.items()))
-    # spark-submit takes no master where it finds the address of a server in the environment.
+    # spark-submit ignores the master if the environment has the address of a server.
     before = {name: os.environ.pop(name, None) for name in ("SPARK_REMOTE", "SPARK_LOCAL_IP")}
     os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
     try:
-        return launch_gateway(conf)  # type: ignore[no-untyped-call] # PySpark's own
+        return launch_gateway(conf)  # type: ignore[no-untyped-call] # PySpark has no types here
     except PySparkRuntimeError as error:
         raise EngineUnavailableError(
             "Spark does not start on this machine: what Java says of it is above. It needs Java 17 or 21; or "
@@ -130,7 +129,7 @@ def _launch(arguments: Mapping[str, str]) -> Any:
 
 
 def _start(gateway: Any, master: str, config: Mapping[str, str]) -> int:
-    """Start the server in the Java process; gives its port."""
+    """Start the server in the Java process, and return its port."""
     from py4j.protocol import Py4JError
 
     jvm = gateway.jvm
@@ -143,16 +142,16 @@ def _start(gateway: Any, master: str, config: Mapping[str, str]) -> int:
         port: int = getattr(service, "MODULE$").localPort()
     except Py4JError as error:
         cause = getattr(error, "java_exception", None)
-        said = redact_secrets(str(cause.toString() if cause is not None else error).split("\n", 1)[0])
+        text = str(cause.toString() if cause is not None else error).split("\n", 1)[0]
         raise EngineUnavailableError(
-            f"Spark does not start on this machine as SPARK_REMOTE={master} ({said}). Correct SPARK_REMOTE, "
-            "or unset it to compute in this process without Java."
+            f"Spark does not start on this machine as SPARK_REMOTE={master} ({redact_secrets(text)}). "
+            "Correct SPARK_REMOTE, or unset it to compute in this process without Java."
         ) from None
     return port
 
 
 def _end(gateway: Any) -> None:
-    """End the Java process. It ends by itself when nothing can be read from us any more."""
+    """End the Java process. The process also ends when its standard input closes."""
     with suppress(Exception):
         gateway.shutdown()
     process = gateway.proc

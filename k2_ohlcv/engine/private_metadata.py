@@ -1,8 +1,8 @@
-"""Copies of metadata files that lead Sail to the very version of a table that the catalog has.
+"""Copies metadata files, so that Sail reads exactly the table version of the catalog.
 
-Sail takes the newest metadata that it finds by listing a table's folder, and a writer that lost a race leaves
-an orphan there. So it is given a folder that holds one file. All that the file names, it names by absolute
-location, and Sail reads it from the store of the folder: the copy has to lie in the same store.
+Sail lists a table's folder and reads the newest metadata file there. A writer that lost a commit race leaves
+an orphan file in that folder. Sail therefore reads a folder with a copy of one metadata file. The metadata
+has absolute locations. Sail reads them from the store of the folder, so the copy must be in the same store.
 """
 
 import posixpath
@@ -20,14 +20,14 @@ from pyiceberg.table import Table
 from k2_ohlcv.domain.retention import ORPHAN_AGE
 from k2_ohlcv.lake.external_trades import ExternalTrades
 
-#: Beside a table's `data` and `metadata`, so that neither readers nor the clean-up of orphans look there.
+#: Beside a table's `data` and `metadata`. Readers and the orphan clean-up do not list this folder.
 FOLDER = "engine-reads"
 
 _log = structlog.get_logger(__name__)
 
 
 class PrivateMetadata:
-    """The copies of one session: local ones in its workspace, others in the stores of their tables."""
+    """The copies of a session. They are in its workspace for local tables, else in the table's store."""
 
     def __init__(self, workspace: Path) -> None:
         self._workspace = workspace
@@ -36,43 +36,43 @@ class PrivateMetadata:
         self._remote: dict[str, FileIO] = {}
 
     def folder_of(self, table: Table) -> str:
-        """A location that leads Sail to the table as it was loaded, and to no other version."""
-        made = self._folders.get(table.metadata_location)
-        if made is None:
-            made = self._folders[table.metadata_location] = self._made(table)
-        return made
+        """The location from which Sail reads exactly the loaded version of a table."""
+        folder = self._folders.get(table.metadata_location)
+        if folder is None:
+            folder = self._folders[table.metadata_location] = self._make_folder(table)
+        return folder
 
-    def _made(self, table: Table) -> str:
+    def _make_folder(self, table: Table) -> str:
         scheme, _, path = PyArrowFileIO.parse_location(table.metadata_location)
         if scheme == "file":
-            return self._local(table, Path(path))  # as PyIceberg wrote it: what looks escaped in it is not
+            return self._copy_local(table, Path(path))  # PyIceberg does not escape paths: do not unescape
         top = _top(table)
         if top is None:
             return table.location()
         try:
-            return self._copied(table, top)
+            return self._copy_in_store(table, top)
         except OSError as error:
             _log.warning(
-                "the engine reads a table where it lies, as its folder cannot be written; an orphan metadata "
-                "file there may mislead it",
+                "the engine reads a table at its own location, because its folder cannot be written; "
+                "an orphan metadata file there may give another version",
                 table=table.name()[-1],
                 error=str(error),
             )
             return table.location()
 
-    def _local(self, table: Table, source: Path) -> str:
+    def _copy_local(self, table: Table, source: Path) -> str:
         folder = self._workspace / f"{table.metadata.table_uuid}-{source.name.removesuffix('.metadata.json')}"
         target = folder / "metadata" / source.name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
         return str(folder)
 
-    def _copied(self, table: Table, top: str) -> str:
-        ours = f"{top}/{self._session}"
+    def _copy_in_store(self, table: Table, top: str) -> str:
+        session_folder = f"{top}/{self._session}"
         name = posixpath.basename(table.metadata_location)
-        folder = f"{ours}/{name.removesuffix('.metadata.json')}"
-        if ours not in self._remote:
-            self._remote[ours] = table.io  # first, so that even half a copy is removed
+        folder = f"{session_folder}/{name.removesuffix('.metadata.json')}"
+        if session_folder not in self._remote:
+            self._remote[session_folder] = table.io  # before the copy, so that a partial copy is removed
             _remove_old(table.io, top)
         with table.io.new_input(table.metadata_location).open() as source:
             content = source.read()
@@ -81,21 +81,22 @@ class PrivateMetadata:
         return folder
 
     def remove(self) -> None:
-        """Remove the copies that lie in stores. What cannot be removed, a later session removes."""
+        """Remove the copies in stores. A later session removes copies that cannot be removed now."""
         for folder, io in self._remote.items():
             try:
-                files, path = _opened(io, folder)
+                files, path = _open_location(io, folder)
                 files.delete_dir(path)
             except OSError as error:
-                _log.warning("a copy of metadata stays", folder=folder, error=str(error))
+                _log.warning("a copy of metadata cannot be removed", folder=folder, error=str(error))
         self._remote.clear()
         self._folders.clear()
 
 
 def _top(table: Table) -> str | None:
-    """The folder of all copies in the table's store; None where there is none of ours.
+    """The folder of all copies in the table's store. None if there is no such folder.
 
-    Nothing is written beside someone else's table: its copies lie in our warehouse, if that is in its bucket.
+    Nothing is written beside an external table. Its copies are in this project's warehouse, if that is in the
+    same bucket.
     """
     home = table.location()
     if isinstance(table, ExternalTrades):
@@ -106,18 +107,18 @@ def _top(table: Table) -> str | None:
 
 
 def _remove_old(io: FileIO, top: str) -> None:
-    """Remove the copies of sessions that were killed: a copy is read within moments of being made."""
+    """Remove the copies of killed sessions. A copy is read soon after it is made: old copies are unused."""
     try:
-        files, path = _opened(io, top)
-        found = files.get_file_info(FileSelector(path, recursive=True, allow_not_found=True))
+        files, path = _open_location(io, top)
+        infos = files.get_file_info(FileSelector(path, recursive=True, allow_not_found=True))
         now = datetime.now(UTC)
-        for info in found:
+        for info in infos:
             if info.type == FileType.File and now - info.mtime > ORPHAN_AGE:
                 files.delete_file(info.path)
     except OSError as error:
-        _log.warning("old copies of metadata stay", folder=top, error=str(error))
+        _log.warning("old copies of metadata cannot be removed", folder=top, error=str(error))
 
 
-def _opened(io: FileIO, location: str) -> tuple[FileSystem, str]:
+def _open_location(io: FileIO, location: str) -> tuple[FileSystem, str]:
     scheme, host, path = PyArrowFileIO.parse_location(location, io.properties)
     return PyArrowFileIO(io.properties).fs_by_scheme(scheme, host), path

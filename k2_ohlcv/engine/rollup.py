@@ -1,7 +1,7 @@
-"""The rollup: from trades at one snapshot to whole windows, in one DataFrame expression.
+"""Rolls up the trades of a snapshot into windows, in one DataFrame expression.
 
-It runs alike on Sail and on Apache Spark. What is done with the windows (vwap, comparison, commit) is the
-driver's work, in `lake.candles`.
+Sail and Apache Spark give the same result. Computing vwap and comparing windows is in `frames.candles`, and
+committing candles in `lake.candles`.
 """
 
 from collections.abc import Sequence
@@ -26,13 +26,14 @@ from k2_ohlcv.lake.metadata.files import live_files
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-#: Sail fails at 64 left-deep alternatives and takes 1,000 balanced ones: we bound and balance.
+#: The most intervals in a filter. Sail fails at 64 left-deep alternatives, and accepts 1,000 balanced ones.
+#: The filter is therefore bounded and balanced.
 MAX_INTERVALS = 64
-#: So few intervals cost nothing to speak of, and so many windows can be listed beside them.
+#: A filter of few intervals is cheap. A list of up to this many window starts can be added to the filter.
 _FEW_INTERVALS, _MAX_STARTS = 8, 2_000
 
-#: What a rollup gives, one row a window, in this order. notional is the exact sum of price x quantity.
-#: misfits counts the trades that cannot be read exactly: where there are some, the other values mean nothing.
+#: The columns of a rollup, one row per window. notional is the exact sum of price x quantity.
+#: misfits counts trades that cannot be read exactly. If a window has some, its other values have no meaning.
 WINDOW_SCHEMA = pa.schema(
     [
         ("symbol", pa.string()),
@@ -60,17 +61,16 @@ def compute_windows(
     *,
     cache: WindowCache | None = None,
 ) -> pa.Table:
-    """Every window of the intervals that has trades, from the trades as they were at a snapshot.
+    """Compute every window with trades in some intervals, from the trades of a snapshot.
 
     Args:
         engine: the session to compute in.
-        trades: the trades table; its current metadata must know the snapshot.
+        trades: the trades table. Its current metadata must have the snapshot.
         snapshot: the pinned trades snapshot id.
-        timeframe: which windows.
-        intervals: aligned to the timeframe's windows. What of them lies outside the times that a trade can
-            have is left out.
-        cache: windows that earlier scans computed for this timeframe. This scan adds windows of the other
-            timeframes of the cache, where the intervals are aligned to them.
+        timeframe: the length of the windows.
+        intervals: aligned to the timeframe's windows. Impossible trade times are left out.
+        cache: windows of earlier scans. This scan adds windows of longer timeframes of the cache, if the
+            intervals are aligned to them.
 
     Returns:
         A table of the schema `WINDOW_SCHEMA`, in no particular order.
@@ -79,8 +79,7 @@ def compute_windows(
     if not intervals:
         return WINDOW_SCHEMA.empty_table()
     cache = cache or WindowCache([])
-    cached = cache.pop(snapshot, timeframe.name, intervals)
-    if cached is not None:
+    if (cached := cache.pop(snapshot, timeframe.name, intervals)) is not None:
         return cached
     read = _read_trades(engine, trades, snapshot, timeframe, intervals)
     longer = [t for t in cache.timeframes if t.length > timeframe.length and t.align(intervals) == intervals]
@@ -88,21 +87,21 @@ def compute_windows(
         frame = rollup(_as_windows(read), timeframe, checked=read.is_checked)
         return _clip_and_check(read, read.collect(frame.select(*_column_names(read))), intervals)
     by_timeframe = {
-        t: _clip_and_check(read, found, intervals)
-        for t, found in _rollup_all(read, [timeframe, *longer]).items()
+        t: _clip_and_check(read, windows, intervals)
+        for t, windows in _rollup_all(read, [timeframe, *longer]).items()
     }
-    for each in longer:
-        cache.put(snapshot, each.name, intervals, by_timeframe[each])
+    for other in longer:
+        cache.put(snapshot, other.name, intervals, by_timeframe[other])
     return by_timeframe[timeframe]
 
 
 def _read_trades(
     engine: Engine, trades: Table, snapshot: int, timeframe: Timeframe, intervals: Sequence[Interval]
 ) -> TradesFrame:
-    """The trades of some windows, and of further ones where there are too many intervals to name.
+    """Read the trades of some intervals, and of the gaps between them if there are too many intervals.
 
-    Every range costs two comparisons a row. Where many can be a few and a list of windows, and no file more
-    is opened for it, that costs half.
+    Each range costs two comparisons per row. A few ranges and a list of window starts cost half. The list is
+    used only if no more files have to be read.
     """
     from pyspark.sql import functions as F  # noqa: N812 - its name everywhere
 
@@ -110,14 +109,14 @@ def _read_trades(
     bounds = [(to_micros(i.start), to_micros(i.end)) for i in intervals] if few != ranges else []
     starts = [at for start, end in bounds for at in range(start, end, timeframe.micros)]
     files = live_files(trades, snapshot) if starts else []
-    more = any(_has_overlap(f.span, few) and not _has_overlap(f.span, ranges) for f in files)
-    if isinstance(trades, ExternalTrades) or more or not 0 < len(starts) <= _MAX_STARTS:
+    reads_more_files = any(_has_overlap(f.span, few) and not _has_overlap(f.span, ranges) for f in files)
+    if isinstance(trades, ExternalTrades) or reads_more_files or not 0 < len(starts) <= _MAX_STARTS:
         return read_trades(engine, trades, snapshot, ranges)
     read = read_trades(engine, trades, snapshot, few)
     micros = "unix_micros(timestamp)"
     rest = f"pmod({micros}, {timeframe.micros}L)"
-    listed = F.expr(f"{micros} - {rest} IN ({', '.join(f'{s}L' for s in starts)})")
-    return replace(read, frame=read.frame.where(listed))
+    is_listed = F.expr(f"{micros} - {rest} IN ({', '.join(f'{s}L' for s in starts)})")
+    return replace(read, frame=read.frame.where(is_listed))
 
 
 def _has_overlap(span: Interval, intervals: Sequence[Interval]) -> bool:
@@ -127,7 +126,7 @@ def _has_overlap(span: Interval, intervals: Sequence[Interval]) -> bool:
 def read_trades_between(
     engine: Engine, trades: Table, snapshot: int, intervals: Sequence[Interval]
 ) -> "DataFrame":
-    """The trades of some intervals, under our names and in our types, as they were at a snapshot."""
+    """Read the trades of some intervals at a snapshot, in the project's columns and types."""
     return read_trades(engine, trades, snapshot, intervals).frame
 
 
@@ -135,27 +134,27 @@ def _column_names(read: TradesFrame) -> list[str]:
     return [*_COMPUTED_COLUMNS, *([INVALID_ROWS] if read.is_checked else [])]
 
 
-def _clip_and_check(read: TradesFrame, found: pa.Table, intervals: Sequence[Interval]) -> pa.Table:
-    """The windows of the intervals alone, with the number of trades in each that cannot be read exactly."""
+def _clip_and_check(read: TradesFrame, windows: pa.Table, intervals: Sequence[Interval]) -> pa.Table:
+    """Remove windows outside the intervals, and add the count of invalid rows if it is missing."""
     if not read.is_checked:
-        found = found.append_column(INVALID_ROWS, pa.repeat(pa.scalar(0, pa.int64()), found.num_rows))
-    found = found.cast(WINDOW_SCHEMA)
+        windows = windows.append_column(INVALID_ROWS, pa.repeat(pa.scalar(0, pa.int64()), windows.num_rows))
+    windows = windows.cast(WINDOW_SCHEMA)
     if len(intervals) <= MAX_INTERVALS:
-        return found
-    return found.filter(is_within(found["window_start"], intervals))
+        return windows
+    return windows.filter(is_within(windows["window_start"], intervals))
 
 
 def describe_invalid_rows(engine: Engine, trades: Table, snapshot: int, intervals: Sequence[Interval]) -> str:
-    """Name the trades of some windows that cannot be read exactly."""
+    """Describe the trades of some intervals that cannot be read exactly."""
     ranges = merge_to_at_most(intervals, MAX_INTERVALS)
     return str(read_trades(engine, trades, snapshot, ranges).invalid_rows_error(ranges))
 
 
 def _as_windows(read: TradesFrame) -> "DataFrame":
-    """Each trade as a window of its own, so that trades and windows are rolled up by one expression.
+    """Convert each trade to a window of one trade. One expression then rolls up trades and windows.
 
-    Among trades of one time the tie is broken by the id, numbers as numbers; without ids by what the trade
-    says, and then it does not matter which of equal rows comes first.
+    For trades of one time the id breaks the tie, and numeric ids compare as numbers. Without ids, price and
+    quantity break the tie. Trades that are equal in both give the same candle in any order.
     """
     from pyspark.sql import functions as F  # noqa: N812 - its name everywhere
 
@@ -177,22 +176,22 @@ def _as_windows(read: TradesFrame) -> "DataFrame":
 
 
 def rollup(
-    ticks: "DataFrame", timeframe: Timeframe, *, ordered: bool = False, checked: bool = False
+    parts: "DataFrame", timeframe: Timeframe, *, ordered: bool = False, checked: bool = False
 ) -> "DataFrame":
-    """Whole windows of a timeframe, from trades or from shorter windows of them. The one expression.
+    """Roll up trades, or shorter windows, into windows of a timeframe.
 
     Args:
-        ticks: rows as `_as_windows` gives them, or as this gives them with `ordered`.
-        timeframe: the windows to make.
-        ordered: keep which trades opened and closed each window, so that the result can be rolled up again.
-        checked: sum the rows that do not fit.
+        parts: trades from `_as_windows`, or the result of this function with `ordered`.
+        timeframe: the length of the windows.
+        ordered: add the order of the opening and closing trades, so that the result can be rolled up again.
+        checked: sum the invalid rows.
     """
-    starts = ticks.withColumn("window_start", window_start_of("open_at", timeframe))
+    starts = parts.withColumn("window_start", window_start_of("open_at", timeframe))
     return _group_columns(starts, ordered=ordered, checked=checked)
 
 
 def _rollup_all(read: TradesFrame, timeframes: Sequence[Timeframe]) -> dict[Timeframe, pa.Table]:
-    """The windows of several timeframes from one scan; the length of the first divides the others'."""
+    """Compute windows of several timeframes in one scan. The first length divides the other lengths."""
     from pyspark.sql import functions as F  # noqa: N812
 
     finest = rollup(_as_windows(read), timeframes[0], ordered=True, checked=read.is_checked)
@@ -201,20 +200,21 @@ def _rollup_all(read: TradesFrame, timeframes: Sequence[Timeframe]) -> dict[Time
         for t in timeframes
     ]
     exploded = finest.withColumn("key", F.explode(F.array(*keys)))
-    each = exploded.withColumn("timeframe", F.col("key.timeframe")).withColumn(
+    keyed = exploded.withColumn("timeframe", F.col("key.timeframe")).withColumn(
         "window_start", F.col("key.start")
     )
-    windows = _group_columns(each, "timeframe", checked=read.is_checked).select(
+    frame = _group_columns(keyed, "timeframe", checked=read.is_checked).select(
         "timeframe", *_column_names(read)
     )
-    found = read.collect(windows)
+    windows = read.collect(frame)
     return {
-        t: found.filter(pc.equal(found["timeframe"], t.name)).drop_columns("timeframe") for t in timeframes
+        t: windows.filter(pc.equal(windows["timeframe"], t.name)).drop_columns("timeframe")
+        for t in timeframes
     }
 
 
 def window_start_of(column: str, timeframe: Timeframe) -> "Column":
-    """The start of the window that a moment lies in. Before 1970 too, where `%` would take the next one."""
+    """The start of the window of a time. `pmod` is right before 1970 too, where `%` gives the next window."""
     from pyspark.sql import functions as F  # noqa: N812
 
     micros = F.unix_micros(column)
@@ -222,22 +222,22 @@ def window_start_of(column: str, timeframe: Timeframe) -> "Column":
 
 
 def _group_columns(
-    ticks: "DataFrame", *keys: str, ordered: bool = False, checked: bool = False
+    parts: "DataFrame", *keys: str, ordered: bool = False, checked: bool = False
 ) -> "DataFrame":
     from pyspark.sql import functions as F  # noqa: N812
 
-    def end(which: str) -> tuple["Column", "Column"]:
+    def edge(which: str) -> tuple["Column", "Column"]:
         order = [F.col(f"{which}_{part}") for part in ("at", "tie", "tie2")]
         price = F.col(f"{which}_price")
         return (F.struct(*order, price) if ordered else price), F.struct(*order)
 
     keys = (*keys, "symbol", "exchange", "window_start")
-    grouped = ticks.groupBy(*keys).agg(
-        F.min_by(*end("open")).alias("open"),
-        F.max_by(*end("close")).alias("close"),
+    grouped = parts.groupBy(*keys).agg(
+        F.min_by(*edge("open")).alias("open"),
+        F.max_by(*edge("close")).alias("close"),
         F.max("high_price").alias("high_price"),
         F.min("low_price").alias("low_price"),
-        # The casts take back the digits that a second sum would add.
+        # A second sum would add digits to the decimal types. The casts remove these digits.
         F.sum("volume").cast(str(VOLUME)).alias("volume"),
         F.sum("trade_count").alias("trade_count"),
         F.sum("notional").cast(str(NOTIONAL)).alias("notional"),

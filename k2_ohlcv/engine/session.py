@@ -1,7 +1,7 @@
-"""One Spark session: on Sail in this process, on a Spark Connect server, or on one of this machine.
+"""Opens a Spark session: on Sail in this process, on a Spark Connect server, or on local Spark.
 
-What runs in the session is in `rollup`; how Dagster holds it is in `defs.resources`; how long a server is
-waited for is in `connect`.
+Computations in the session are in `rollup` and `totals`. Timeouts of a server are in `connect`. The Dagster
+resource is in `defs.resources`.
 """
 
 import os
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
     from k2_ohlcv.engine.connect import ServerConnection
 
 _DEFAULT_PORT = 15002
-#: A Connect client given an address where nothing listens hangs for minutes: we try the port first.
+#: A Connect client blocks for minutes if nothing listens at the address. The port is therefore tried first.
 _CONNECT_SECONDS = 5.0
 _UTC = {"spark.sql.session.timeZone": "UTC"}
 
 
 @dataclass(frozen=True)
 class Engine:
-    """An open session, and how tables are named in it.
+    """An open session, and the data to find tables in it.
 
     Attributes:
         spark: the session, in UTC.
-        embedded: whether the server is Sail in this process, which finds tables by location, not by name.
-        workspace: a private folder of this session, removed with it.
-        storage: the environment in which an embedded server finds the object store.
-        connection: that to the server; None where it is in this process.
+        embedded: whether the server is Sail in this process. Sail finds tables by location, not by name.
+        workspace: a private folder of this session, removed at its end.
+        storage: the environment variables that an embedded server needs for the object store.
+        connection: the connection to the server. None if the server is in this process.
     """
 
     spark: "SparkSession"
@@ -56,22 +56,22 @@ class Engine:
 
     @cached_property
     def metadata(self) -> PrivateMetadata:
-        """Private copies of tables' metadata files, for an embedded server."""
+        """The private copies of table metadata files, for an embedded server."""
         return PrivateMetadata(self.workspace)
 
     @property
     def is_lost(self) -> bool:
-        """Whether the server is gone, or has forgotten this session: a new one is needed."""
+        """Whether the server or this session no longer exists, so that a new session is needed."""
         return self.connection is not None and self.connection.lost is not None
 
 
 @contextmanager
 def open_engine(settings: Settings, config: Mapping[str, str] | None = None) -> Iterator[Engine]:
-    """A session as the settings say, ended on exit.
+    """Open a session according to the settings, and end it on exit.
 
     Args:
-        settings: `spark_remote` chooses the server.
-        config: further Spark configuration for the session.
+        settings: `spark_remote` selects the server.
+        config: more Spark configuration for the session.
 
     Raises:
         EngineUnavailableError: the server cannot be reached or started.
@@ -99,7 +99,7 @@ def open_engine(settings: Settings, config: Mapping[str, str] | None = None) -> 
 def _connect_session(
     remote: str, config: Mapping[str, str], workspace: Path, storage: SailStorage
 ) -> Iterator[Engine]:
-    """On Sail in this process: the server cannot be gone while we are there."""
+    """Open a session on Sail. The server is in this process, so the connection needs no supervision."""
     from pyspark.sql import SparkSession
 
     builder = SparkSession.builder.remote(remote)
@@ -115,7 +115,7 @@ def _connect_session(
 
 
 def _remote_session(remote: str, config: Mapping[str, str], workspace: Path) -> Iterator[Engine]:
-    place = _try_port(remote)
+    host_and_port = _try_port(remote)
     from pyspark.errors import PySparkValueError
 
     from k2_ohlcv.engine.connect import ServerConnection, connected
@@ -123,8 +123,8 @@ def _remote_session(remote: str, config: Mapping[str, str], workspace: Path) -> 
     try:
         connection = ServerConnection(
             remote,
-            f"the Spark Connect server at {place}",
-            "Start it again or correct SPARK_REMOTE, and run this again; what was committed stays. Or unset "
+            f"the Spark Connect server at {host_and_port}",
+            "Start it again or correct SPARK_REMOTE, and run this again; committed windows stay. Or unset "
             "SPARK_REMOTE to compute in this process.",
         )
     except PySparkValueError:
@@ -142,7 +142,7 @@ def _local_session(
         connection = ServerConnection(
             server.address,
             f"Spark on this machine (SPARK_REMOTE={master})",
-            "Run this again; what was committed stays. Where its memory was too little, give it more with "
+            "Run this again; committed windows stay. If its memory was too small, set "
             "spark.driver.memory, or unset SPARK_REMOTE to compute in this process.",
             server.token,
         )
@@ -152,7 +152,7 @@ def _local_session(
 
 @contextmanager
 def _start_sail() -> Iterator[str]:
-    # Read by Sail's logger when its library is loaded: its notices would mix with ours on stderr.
+    # Sail's logger reads this variable when the library is loaded. Its notices would mix with logs on stderr.
     os.environ.setdefault("RUST_LOG", "error")
     from pysail.spark import SparkConnectServer
 
@@ -167,7 +167,7 @@ def _start_sail() -> Iterator[str]:
 
 
 def _try_loopback(host: str, port: int) -> None:
-    """Where the loopback is down the server starts all the same, and its client would wait for minutes."""
+    """Check the loopback. If it is down, the server still starts, but its client blocks for minutes."""
     try:
         socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()
     except OSError as error:
@@ -179,7 +179,7 @@ def _try_loopback(host: str, port: int) -> None:
 
 
 def _no_address(remote: str) -> UsageError:
-    """Instead of the library's own words, which repeat what it could not read, a token too."""
+    """Make the error for an invalid address. The library's own message would repeat a token."""
     shown = re.sub(r"(//[^/]*/).+", r"\1***", redact_address(remote))
     return UsageError(
         f"SPARK_REMOTE={shown!r} is not an address: it is sc://host:port, the port a "
@@ -188,7 +188,7 @@ def _no_address(remote: str) -> UsageError:
 
 
 def _try_port(remote: str) -> str:
-    """See that something listens there. Gives host and port, without what the address has of secrets."""
+    """Check that a server listens at the address. Returns host and port, without secrets of the address."""
     try:
         parts = urlsplit(remote)
         host, port = parts.hostname or "", parts.port or _DEFAULT_PORT

@@ -1,7 +1,7 @@
-"""From PyIceberg's properties of a catalog to Spark's configuration of the same catalog. A pure function.
+"""Converts PyIceberg's properties of a catalog to Spark's configuration of the same catalog.
 
-Properties that both know under one name are passed on. Those of a SQL catalog become JDBC's, and those of S3
-get Iceberg's names in Java. Where the configuration goes is in `local_spark`.
+Properties with the same name in both are copied. Properties of a SQL catalog become JDBC properties. S3
+properties get the names of Java's Iceberg. The functions are pure. `local_spark` uses the configuration.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ from sqlalchemy.exc import ArgumentError
 
 from k2_ohlcv.domain.errors import UsageError
 
-#: The newest Iceberg runtime for Spark is built for 4.1, and pyspark stays there with it.
+#: The newest Iceberg runtime is for Spark 4.1, so pyspark is pinned to 4.1.
 ICEBERG_RUNTIME = "org.apache.iceberg:iceberg-spark-runtime-4.1_2.13:1.12.0"
 ICEBERG_AWS = "org.apache.iceberg:iceberg-aws-bundle:1.12.0"
 JDBC_DRIVERS = {
@@ -23,11 +23,11 @@ JDBC_DRIVERS = {
 _S3_FILE_IO = "org.apache.iceberg.aws.s3.S3FileIO"
 _POSTGRES_PORT = 5432
 
-#: Catalogs that Spark knows under the name that PyIceberg gives them.
+#: Catalog types with the same name in Spark and PyIceberg.
 _SAME_TYPE = {"rest", "hive", "glue"}
-#: What both libraries call alike, in any catalog.
+#: Properties with the same name in both libraries, for any catalog.
 _SHARED_PREFIXES = ("s3.", "client.", "http-client.", "io-impl", "warehouse")
-#: PyIceberg's own: how it runs, not where the catalog is.
+#: Properties for PyIceberg only. They do not describe the catalog.
 _PYICEBERG_ONLY = (
     "py-",
     "pool_pre_ping",
@@ -36,7 +36,7 @@ _PYICEBERG_ONLY = (
     "downcast-ns-timestamp-to-us-on-write",
 )
 
-#: libpq's names of what the JDBC driver calls otherwise. The driver ignores what it does not know.
+#: Parameters of libpq -> names in the JDBC driver. The driver ignores unknown parameters.
 _JDBC_NAMES = {
     "application_name": "ApplicationName",
     "channel_binding": "channelBinding",
@@ -58,11 +58,11 @@ _JDBC_VALUES = {
 
 @dataclass(frozen=True)
 class SparkCatalog:
-    """A catalog as Spark is told of it.
+    """A catalog for Spark.
 
     Attributes:
-        config: Spark's configuration. It holds the secrets of the catalog.
-        packages: Maven coordinates of the jars that it needs.
+        config: Spark's configuration, with the secrets of the catalog.
+        packages: Maven coordinates of the required jars.
     """
 
     config: dict[str, str]
@@ -70,14 +70,14 @@ class SparkCatalog:
 
 
 def spark_catalog(name: str, properties: Mapping[str, str]) -> SparkCatalog:
-    """Translate the properties of a catalog.
+    """Convert the properties of a catalog.
 
     Args:
-        name: the catalog's name, the same in both: SQL catalogs store it beside each table.
-        properties: PyIceberg's.
+        name: the catalog's name in both libraries. SQL catalogs store it with each table.
+        properties: PyIceberg's properties.
 
     Raises:
-        UsageError: Spark cannot open this kind of catalog, or not by this address.
+        UsageError: Spark cannot open this kind of catalog, or not at this address.
     """
     kind = _catalog_type(properties)
     packages, io = [ICEBERG_RUNTIME], _file_io(kind, properties)
@@ -97,7 +97,7 @@ def spark_catalog(name: str, properties: Mapping[str, str]) -> SparkCatalog:
 
 
 def _catalog_type(properties: Mapping[str, str]) -> str:
-    """The kind of catalog, by the rules of PyIceberg: what is said, else what the address tells."""
+    """The type of the catalog, by PyIceberg's rules: the property `type`, else the scheme of the uri."""
     uri = properties.get("uri", "")
     scheme = uri.split(":", 1)[0].lower()
     kind = properties.get("type", "").lower()
@@ -107,9 +107,9 @@ def _catalog_type(properties: Mapping[str, str]) -> str:
         return kind
     if kind in _SAME_TYPE:
         return kind
-    found = f"a SQL catalog on {scheme or 'no database'}" if kind == "sql" else f"of the type {kind}"
+    description = f"a SQL catalog on {scheme or 'no database'}" if kind == "sql" else f"of the type {kind}"
     raise UsageError(
-        f"Spark on this machine cannot open the catalog, which is {found}. It opens SQL catalogs on "
+        f"Spark on this machine cannot open the catalog, which is {description}. It opens SQL catalogs on "
         f"{' and '.join(JDBC_DRIVERS)}, and catalogs of the types {', '.join(sorted(_SAME_TYPE))}. Unset "
         "SPARK_REMOTE to compute in this process, or set it to a Spark Connect server that has the catalog"
     )
@@ -119,7 +119,7 @@ def _database_url(uri: str) -> URL:
     try:
         return make_url(uri)
     except (ArgumentError, ValueError):
-        # The library's own words repeat the address, with the password.
+        # The library's message would repeat the address with the password.
         raise UsageError(
             "the catalog's uri is not the address of a database: write it as "
             "postgresql+psycopg2://user:password@host:5432/database, what is special in them percent-encoded"
@@ -127,7 +127,7 @@ def _database_url(uri: str) -> URL:
 
 
 def _jdbc_properties(url: URL) -> dict[str, str]:
-    """A database's address as JDBC has it. User, password and parameters stand apart: no log shows them."""
+    """Convert a database address to JDBC properties. Logs show only the uri, which has no secrets."""
     if url.get_backend_name() == "sqlite":
         return {"uri": f"jdbc:sqlite:{_sqlite_path(url.database or '')}"}
     query = {key: value if isinstance(value, str) else value[-1] for key, value in url.query.items()}
@@ -140,18 +140,18 @@ def _jdbc_properties(url: URL) -> dict[str, str]:
             "socket: write it as postgresql+psycopg2://user:password@host:5432/database"
         )
     named = {"user": url.username, "password": url.password}
-    found = {f"jdbc.{key}": value for key, value in named.items() if value}
+    converted = {f"jdbc.{key}": value for key, value in named.items() if value}
     for key, value in query.items():
-        ours = _JDBC_NAMES.get(key, key)
-        found[f"jdbc.{ours}"] = _JDBC_VALUES.get(ours, {}).get(value, value)
-    return found | {"uri": f"jdbc:postgresql://{','.join(hosts)}/{quote(url.database or '', safe='')}"}
+        jdbc_name = _JDBC_NAMES.get(key, key)
+        converted[f"jdbc.{jdbc_name}"] = _JDBC_VALUES.get(jdbc_name, {}).get(value, value)
+    return converted | {"uri": f"jdbc:postgresql://{','.join(hosts)}/{quote(url.database or '', safe='')}"}
 
 
 def _query_hosts(url: URL, port: str | None) -> list[str]:
-    """The hosts of an address that lists several, as `?host=a:5432&host=b:5432`."""
+    """The hosts of an address with a list of hosts, as `?host=a:5432&host=b:5432`."""
     hosts = url.query.get("host", ())
     listed = [hosts] if isinstance(hosts, str) else hosts
-    parts = [part for each in listed for part in each.split(",") if part and not part.startswith("/")]
+    parts = [part for entry in listed for part in entry.split(",") if part and not part.startswith("/")]
     return [part if ":" in part else _host(part, port) for part in parts]
 
 
@@ -160,24 +160,24 @@ def _host(host: str, port: int | str | None) -> str:
 
 
 def _sqlite_path(path: str) -> str:
-    """A database's path for the JDBC driver, which takes what follows a question mark for parameters."""
+    """Quote a database path for the JDBC driver. For the driver, parameters begin at a question mark."""
     return f"file:{quote(path)}" if set(path) & set("?#%") else path
 
 
 def _rest_properties(properties: Mapping[str, str]) -> dict[str, str]:
-    """All that is the catalog's own: address, credential, token, scope, headers, signing."""
-    found = {
+    """The properties of the catalog itself: address, credential, token, scope, headers, signing."""
+    converted = {
         key: value
         for key, value in properties.items()
         if key != "type" and not key.startswith((*_PYICEBERG_ONLY, "s3."))
     }
     if _is_true(properties.get("rest.sigv4-enabled")):
-        found.setdefault("rest.auth.type", "sigv4")
-    return found
+        converted.setdefault("rest.auth.type", "sigv4")
+    return converted
 
 
 def _file_io(kind: str, properties: Mapping[str, str]) -> dict[str, str]:
-    """The class that reads the tables' files. A REST catalog chooses it by location if nothing is said."""
+    """The class that reads table files. Without the property, a REST catalog selects it by location."""
     if "io-impl" in properties:
         return {}
     is_local = _is_local(properties.get("warehouse", ""))
@@ -187,7 +187,7 @@ def _file_io(kind: str, properties: Mapping[str, str]) -> dict[str, str]:
 
 
 def _needs_aws(kind: str, properties: Mapping[str, str]) -> bool:
-    """Whether tables may be on S3. The warehouse of a REST catalog is often a name that says nothing."""
+    """Whether tables may be on S3. The warehouse of a REST catalog is often a name without a scheme."""
     if kind == "glue" or _is_s3(properties) or _is_true(properties.get("rest.sigv4-enabled")):
         return True
     warehouse = properties.get("warehouse", "")
@@ -210,45 +210,45 @@ def _any(names: Iterable[str], prefixes: tuple[str, ...]) -> bool:
 
 
 def _s3_properties(properties: Mapping[str, str]) -> dict[str, str]:
-    """S3's properties under the names of Iceberg in Java, where those of PyIceberg differ."""
-    found: dict[str, str] = {}
+    """Convert S3 properties whose names differ between PyIceberg and Java's Iceberg."""
+    converted: dict[str, str] = {}
     for key in ("access-key-id", "secret-access-key", "session-token"):
         if value := properties.get(f"s3.{key}") or properties.get(f"client.{key}"):
-            found[f"s3.{key}"] = value
+            converted[f"s3.{key}"] = value
     region = properties.get("s3.region") or properties.get("client.region")
     if region:
-        found["client.region"] = region
+        converted["client.region"] = region
     if "s3.path-style-access" not in properties and (
         "s3.force-virtual-addressing" in properties or "s3.endpoint" in properties
     ):
-        # PyIceberg addresses a bucket by path where there is an endpoint, unless told otherwise.
+        # By default, PyIceberg addresses a bucket by path if an endpoint is set.
         is_virtual = (
             _is_true(properties.get("s3.force-virtual-addressing")) or "s3.endpoint" not in properties
         )
-        found["s3.path-style-access"] = str(not is_virtual).lower()
+        converted["s3.path-style-access"] = str(not is_virtual).lower()
     if _is_true(properties.get("s3.anonymous")):
-        found["client.credentials-provider"] = (
+        converted["client.credentials-provider"] = (
             "software.amazon.awssdk.auth.credentials.AnonymousCredentialsProvider"
         )
     if properties.get("s3.signer"):
-        found["s3.remote-signing-enabled"] = "true"
+        converted["s3.remote-signing-enabled"] = "true"
     if proxy := properties.get("s3.proxy-uri"):
-        found["http-client.proxy-endpoint"] = proxy
-    return found | _role_properties(properties, region)
+        converted["http-client.proxy-endpoint"] = proxy
+    return converted | _role_properties(properties, region)
 
 
 def _role_properties(properties: Mapping[str, str], region: str | None) -> dict[str, str]:
     role = properties.get("s3.role-arn") or properties.get("client.role-arn")
     if not role:
         return {}
-    found = {
+    converted = {
         "client.factory": "org.apache.iceberg.aws.AssumeRoleAwsClientFactory",
         "client.assume-role.arn": role,
     }
     if region:
-        found["client.assume-role.region"] = region
+        converted["client.assume-role.region"] = region
     name = properties.get("s3.role-session-name") or properties.get("client.role-session-name")
-    return found | ({"client.assume-role.session-name": name} if name else {})
+    return converted | ({"client.assume-role.session-name": name} if name else {})
 
 
 def _is_true(value: str | None) -> bool:

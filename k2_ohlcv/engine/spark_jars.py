@@ -1,8 +1,9 @@
-"""The jars that Spark on this machine needs: fetched once for each user, and passed to Spark as files.
+"""Downloads the jars for local Spark, once per user.
 
-PySpark's own Ivy fetches them: it needs only Java, and follows Spark's own settings of repositories. Two
-processes of Ivy that fill one empty cache at once break each other. So each package is fetched under a lock,
-into a folder that gets its name only when all jars are in it. What the jars are for is in `session`.
+PySpark's Ivy downloads the jars. Ivy needs only Java, and uses Spark's settings of repositories. Two Ivy
+processes that fill an empty cache simultaneously break each other. Each package is therefore downloaded under
+a lock. The folder of a package gets its final name only when it has all jars. Passing the jars to Spark is in
+`local_spark`.
 """
 
 import os
@@ -21,13 +22,13 @@ from k2_ohlcv.domain.addresses import redact_secrets
 from k2_ohlcv.domain.errors import EngineUnavailableError
 from k2_ohlcv.file_lock import hold_lock
 
-#: Fetches `package` with everything that it needs into `landing_folder`, an empty one; gives the jars.
+#: Downloads a package with its dependencies into an empty folder, and returns the jars.
 Fetcher = Callable[[str, Path], list[Path]]
 
-#: A repository that does not answer often does a moment later.
+#: A repository that does not answer often answers a moment later.
 _ATTEMPTS = 3
 _PAUSE_SECONDS = 5.0
-#: The largest of the jars has 50 MB, and AWS's bundle 600.
+#: The largest jar has 50 MB, and AWS's bundle has 600 MB.
 _FETCH_SECONDS = 1800.0
 _PARTIAL = ".fetching-"
 _MAX_OUTPUT_LINES = 12
@@ -36,28 +37,28 @@ _log = structlog.get_logger(__name__)
 
 
 def jar_cache_folder() -> Path:
-    """Where the jars of this user are kept, for all lakes."""
+    """The folder of this user's jars, for all lakes."""
     cache = os.environ.get("XDG_CACHE_HOME") or ""
-    # As the standard has it: a relative path is not to be used.
+    # The XDG standard forbids a relative path.
     root = Path(cache) if Path(cache).is_absolute() else Path.home() / ".cache"
     return root / "k2-ohlcv" / "spark-jars"
 
 
 def fetch_spark_jars(packages: Iterable[str], fetch: Fetcher | None = None) -> list[Path]:
-    """The jars of some packages, from the user's cache, or fetched into it first.
+    """Get the jars of some packages from the user's cache. Missing packages are downloaded.
 
     Args:
         packages: Maven coordinates, `group:artifact:version`.
-        fetch: fetches one package; Ivy if None.
+        fetch: downloads one package. The default is Ivy.
 
     Raises:
-        EngineUnavailableError: a package cannot be fetched, or the cache cannot be written.
+        EngineUnavailableError: a package cannot be downloaded, or the cache cannot be written.
     """
     cache = jar_cache_folder()
     jars: dict[str, Path] = {}
     for package in packages:
         for jar in _package_jars(package, cache, fetch or fetch_with_ivy):
-            jars.setdefault(jar.name, jar)  # two packages may need the same one
+            jars.setdefault(jar.name, jar)  # two packages may need the same jar
     return list(jars.values())
 
 
@@ -67,20 +68,20 @@ def _package_jars(package: str, cache: Path, fetch: Fetcher) -> list[Path]:
         try:
             cache.mkdir(parents=True, exist_ok=True)
             with hold_lock(cache / f".{folder.name}.lock"):
-                if not folder.is_dir():  # another process may have fetched it meanwhile
+                if not folder.is_dir():  # another process may have downloaded it
                     _fetch_into(folder, package, fetch)
         except OSError as error:
             raise EngineUnavailableError(
-                f"the jars of {package} cannot be kept in {cache}: {error.strerror or error}. "
-                "Set XDG_CACHE_HOME to a folder that can be written."
+                f"the jars of {package} cannot be stored in {cache}: {error.strerror or error}. "
+                "Set XDG_CACHE_HOME to a writable folder."
             ) from error
     return sorted(folder.glob("*.jar"))
 
 
 def _fetch_into(folder: Path, package: str, fetch: Fetcher) -> None:
     for abandoned in folder.parent.glob(f"{_PARTIAL}{folder.name}-*"):
-        shutil.rmtree(abandoned, ignore_errors=True)  # its process was killed: we hold the lock now
-    _log.warning("fetching jars for Spark, once", package=package, folder=str(folder))
+        shutil.rmtree(abandoned, ignore_errors=True)  # its process was killed, and released the lock
+    _log.warning("downloading jars for Spark, once", package=package, folder=str(folder))
     work = Path(tempfile.mkdtemp(prefix=f"{_PARTIAL}{folder.name}-", dir=folder.parent))
     try:
         whole = work / "whole"
@@ -99,11 +100,11 @@ def _fetch_checked(package: str, work: Path, fetch: Fetcher) -> list[Path]:
         try:
             jars = fetch(package, target)
             if not jars or not all(zipfile.is_zipfile(jar) for jar in jars):
-                raise EngineUnavailableError(f"the jars of {package} did not arrive whole")
+                raise EngineUnavailableError(f"the jars of {package} are incomplete")
         except EngineUnavailableError as error:
             if attempt == _ATTEMPTS:
                 raise
-            _log.warning("fetching again", package=package, attempt=attempt, error=str(error))
+            _log.warning("downloading again", package=package, attempt=attempt, error=str(error))
             time.sleep(_PAUSE_SECONDS * attempt)
         else:
             return jars
@@ -111,10 +112,10 @@ def _fetch_checked(package: str, work: Path, fetch: Fetcher) -> list[Path]:
 
 
 def fetch_with_ivy(package: str, folder: Path) -> list[Path]:
-    """Have PySpark's Ivy fetch a package: an empty script is submitted with it, and Ivy runs before that.
+    """Download a package with PySpark's Ivy. Ivy runs when an empty script is submitted with the package.
 
     Raises:
-        EngineUnavailableError: Ivy cannot fetch it; the message has the last lines that Ivy wrote.
+        EngineUnavailableError: Ivy cannot download the package. The message has Ivy's last lines.
     """
     import pyspark
 
@@ -123,7 +124,7 @@ def fetch_with_ivy(package: str, folder: Path) -> list[Path]:
     submit = Path(pyspark.__file__).parent / "bin" / "spark-submit"
     options = ["--master", "local[1]", "--conf", f"spark.jars.ivy={folder / 'ivy'}", "--packages", package]
     environment = os.environ | {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
-    # Set by PySpark for its own children; and the address of a server has no part in this.
+    # PySpark sets the arguments for its child processes. The address of a server does not matter here.
     for name in ("SPARK_REMOTE", "PYSPARK_SUBMIT_ARGS"):
         environment.pop(name, None)
     try:
@@ -148,13 +149,13 @@ def fetch_with_ivy(package: str, folder: Path) -> list[Path]:
 
 
 def _last_lines(output: str) -> str:
-    told = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("\tat ")]
-    return "; ".join(told[-_MAX_OUTPUT_LINES:])
+    lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("\tat ")]
+    return "; ".join(lines[-_MAX_OUTPUT_LINES:])
 
 
-def _fetch_error(package: str, why: str) -> EngineUnavailableError:
+def _fetch_error(package: str, reason: str) -> EngineUnavailableError:
     return EngineUnavailableError(
-        f"the jars of {package}, which Spark on this machine needs, cannot be fetched. Try again with a "
+        f"the jars of {package}, which Spark on this machine needs, cannot be downloaded. Try again with a "
         "network to Spark's package repositories, or unset SPARK_REMOTE to compute without Java. "
-        f"Ivy says: {redact_secrets(why)}"
+        f"Ivy's output: {redact_secrets(reason)}"
     )

@@ -1,4 +1,4 @@
-"""Columns and moments in Spark's SQL, for tables whose columns are called and typed as their owners like."""
+"""Writes columns and times in Spark SQL, for trades tables with any column names and types."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
 
 
 def time_unit_of(trades: Table) -> TimeUnit:
-    """How the time column of a trades table counts."""
+    """The unit of the time column of a trades table."""
     return trades.time_unit if isinstance(trades, ExternalTrades) else TimeUnit.ZONED
 
 
 def time_sql(trades: Table, snapshot: int) -> tuple[str, Callable[[datetime], str]]:
-    """The time column of a snapshot in SQL, and how moments are written to compare with it.
+    """The time column of a snapshot in SQL, and a function that writes times to compare with it.
 
-    Spark plans files by the current schema's column of that name. Where that is another one, or none, the
-    column stands inside an expression: nothing is planned by it then, and all files are read.
+    Spark prunes files by the column of that name in the current schema. If the snapshot has another column of
+    that name, the column is put inside an expression. Spark then prunes no files.
     """
-    field, clock = snapshot_columns(trades, snapshot)["timestamp"], time_unit_of(trades)
+    field, unit = snapshot_columns(trades, snapshot)["timestamp"], time_unit_of(trades)
     name = quote_name(field)
     if any(now.name == field.name and now.field_id == field.field_id for now in trades.schema().fields):
-        return name, _literal(clock)
-    if clock in {TimeUnit.ZONED, TimeUnit.LOCAL}:
-        name, clock = f"unix_micros(CAST({name} AS TIMESTAMP))", TimeUnit.MICROS
-    # Of a bare comparison Spark infers that the column is not null, and plans by that.
-    return f"coalesce({name}, {-(2**63) + 1}L)", _literal(clock)
+        return name, _literal(unit)
+    if unit in {TimeUnit.ZONED, TimeUnit.LOCAL}:
+        name, unit = f"unix_micros(CAST({name} AS TIMESTAMP))", TimeUnit.MICROS
+    # From a plain comparison, Spark infers that the column is not null, and prunes files by that.
+    return f"coalesce({name}, {-(2**63) + 1}L)", _literal(unit)
 
 
-def _literal(clock: TimeUnit) -> Callable[[datetime], str]:
-    """Moments as SQL literals of a time column's own type."""
-    match clock:
+def _literal(unit: TimeUnit) -> Callable[[datetime], str]:
+    """A function that writes times as SQL literals of the time column's type."""
+    match unit:
         case TimeUnit.ZONED:
             return lambda moment: f"TIMESTAMP '{moment.isoformat(' ')}'"
         case TimeUnit.LOCAL:
@@ -51,12 +51,12 @@ def _literal(clock: TimeUnit) -> Callable[[datetime], str]:
 
 
 def quote_name(field: NestedField) -> str:
-    """The name of a column in SQL: any text will do as a name."""
+    """Quote the name of a column in SQL. Any text is a valid name."""
     return f"`{field.name.replace('`', '``')}`"
 
 
 def column_of(field: NestedField) -> "Column":
-    """A column by its name."""
+    """The Spark column of a field."""
     from pyspark.sql import functions as F  # noqa: N812
 
     return F.col(quote_name(field))

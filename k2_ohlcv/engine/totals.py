@@ -1,6 +1,6 @@
-"""Totals of trades per window, for checking candles: counts, sums and extremes.
+"""Computes totals of trades per window, to check candles: counts, sums and extremes.
 
-Another and simpler expression than the rollup that made the candles: a mistake there is not made again here.
+The expression is simple and independent of the rollup. A mistake in the rollup is therefore not repeated.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ from k2_ohlcv.engine.session import Engine
 from k2_ohlcv.frames.candles import is_in_intervals
 from k2_ohlcv.frames.checks import TOTAL_COLUMNS
 
-#: Windows that are kept for the other timeframes, some 60 bytes each; beyond, only those asked for last.
+#: The most cached windows, about 60 bytes each. Beyond that, only the latest intervals stay cached.
 _MAX_CACHED_WINDOWS = 2_000_000
 
 _NO_TOTALS = pl.DataFrame(
@@ -36,11 +36,11 @@ assert tuple(_NO_TOTALS.columns) == (*KEY_COLUMNS, *TOTAL_COLUMNS)
 
 
 class TotalsCache:
-    """The totals of the last scan, for the timeframes that are checked together.
+    """The totals of the latest scans, for the timeframes that are checked together.
 
     Args:
-        timeframes: trades are scanned for the shortest of them. The totals of the others are added up from
-            those: sums and extremes do not depend on the way there.
+        timeframes: trades are scanned for the shortest timeframe. Totals of longer timeframes are sums and
+            extremes of these totals.
     """
 
     def __init__(self, timeframes: Iterable[Timeframe]) -> None:
@@ -50,11 +50,11 @@ class TotalsCache:
         self._windows = _NO_TOTALS
 
     def get(self, snapshot: int, timeframe: Timeframe) -> tuple[list[Interval], pl.DataFrame]:
-        """The intervals that are known at a snapshot, and their totals."""
+        """The cached intervals of a snapshot, and their totals."""
         return (self._spans, self._windows) if self._key == (snapshot, timeframe.name) else ([], _NO_TOTALS)
 
     def put(self, snapshot: int, timeframe: Timeframe, spans: list[Interval], windows: pl.DataFrame) -> None:
-        """Keep these in place of all others."""
+        """Replace the contents of the cache."""
         self._key, self._spans, self._windows = (snapshot, timeframe.name), spans, windows
 
 
@@ -67,15 +67,15 @@ def compute_totals(
     *,
     cache: TotalsCache | None = None,
 ) -> pl.DataFrame:
-    """`KEY_COLUMNS` and `TOTAL_COLUMNS` of every window of the intervals that has trades, at a snapshot.
+    """Compute `KEY_COLUMNS` and `TOTAL_COLUMNS` of every window with trades, at a snapshot.
 
     Args:
         engine: the session to compute in.
-        trades: the trades table; its current metadata must know the snapshot.
+        trades: the trades table. Its current metadata must have the snapshot.
         snapshot: the trades snapshot id.
-        timeframe: which windows.
+        timeframe: the length of the windows.
         intervals: aligned to the timeframe's windows.
-        cache: what earlier scans found. What this scan finds is added.
+        cache: the totals of earlier scans. This scan adds its totals.
     """
     intervals = clip_to_trading_times(intervals)
     if not intervals:
@@ -84,8 +84,8 @@ def compute_totals(
     finest = min(timeframe, *cache.timeframes, key=lambda t: t.length)
     spans, windows = cache.get(snapshot, finest)
     if missing := subtract(intervals, spans):
-        found = _scan_trades(engine, trades, snapshot, finest, missing)
-        spans, windows = coalesce([*spans, *missing]), pl.concat([windows, found])
+        scanned = _scan_trades(engine, trades, snapshot, finest, missing)
+        spans, windows = coalesce([*spans, *missing]), pl.concat([windows, scanned])
         if windows.height > _MAX_CACHED_WINDOWS:
             spans, windows = intervals, windows.filter(is_in_intervals("window_start", intervals))
         cache.put(snapshot, finest, spans, windows)
@@ -100,14 +100,14 @@ def _scan_trades(
     rows = read_trades_between(engine, trades, snapshot, merge_to_at_most(intervals, MAX_INTERVALS))
     micros = F.unix_micros("timestamp")
     start = F.timestamp_micros(micros - F.pmod(micros, F.lit(timeframe.micros)))
-    found = rows.groupBy("exchange", "symbol", start.alias("window_start")).agg(
+    totals = rows.groupBy("exchange", "symbol", start.alias("window_start")).agg(
         F.count(F.lit(1)).alias("trade_count"),
         F.sum("quantity").alias("volume"),
         F.max("price").alias("high_price"),
         F.min("price").alias("low_price"),
     )
-    scanned = pl.DataFrame(found.select(*_NO_TOTALS.columns).toArrow()).cast(_NO_TOTALS.schema)
-    # What lies between bounded intervals was read too. Kept, it would count twice once it is asked for.
+    scanned = pl.DataFrame(totals.select(*_NO_TOTALS.columns).toArrow()).cast(_NO_TOTALS.schema)
+    # The scan may read more than the intervals. These windows must not be cached, or they would count twice.
     return scanned.filter(is_in_intervals("window_start", intervals))
 
 

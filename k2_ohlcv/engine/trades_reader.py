@@ -1,8 +1,7 @@
-"""Reads trades at a snapshot, from our own table or an external one, under our names and in our types.
+"""Reads trades at a snapshot, from the project's table or an external table, in the same columns and types.
 
-How an external table's values become ours is in `external_values`. What is made of trades is in `rollup`.
-Rows that do not fit are counted beside the others, and `reconcile` refuses their windows by name. Rows of
-impossible times are in `has_only_impossible_times`.
+Invalid rows are counted in a column, and `reconcile` then refuses their windows. Converting external values
+is in `external_values`. Windows are in `rollup`. Rows with impossible times are in `impossible_times`.
 """
 
 from collections.abc import Sequence
@@ -30,20 +29,19 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame
 
-#: Rows that do not fit, as many as an error names.
+#: The most invalid rows in an error message.
 _MAX_SAMPLE_ROWS = 5
 
 
 @dataclass(frozen=True)
 class TradesFrame:
-    """The trades of some intervals at a snapshot, under our names and in our types.
+    """The trades of some intervals at a snapshot, in the project's columns and types.
 
     Attributes:
-        frame: exchange, symbol, trade_id (if there are ids), timestamp, price and quantity; and
-            `INVALID_ROWS` if
-            is_checked: 1 in rows that do not fit, whose values may be null.
+        frame: exchange, symbol, trade_id (if `has_ids`), timestamp, price and quantity, and `INVALID_ROWS` if
+            `is_checked`. Invalid rows have 1 there, and their values may be null.
         has_ids: whether trades have ids.
-        is_checked: whether there may be rows that do not fit.
+        is_checked: whether there may be invalid rows.
     """
 
     frame: "DataFrame"
@@ -54,10 +52,10 @@ class TradesFrame:
     _snapshot: int
 
     def collect(self, frame: "DataFrame") -> "pa.Table":
-        """What a frame made of this one gives.
+        """Compute a frame that is derived from this one.
 
         Raises:
-            ContractError: the engine cannot read files of the table.
+            TableSpecError: the engine cannot read files of the table.
         """
         try:
             return frame.toArrow()
@@ -66,62 +64,61 @@ class TradesFrame:
             raise
 
     def invalid_rows_error(self, intervals: Sequence[Interval]) -> TableSpecError:
-        """The error that names rows of some intervals which do not fit."""
+        """Make the error that lists invalid rows of some intervals."""
         trades = self._trades
         assert isinstance(trades, ExternalTrades)
-        theirs = snapshot_columns(trades, self._snapshot)
-        rows = convert_exactly(_read_between(self._engine, trades, self._snapshot, intervals), trades, theirs)
-        # Sorted to the front, not filtered: a filter pushed down through the steps repeats each many times.
-        first = rows.select(INVALID_ROWS, *(f"raw_{name}" for name in theirs)).orderBy(
+        fields = snapshot_columns(trades, self._snapshot)
+        rows = convert_exactly(_read_between(self._engine, trades, self._snapshot, intervals), trades, fields)
+        # Sort instead of filter: the optimizer would repeat each conversion step many times in a filter.
+        first = rows.select(INVALID_ROWS, *(f"raw_{name}" for name in fields)).orderBy(
             INVALID_ROWS, ascending=False
         )
-        named = (
-            "; ".join(f"{field.name}={row[f'raw_{name}']}" for name, field in theirs.items())
+        samples = (
+            "; ".join(f"{field.name}={row[f'raw_{name}']}" for name, field in fields.items())
             for row in first.limit(_MAX_SAMPLE_ROWS).toArrow().to_pylist()
             if row[INVALID_ROWS]
         )
         return TableSpecError(
             f"table {'.'.join(trades.name())} (K2_TRADES_TABLE) has trades that cannot be read exactly. Each "
-            f"needs a value in every column, {trades.time_unit.value}, a positive price that "
-            f"fits {PRICE}, and a "
-            f"positive quantity that fits {QUANTITY}; nothing is rounded. Correct or "
-            f"delete these, and all like them: [{'], ['.join(named)}]"
+            f"needs a value in every column, {trades.time_unit.value}, a positive price that fits {PRICE}, "
+            f"and a positive quantity that fits {QUANTITY}; nothing is rounded. Correct or delete these "
+            f"rows, and all rows with the same fault: [{'], ['.join(samples)}]"
         )
 
 
 def read_trades(engine: Engine, trades: Table, snapshot: int, intervals: Sequence[Interval]) -> TradesFrame:
-    """The trades of some intervals as they were at a snapshot.
+    """Read the trades of some intervals at a snapshot.
 
     Raises:
-        ContractError: the snapshot has delete files that the engine cannot honour.
+        TableSpecError: the snapshot has delete files that the engine does not support.
     """
     reject_unsupported_deletes(engine, trades, snapshot)
     rows = _read_between(engine, trades, snapshot, intervals)
-    theirs = snapshot_columns(trades, snapshot)
+    fields = snapshot_columns(trades, snapshot)
     if not isinstance(trades, ExternalTrades):
-        ours = rows.select(*(column_of(field).alias(name) for name, field in theirs.items()))
-        checked = _may_have_invalid_rows(trades, snapshot, intervals)
+        frame = rows.select(*(column_of(field).alias(name) for name, field in fields.items()))
+        is_checked = _may_have_invalid_rows(trades, snapshot, intervals)
         return TradesFrame(
-            _mark_invalid_rows(ours) if checked else ours, True, checked, engine, trades, snapshot
+            _mark_invalid_rows(frame) if is_checked else frame, True, is_checked, engine, trades, snapshot
         )
-    frame = convert_exactly(rows, trades, theirs).select(*theirs, INVALID_ROWS)
-    return TradesFrame(frame, "trade_id" in theirs, True, engine, trades, snapshot)
+    frame = convert_exactly(rows, trades, fields).select(*fields, INVALID_ROWS)
+    return TradesFrame(frame, "trade_id" in fields, True, engine, trades, snapshot)
 
 
 def _may_have_invalid_rows(trades: Table, snapshot: int, intervals: Sequence[Interval]) -> bool:
-    """Whether our own table may hold a price or quantity that is not positive: another writer's.
+    """Whether the project's table may have a price or quantity that is not positive, from another writer.
 
-    The bounds of its files say so. Ingestion writes no such row, so that nothing is checked row by row.
+    The column bounds of the files show this. Ingestion writes no such row, so rows usually need no check.
     """
     if not intervals:
         return False
     whole = Interval(min(i.start for i in intervals), max(i.end for i in intervals))
-    near = (f.file for f in live_files(trades, snapshot) if f.span.intersect(whole))
-    return not all(_is_positive(trades, file) for file in near if file.content == DataFileContent.DATA)
+    files = (f.file for f in live_files(trades, snapshot) if f.span.intersect(whole))
+    return not all(_is_positive(trades, file) for file in files if file.content == DataFileContent.DATA)
 
 
 def _is_positive(trades: Table, file: DataFile) -> bool:
-    """Whether the bounds of a data file say that all its prices and quantities are positive."""
+    """Whether the column bounds of a data file prove that all prices and quantities are positive."""
     for name, kind in (("price", PRICE), ("quantity", QUANTITY)):
         lower = (file.lower_bounds or {}).get(trades.schema().find_field(name).field_id)
         if lower is None or Decimal(from_bytes(kind, lower)) <= 0:
@@ -130,15 +127,15 @@ def _is_positive(trades: Table, file: DataFile) -> bool:
 
 
 def _mark_invalid_rows(rows: "DataFrame") -> "DataFrame":
-    """Our own rows with `INVALID_ROWS`: 1 where the price or the quantity is not positive."""
+    """Add `INVALID_ROWS`: 1 in rows whose price or quantity is not positive."""
     from pyspark.sql import functions as F  # noqa: N812 - its name everywhere
 
-    fits = (F.col("price") > 0) & (F.col("quantity") > 0)
-    return rows.withColumn(INVALID_ROWS, F.when(fits, 0).otherwise(1).cast("long"))
+    is_valid = (F.col("price") > 0) & (F.col("quantity") > 0)
+    return rows.withColumn(INVALID_ROWS, F.when(is_valid, 0).otherwise(1).cast("long"))
 
 
 def read_rows(engine: Engine, trades: Table, snapshot: int) -> "DataFrame":
-    """All rows of a table at a snapshot, under the names of that snapshot's schema."""
+    """Read all rows of a table at a snapshot, with the column names of that snapshot's schema."""
     reader = engine.spark.read.format("iceberg").option("versionAsOf", str(snapshot))
     if engine.storage is not None:
         engine.storage.follow(trades.io.properties, trades.location())
@@ -147,10 +144,9 @@ def read_rows(engine: Engine, trades: Table, snapshot: int) -> "DataFrame":
 
 
 def _read_between(engine: Engine, trades: Table, snapshot: int, intervals: Sequence[Interval]) -> "DataFrame":
-    """The rows of some intervals, by their own time column, so that files are pruned by its bounds.
+    """Read the rows of some intervals. The filter uses the table's time column, so files are pruned.
 
-    Rows of impossible times, or without any, are in no interval that may be asked for: see
-    `has_only_impossible_times`.
+    Rows with an impossible time or without a time are in no interval (see `impossible_times`).
     """
     from pyspark.sql import functions as F  # noqa: N812 - its name everywhere
 
@@ -162,5 +158,5 @@ def _read_between(engine: Engine, trades: Table, snapshot: int, intervals: Seque
         half = len(branch) // 2
         return f"({tree(branch[:half])} OR {tree(branch[half:])})"
 
-    # As text, as the client asks the server about every single literal.
+    # One SQL text, because the client makes a request to the server for every literal.
     return read_rows(engine, trades, snapshot).where(F.expr(tree(intervals)))

@@ -86,7 +86,7 @@ def test_a_failed_fetch_is_tried_again_and_leaves_nothing(cache: Path) -> None:
         (folder / "cut.jar").write_bytes(jar(folder / "whole.jar").read_bytes()[:500])
         return [folder / "cut.jar"]
 
-    with pytest.raises(EngineUnavailableError, match=r"org.b:two:2.0 did not arrive whole"):
+    with pytest.raises(EngineUnavailableError, match=r"org.b:two:2.0 are incomplete"):
         fetch_spark_jars(PACKAGES, cut)
     assert [path.name for path in cache.iterdir() if path.is_dir()] == ["org.a_one_2.13_1.0"]
 
@@ -110,7 +110,7 @@ def test_a_killed_fetch_leaves_no_half_jar_in_the_cache(cache: Path) -> None:
 
 def test_a_cache_folder_that_cannot_be_written_is_an_error_with_its_path(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "k2-ohlcv").write_text("a file, no folder")
-    with pytest.raises(EngineUnavailableError, match=r"cannot be kept in .*Set XDG_CACHE_HOME"):
+    with pytest.raises(EngineUnavailableError, match=r"cannot be stored in .*Set XDG_CACHE_HOME"):
         fetch_spark_jars(PACKAGES, fake_fetch)
 
 
@@ -124,5 +124,5 @@ def test_the_cache_is_in_the_home_of_the_user(tmp_path: Path, monkeypatch: pytes
 def test_the_message_of_ivy_is_in_the_error(tmp_path: Path) -> None:
     if shutil.which("java") is None:
         pytest.skip("Ivy needs Java, which is not installed")
-    with pytest.raises(EngineUnavailableError, match=r"the jars of nonsense, .* Ivy says: .*nonsense"):
+    with pytest.raises(EngineUnavailableError, match=r"the jars of nonsense, .* Ivy's output: .*nonsense"):
         spark_jars.fetch_with_ivy("nonsense", tmp_path)
