@@ -40,8 +40,10 @@ def median_seconds(measured: Measurement) -> float:
 
 def time_ratio(measured: Mapping[str, Measurement]) -> float | None:
     """The project's time divided by that of the fastest other engine; None without another engine."""
-    others = [median_seconds(measured[name]) for name in (*OTHER_ENGINES, SPARK_MERGE) if name in measured]
-    return median_seconds(measured[OWN_ENGINES]) / min(others) if others else None
+    other_times = [
+        median_seconds(measured[name]) for name in (*OTHER_ENGINES, SPARK_MERGE) if name in measured
+    ]
+    return median_seconds(measured[OWN_ENGINES]) / min(other_times) if other_times else None
 
 
 def speed_goal(measured: Mapping[str, Measurement]) -> Goal:

@@ -1,7 +1,7 @@
 """The usual refresh: Spark SQL's MERGE of a lookback into the 1m table, on Apache Spark in its JVM.
 
-The lookback is a whole aligned day, so that the written candles are right, and the target is pruned to that
-day. MERGE does not find trades that are later than its lookback.
+The lookback is a whole aligned day, so that the written candles are right. The target is pruned to that day.
+MERGE does not find trades that are later than its lookback.
 """
 
 from contextlib import ExitStack
