@@ -1,6 +1,6 @@
-"""Benchmarks on generated trades, beside DuckDB and Polars doing the same: `python -m bench --help`.
+"""Benchmarks on generated trades, compared with DuckDB and Polars: `python -m bench --help`.
 
-`trades` and `lake` make the data, `engines` do the work in processes of their own (`worker`), `suites` say
-what is measured, `report` prints it. Goals are shown as met or missed; nothing here is asserted but that all
-contenders give equal candles.
+`trades` and `lake` create the data. `engines` do the work in separate processes (`worker`). `suites` define
+the measurements, and `report` prints them. Goals are shown as met or missed. The only assertion is that all
+engines compute equal candles.
 """

@@ -24,16 +24,21 @@ def bench(
         list[str] | None,
         typer.Argument(help="; ".join(f"{name}: {suite.about}" for name, suite in SUITES.items())),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Little data, to see that all works.")] = False,
-    runs: Annotated[int, typer.Option(min=1, help="Warm runs of each; the longest take at most 3.")] = 5,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Little data, to test the benchmark itself.")
+    ] = False,
+    runs: Annotated[
+        int, typer.Option(min=1, help="Warm runs of each suite; slow suites run at most 3 times.")
+    ] = 5,
     stored: Annotated[
-        int | None, typer.Option(min=2, help="Trades in the larger lake of refresh: 240 million unless said.")
+        int | None,
+        typer.Option(min=2, help="Trades in the larger lake of refresh; the default is 240 million."),
     ] = None,
 ) -> None:
-    """Measure K2 OHLCV beside DuckDB and Polars on generated trades, kept in .bench/ between runs.
+    """Measure K2 OHLCV, DuckDB and Polars on generated trades, which are stored in .bench/ between runs.
 
-    Prints a table and writes it to .bench/last.md (--quick: .bench/quick.md). Goals are shown, not enforced;
-    candles that differ between the three end it with an error.
+    Prints a table and writes it to .bench/last.md (--quick: .bench/quick.md). Goals are shown, not enforced.
+    Candles that differ between the engines are an error.
     """
     unknown = [name for name in suites or [] if name not in SUITES]
     if unknown:
@@ -42,21 +47,21 @@ def bench(
     if stored:
         data = replace(data, stored_days=max(2, round(stored / data.rows)))
     console = Console(stderr=True)
-    machine = describe_environment()
+    environment = describe_environment()
     rows: list[Row] = []
     with console.status("generating trades, once") as status:
         _ = data.lake, data.csv
         for name in suites or SUITES:
-            rows += SUITES[name].measure(data, runs, partial(_tell, status, name))
-    what = "Quick benchmark, too small for the goals," if quick else "Benchmark"
-    title = f"{what} on {data.rows:,} generated trades a day over 4 markets, {data.days} such days"
-    text = format_markdown(rows, machine, title)
+            rows += SUITES[name].measure(data, runs, partial(_show_progress, status, name))
+    kind = "Quick benchmark, too small for the goals," if quick else "Benchmark"
+    title = f"{kind} on {data.rows:,} generated trades a day over 4 markets, {data.days} days"
+    text = format_markdown(rows, environment, title)
     (ROOT / ("quick.md" if quick else "last.md")).write_text(text, encoding="utf-8")
     print(text, end="")
 
 
-def _tell(status: Status, suite: str, what: str) -> None:
-    status.update(f"{suite}: {what}")
+def _show_progress(status: Status, suite: str, message: str) -> None:
+    status.update(f"{suite}: {message}")
 
 
 app = typer.Typer(add_completion=False)

@@ -1,17 +1,17 @@
-"""The machine and the versions that a benchmark ran on, in words."""
+"""The machine, the package versions and the load during a benchmark, as text."""
 
 import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped] # ships none
+import psutil  # type: ignore[import-untyped] # has no types
 
 _PACKAGES = ("pysail", "pyspark", "pyiceberg", "pyarrow", "duckdb", "polars")
 
 
 def describe_environment() -> list[str]:
-    """Lines: the machine, the versions, and how busy it was."""
+    """Lines of text: the machine, the package versions, and the load."""
     memory = psutil.virtual_memory().total / 2**30
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
     lines = [
@@ -19,7 +19,9 @@ def describe_environment() -> list[str]:
         ", ".join(f"{package} {version(package)}" for package in _PACKAGES),
     ]
     load = os.getloadavg()[0]
-    lines.append(f"load before the first run: {load:.2f} (well above 0, other work disturbed the times)")
+    lines.append(
+        f"load before the first run: {load:.2f} (well above 0 means that other work disturbed the times)"
+    )
     return lines
 
 

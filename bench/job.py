@@ -1,4 +1,4 @@
-"""What a contender is told to do, and what it answers: values that travel between processes as JSON."""
+"""Jobs for engines and their measurements, as values that processes exchange as JSON."""
 
 import json
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ class Job:
 
     Attributes:
         home: the lake's `K2_HOME`.
-        files: what to read: data files of the trades table, or a landing file.
-        tables: names of the candle tables to make.
-        start: the interval's first moment, in microseconds since the epoch.
-        end: its end, likewise.
-        again: do it upon what is there; else everything that it makes is removed first, unmeasured.
+        files: the input: data files of the trades table, or a landing file.
+        tables: names of the candle tables to compute.
+        start: the start of the interval, in microseconds since the epoch.
+        end: the end of the interval, in microseconds since the epoch.
+        again: keep earlier results. Otherwise they are removed first, which is not measured.
         out: the folder for results that are not in the lake.
     """
 
@@ -39,43 +39,43 @@ class Job:
 
     @property
     def interval(self) -> Interval:
-        """The moments whose trades count."""
+        """The interval of the trades."""
         return Interval(from_micros(self.start), from_micros(self.end))
 
     def path(self, table: Timeframe) -> Path:
-        """Where a contender without a lake writes a table."""
+        """The file of a table, for an engine without a lake."""
         return Path(self.out) / f"{table.name}.parquet"
 
     def to_json(self) -> str:
-        """This job as one line."""
+        """The job as one line of JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, line: str) -> Self:
-        """The job of a line."""
+        """The job of one line of JSON."""
         values = json.loads(line)
         return cls(**{**values, "files": tuple(values["files"]), "tables": tuple(values["tables"])})
 
 
 def candle_job(home: Path, files: Sequence[str], tables: Sequence[str], interval: Interval, out: Path) -> Job:
-    """The job of making candle tables of an interval."""
+    """The job of computing candle tables of an interval."""
     start, end = to_micros(interval.start), to_micros(interval.end)
     return Job(str(home), tuple(files), tuple(tables), start, end, out=str(out))
 
 
 class BenchEngine(Protocol):
-    """One engine, held open for many jobs in a process of its own."""
+    """An engine that stays open for many jobs in a separate process."""
 
     def prepare(self, job: Job) -> None:
-        """What must be so before the job; not measured."""
+        """Prepare the job. This is not measured."""
 
     def run(self, job: Job) -> None:
-        """The job; measured."""
+        """Run the job. This is measured."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run: seconds by the clock and of processors, and the most bytes that its process has held."""
+    """One run: seconds by the clock, seconds of processor time, and peak memory of the process in bytes."""
 
     seconds: float
     cpu: float
@@ -84,12 +84,12 @@ class Run:
 
 @dataclass
 class Measurement:
-    """What came of one contender's runs of one job.
+    """The measurements of one engine's runs of one job.
 
     Attributes:
-        seconds: of each warm run, by the clock.
-        cpu: seconds of processor time in each, over all threads: other work on the machine disturbs it less.
-        peak: bytes of memory that a fresh process held at most, up to the end of its first run.
+        seconds: seconds by the clock of each warm run.
+        cpu: seconds of processor time of each warm run, over all threads. Other work disturbs these less.
+        peak: peak memory in bytes of a new process, up to the end of its first run.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -97,7 +97,7 @@ class Measurement:
     peak: int = 0
 
     def add(self, run: "Run", *, first: bool) -> None:
-        """Take a run in: of the first its memory, of the others their times."""
+        """Add a run: the memory of the first run, the times of all others."""
         if first:
             self.peak = run.peak
         else:

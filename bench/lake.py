@@ -1,6 +1,7 @@
-"""The lake of a benchmark: generated trades in Iceberg, in the files that our ingestion would write.
+"""The lake of a benchmark: generated trades in Iceberg, in the same files as ingestion writes.
 
-Kept between runs under `.bench/`, by what decides its bytes. Measures nothing.
+Lakes are stored under `.bench/` between runs, in folders named by everything that their bytes depend on.
+Measuring is in `worker` and `compare`.
 """
 
 import hashlib
@@ -30,24 +31,24 @@ from k2_ohlcv.lake.schemas import CANDLE_SPECS, TRADES_SPEC
 from k2_ohlcv.lake.trades import protected_snapshots
 from k2_ohlcv.settings import Settings
 
-#: Where everything of the benchmarks lies, in the checkout; git ignores it.
+#: The folder of all benchmark data, in the checkout. Git ignores it.
 ROOT = Path(__file__).parent.parent / ".bench"
 
 
 def bench_settings(home: Path) -> Settings:
-    """Settings of a lake of our own, whatever the environment says: a benchmark touches no one's tables."""
+    """Settings of the benchmark's own lake. The environment is ignored, so no other tables are changed."""
     return Settings.from_environ({"K2_HOME": str(home)})
 
 
 def open_lake(home: Path) -> Lake:
-    """The embedded lake at a path, whatever catalogs are configured."""
+    """The embedded lake at a path. Configured catalogs are ignored."""
     home.mkdir(parents=True, exist_ok=True)
     properties = embedded_properties(bench_settings(home))
     return Lake(SqlCatalog(CATALOG, **{k: v for k, v in properties.items() if k != "type"}))
 
 
 def empty_candles(lake: Lake, timeframe: Timeframe) -> None:
-    """Leave a new candle table, without rows or history."""
+    """Replace a candle table by a new one, without rows or history."""
     table = lake.writable_candles(timeframe)
     folder = Path(url2pathname(urlsplit(table.location()).path))
     lake.catalog.drop_table(CANDLE_SPECS[timeframe.name].identifier)
@@ -57,13 +58,13 @@ def empty_candles(lake: Lake, timeframe: Timeframe) -> None:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Generated trades of some days, made when first asked for.
+    """Generated trades of some days, created at the first use.
 
     Attributes:
         rows: trades a day, over all markets.
-        days: how many days.
-        root: the folder to keep it in.
-        stored_days: how many days the large one of the lakes has in which a refresh is measured.
+        days: the number of days.
+        root: the folder of the data.
+        stored_days: the number of days in the larger of the two lakes in which a refresh is measured.
     """
 
     rows: int
@@ -73,14 +74,16 @@ class Dataset:
 
     @property
     def home(self) -> Path:
-        """The lake's `K2_HOME`, named by what decides its contents."""
-        how = repr((trades.VERSION, FILE_ROWS, sorted(TRADES_SPEC.properties.items()), TRADES_SPEC.schema))
-        key = hashlib.sha256(how.encode()).hexdigest()[:8]
+        """The lake's `K2_HOME`, named by everything that its contents depend on."""
+        version = repr(
+            (trades.VERSION, FILE_ROWS, sorted(TRADES_SPEC.properties.items()), TRADES_SPEC.schema)
+        )
+        key = hashlib.sha256(version.encode()).hexdigest()[:8]
         return self.root / f"trades-{self.rows}x{self.days}-{key}"
 
     @cached_property
     def lake(self) -> Lake:
-        """The lake, with all its trades; what an interrupted run left of one is made anew."""
+        """The lake with all its trades. An incomplete lake of an interrupted run is created again."""
         done = self.home / "complete"
         if not done.exists():
             shutil.rmtree(self.home, ignore_errors=True)
@@ -92,7 +95,7 @@ class Dataset:
 
     @property
     def csv(self) -> Path:
-        """As many trades as a day has, of one market, in the layout of Binance's spot dumps."""
+        """A CSV file with a day's number of trades, of one market, in the layout of Binance's spot dumps."""
         market = trades.MARKETS[0]
         path = self.home.with_name(self.home.name + ".csv")
         if not path.exists():
@@ -104,7 +107,7 @@ class Dataset:
 
     @property
     def first_day(self) -> Interval:
-        """The first day: alone in its month."""
+        """The first day, the only one of its month."""
         start = day_start(trades.FIRST_DAY)
         return Interval(start, start + DAY)
 
@@ -124,7 +127,7 @@ class Dataset:
 
 
 def append_trades(lake: Lake, rows: pa.Table) -> None:
-    """Add trades that are not there, in one snapshot that drops old ones as ingestion does."""
+    """Append new trades in one snapshot, and expire old snapshots as ingestion does."""
     clock = pa.repeat(pa.scalar(datetime.now(UTC), pa.timestamp("us", "UTC")), rows.num_rows)
     table = rows.append_column("ingested_at", clock)
     append_new(lake.writable_trades, lambda _: table, lambda trades: protected_snapshots(lake, trades))

@@ -1,6 +1,6 @@
-"""Lakes that hold little and much, to refresh in: up to date, and put back as they were after each use.
+"""Small and large lakes that are up to date, and are restored after each use.
 
-What is measured may add trades and candles: each use begins with the very same tables, and ends with them.
+A measured refresh adds trades and candles. Each use therefore begins and ends with the same tables.
 """
 
 import hashlib
@@ -22,20 +22,20 @@ from k2_ohlcv.lake.schemas import CANDLE_SPECS
 from k2_ohlcv.lake.watermark import STATE_KEY
 from k2_ohlcv.operations.reconcile import refresh
 
-#: A day that no data set reaches: its trades are those that come new, moved into the last day.
+#: A day after every data set. Its trades, moved into the last stored day, are the new trades.
 _LATER = trades.FIRST_DAY + timedelta(days=10_000)
 _STEP = timedelta(minutes=5)
 
 
 @contextmanager
 def prepare_refresh_lake(data: Dataset) -> Iterator[None]:
-    """A data set's lake with all five tables up to date; whatever is done to it then is undone.
+    """A data set's lake with all five tables up to date. Changes to the lake are undone afterwards.
 
-    Table metadata is never altered in place: the catalog says which is current, and is what is put back.
-    New lakes are made first: of 240 million trades that takes some minutes.
+    Metadata files never change and the catalog names the current ones, so only the catalog is restored.
+    A missing lake is created first. With 240 million trades that takes some minutes.
     """
     if not _saved_catalog(data).exists():
-        _make_lake(data)
+        _create_lake(data)
     _restore_lake(data)
     try:
         yield
@@ -44,16 +44,16 @@ def prepare_refresh_lake(data: Dataset) -> Iterator[None]:
 
 
 def _saved_catalog(data: Dataset) -> Path:
-    """The catalog of the lake when it was made, named by what the candle tables were then."""
+    """The catalog of the new lake. Its name depends on the specs of the candle tables."""
     tables = [
         (c.name, c.schema, c.partition_spec, sorted(c.properties.items())) for c in CANDLE_SPECS.values()
     ]
-    how = repr((tables, STATE_KEY))
-    return data.home / f"catalog-{hashlib.sha256(how.encode()).hexdigest()[:8]}.db"
+    version = repr((tables, STATE_KEY))
+    return data.home / f"catalog-{hashlib.sha256(version.encode()).hexdigest()[:8]}.db"
 
 
-def _make_lake(data: Dataset) -> None:
-    """Day after day, trades and then candles: the tables have the history that such a lake has."""
+def _create_lake(data: Dataset) -> None:
+    """Commit trades and candles day by day, so that the tables have the history of a real lake."""
     shutil.rmtree(data.home, ignore_errors=True)
     lake = open_lake(data.home)
     with open_engine(bench_settings(data.home)) as engine:
@@ -63,7 +63,7 @@ def _make_lake(data: Dataset) -> None:
             for timeframe in TIMEFRAMES:
                 refresh(lake, engine, timeframe, cache=cache)
     for table in (lake.trades(), *map(lake.candles, TIMEFRAMES)):
-        # What the catalog is put back to must still be there, with all that it names.
+        # The restored catalog names old metadata files, which must therefore be kept.
         with table.transaction() as transaction:
             transaction.set_properties({"write.metadata.delete-after-commit.enabled": "false"})
     part = _saved_catalog(data).with_suffix(".part")
@@ -80,17 +80,17 @@ def _restore_lake(data: Dataset) -> None:
 
 
 def five_minute_batches(data: Dataset, count: int) -> Iterator[pa.Table]:
-    """So many lots of five minutes of new trades, one after the other, in the evening of the last stored day.
+    """Successive batches of five minutes of new trades, in the evening of the last stored day.
 
-    That day is stored whole already: its 1d candle is made from all of its trades each time.
+    All trades of that day are stored already. Each refresh computes its 1d candle from all of them.
     """
     day = trades.generate_day(_LATER, data.rows)
     moments = day["timestamp"].cast(pa.int64()).to_numpy()
-    back = to_micros(day_start(_LATER) + DAY) - to_micros(data.all_days.end)
+    offset = to_micros(day_start(_LATER) + DAY) - to_micros(data.all_days.end)
     at = day.schema.get_field_index("timestamp")
     evening = day_start(_LATER) + DAY - 24 * _STEP
     for number in range(count):
         edges = [to_micros(evening + (number + i) * _STEP) for i in range(2)]
         first, end = moments.searchsorted(edges).tolist()
-        moved = pa.array(moments[first:end] - back).cast(pa.timestamp("us", "UTC"))
+        moved = pa.array(moments[first:end] - offset).cast(pa.timestamp("us", "UTC"))
         yield day.slice(first, end - first).set_column(at, "timestamp", moved)

@@ -1,4 +1,4 @@
-"""What was measured, as one Markdown table: read by people in a terminal and put into the README as it is."""
+"""The measurements as one Markdown table, for the terminal and for the README."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -13,19 +13,19 @@ _MB = 10**6
 
 @dataclass(frozen=True)
 class Goal:
-    """Something wished for: in words, what was found, and whether that meets it."""
+    """A goal: its text, the measured value, and whether the value meets the goal."""
 
     text: str
-    found: str
+    measured: str
     is_met: bool
 
     def __str__(self) -> str:
-        return f"{self.text}: {self.found}, {'met' if self.is_met else 'MISSED'}"
+        return f"{self.text}: {self.measured}, {'met' if self.is_met else 'MISSED'}"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: work on so many trades, and what each contender took."""
+    """One line of the table: the work, its number of trades, and the measurement of each engine."""
 
     work: str
     trades: int
@@ -34,25 +34,27 @@ class Row:
 
 
 def median_seconds(measured: Measurement) -> float:
-    """The seconds of the middle run."""
+    """The median of the seconds of all warm runs."""
     return statistics.median(measured.seconds)
 
 
 def time_ratio(measured: Mapping[str, Measurement]) -> float | None:
-    """Our time over that of the faster of the others; None where there are none."""
-    others = [median_seconds(measured[name]) for name in (*OTHER_ENGINES, SPARK_MERGE) if name in measured]
-    return median_seconds(measured[OWN_ENGINES]) / min(others) if others else None
+    """The project's time divided by that of the fastest other engine; None without another engine."""
+    other_times = [
+        median_seconds(measured[name]) for name in (*OTHER_ENGINES, SPARK_MERGE) if name in measured
+    ]
+    return median_seconds(measured[OWN_ENGINES]) / min(other_times) if other_times else None
 
 
 def speed_goal(measured: Mapping[str, Measurement]) -> Goal:
-    """The goal of being at least as fast as the faster of the others."""
+    """The goal to be at least as fast as the faster of the other engines."""
     times = time_ratio(measured)
     assert times is not None
     return Goal("no slower than the faster of the two", f"{times:.2f} times", times <= 1)
 
 
-def format_markdown(rows: Sequence[Row], machine: Sequence[str], title: str) -> str:
-    """The report."""
+def format_markdown(rows: Sequence[Row], environment: Sequence[str], title: str) -> str:
+    """Format the report."""
     names = [
         OWN_ENGINES,
         *OTHER_ENGINES,
@@ -73,11 +75,11 @@ def format_markdown(rows: Sequence[Row], machine: Sequence[str], title: str) -> 
     lines = [
         f"**{title}**",
         "",
-        *(f"- {line}" for line in machine),
+        *(f"- {line}" for line in environment),
         f"- seconds: median (fastest to slowest) of warm runs; ratio: {OWN_ENGINES} over the "
-        "faster of the others",
+        "fastest of the others",
         "- processor: median of the processor time of those runs, all threads; other work disturbs it less",
-        f"- memory: most held by a fresh process in its first run, {' / '.join(names)}",
+        f"- memory: peak of a new process in its first run, {' / '.join(names)}",
         *(
             [f"- the candles of {', '.join([OWN_ENGINES, *OTHER_ENGINES])} were equal in every column"]
             if compared
@@ -99,8 +101,8 @@ def _row_cells(row: Row, names: Sequence[str]) -> list[str]:
         *(_seconds(row.measured.get(name)) for name in names),
         f"{row.trades / median_seconds(row.measured[OWN_ENGINES]):,.0f}",
         "-" if times is None else f"{times:.2f}",
-        _cells_of_engines(row, names, lambda one: f"{statistics.median(one.cpu):.2f}"),
-        _cells_of_engines(row, names, lambda one: f"{one.peak / _MB:,.0f}"),
+        _cells_of_engines(row, names, lambda m: f"{statistics.median(m.cpu):.2f}"),
+        _cells_of_engines(row, names, lambda m: f"{m.peak / _MB:,.0f}"),
         "; ".join(map(str, row.goals)) or "-",
     ]
 

@@ -1,7 +1,7 @@
-"""Generated trades: seeded, so that every machine measures the same rows.
+"""Generated trades. A seed makes them the same on every machine.
 
-They have what makes real ones hard: busy and quiet minutes, bursts that share a millisecond, prices that
-walk, ids that grow by a digit during the day. Nothing here knows of a lake.
+The trades have the difficulties of real ones: busy and quiet minutes, bursts within a millisecond, a random
+walk of prices, ids that grow by a digit during the day. Writing them into a lake is in `lake`.
 """
 
 from collections.abc import Iterator
@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-#: Counted up whenever the rows change: what was kept of older versions is then made anew.
+#: Increase this number when the rows change. Stored data of older versions is then generated again.
 VERSION = 1
 
 EXCHANGE = "BINANCE"
-#: The first day is alone in its month, so that its 1d table can be rebuilt without the other nine.
+#: The first day is the only one of its month, so its 1d table can be rebuilt without other days.
 FIRST_DAY = date(2025, 5, 31)
 
 _SEED = 20250531
@@ -28,7 +28,7 @@ Int64s = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Market:
-    """A market: its share of all trades, first price, and least steps of price and quantity, in 1e-8."""
+    """A market: its share of all trades, first price, and smallest steps of price and quantity, in 1e-8."""
 
     symbol: str
     share: float
@@ -57,23 +57,23 @@ class Trades:
 
 
 def generate_market_day(market: Market, day: date, rows: int) -> Trades:
-    """So many trades of one market on one day; always the same."""
+    """The trades of one market on one day, always the same."""
     ordinal = (day - FIRST_DAY).days
     random = np.random.default_rng([_SEED, MARKETS.index(market), ordinal])
     start = (day - date(1970, 1, 1)).days * _DAY_MS
     steps = random.integers(-3, 4, rows)
     walk = market.price // market.tick + np.cumsum(steps)
-    # The walk bounces off half the first price: none is ever zero or less.
+    # The walk is reflected at half the first price, so no price is zero or less.
     floor = market.price // market.tick // 2
     prices = (floor + np.abs(walk - floor) + 1) * market.tick
     quantities = np.maximum(1, np.exp(random.normal(3.0, 1.5, rows)).astype(np.int64)) * market.lot
-    # The ids pass a power of ten in the middle of the first day: text order would be wrong there.
+    # The ids pass a power of ten in the middle of the first day, where text order would be wrong.
     first = 10**9 - rows // 2 + ordinal * rows
     return Trades(market, np.arange(first, first + rows), start + _moments(random, rows), prices, quantities)
 
 
 def _moments(random: np.random.Generator, rows: int) -> Int64s:
-    """Milliseconds of a day: minutes of very different weight, in them bursts of a millisecond or few."""
+    """Milliseconds of a day: minutes of very different activity, with bursts of a few milliseconds."""
     weights = np.exp(random.normal(0.0, 0.8, 1440))
     bursts = max(1, rows // 3)
     minutes = np.sort(random.choice(1440, bursts, p=weights / weights.sum()))
@@ -84,7 +84,7 @@ def _moments(random: np.random.Generator, rows: int) -> Int64s:
 
 
 def generate_day(day: date, rows: int) -> pa.Table:
-    """A day of all markets in the columns of the trades table but its clock, by timestamp."""
+    """A day of all markets in the columns of the trades table, without `ingested_at`, by timestamp."""
     parts = [generate_market_day(market, day, round(rows * market.share)) for market in MARKETS]
     table = pa.concat_tables(_rows(part) for part in parts)
     millis = np.concatenate([part.millis for part in parts])
@@ -106,7 +106,7 @@ def _rows(part: Trades) -> pa.Table:
 
 
 def to_decimals(units: Int64s, precision: int) -> pa.Array:
-    """Decimals of scale 8 from counts of 1e-8, exactly: the bits are made, no arithmetic is done."""
+    """Decimals of scale 8 from counts of 1e-8. The bits are copied, so the values are exact."""
     halves = np.stack([units, units >> 63], axis=1)  # little-endian two's complement of 128 bits
     kind = pa.decimal128(precision, 8)
     return pa.Array.from_buffers(kind, len(units), [None, pa.py_buffer(halves.tobytes())])

@@ -1,6 +1,6 @@
-"""A contender in a process of its own: `python -m bench.worker NAME` takes jobs on stdin, a line each.
+"""An engine in a separate process: `python -m bench.worker NAME` reads jobs from stdin, one a line.
 
-Answers each on stdout with a line of JSON: what the run took.
+For each job the worker writes a line of JSON to stdout: seconds, processor time and peak memory.
 """
 
 import gc
@@ -21,35 +21,35 @@ from bench.lake import ROOT
 
 
 def peak_memory() -> int:
-    """The most bytes that this process has held.
+    """The peak memory of this process in bytes.
 
-    Linux's own ru_maxrss may be that of the process which started this one, so /proc goes first.
+    On Linux ru_maxrss may be that of the parent process, so /proc is read first.
     """
     status = Path("/proc/self/status")
     if status.exists():
         lines = status.read_text().splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def serve(name: str) -> None:
-    """Take jobs until stdin ends."""
+    """Run jobs until stdin ends."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what a library prints must not mix with the answers
-    contender = create_engine(name)
+    os.dup2(2, 1)  # output of libraries must not mix with the answers
+    engine = create_engine(name)
     for line in sys.stdin:
         job = Job.from_json(line)
-        contender.prepare(job)
+        engine.prepare(job)
         gc.collect()
         cpu, started = time.process_time(), time.perf_counter()
-        contender.run(job)
+        engine.run(job)
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
         print(json.dumps(asdict(Run(seconds, cpu, peak_memory()))), file=answers)
 
 
 class Worker(AbstractContextManager["Worker"]):
-    """The other side: starts the process, gives it jobs, ends it."""
+    """The parent's side: starts the process, sends jobs, ends the process."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -62,17 +62,17 @@ class Worker(AbstractContextManager["Worker"]):
         )
 
     def run(self, job: Job) -> Run:
-        """What a job took.
+        """Run a job and return its measurements.
 
         Raises:
-            RuntimeError: the process broke off; it has said on stderr why.
+            RuntimeError: the process ended early. Its stderr has the reason.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(job.to_json(), file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
         if not answer:
-            raise RuntimeError(f"{self.name} broke off, exit code {self._process.wait()}: see above")
+            raise RuntimeError(f"{self.name} ended early, exit code {self._process.wait()}: see above")
         return Run(**json.loads(answer))
 
     def __exit__(
@@ -81,7 +81,7 @@ class Worker(AbstractContextManager["Worker"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End the process: at once where something failed."""
+        """End the process. After an error, kill it."""
         if kind is not None:
             self._process.kill()
         self._process.communicate()

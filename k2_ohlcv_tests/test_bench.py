@@ -117,7 +117,7 @@ def test_a_validation_that_skips_candles_is_an_error(tmp_path: Path) -> None:
         engine.run(job)
         append_trades(open_lake(data.home), next(five_minute_batches(data, 1)))
         engine.prepare(job)
-        with pytest.raises(ValueError, match="all of them examined"):
+        with pytest.raises(ValueError, match="examine every candle"):
             engine.run(job)
 
 

@@ -33,13 +33,13 @@ def test_a_small_soak_passes(tmp_path: Path) -> None:
     """All required assertions are true, so the exit code is 0, whatever the times are."""
     result = CliRunner().invoke(app, ["--quick", "--home", str(tmp_path / "soak")])
     assert result.exit_code == 0, result.output
-    assert "BROKEN" not in result.output
-    assert result.output.count("holds") == 6
+    assert "FAILED" not in result.output
+    assert result.output.count("passed") == 6
     assert "metadata.json" in result.output
 
 
 def test_an_assertion_shows_whether_it_is_true_and_a_wish_whether_it_is_met() -> None:
-    assert str(Assertion("a", "b", is_true=False)).strip() == "BROKEN  a: b"
-    assert str(Assertion("a", "b", is_true=True)).strip() == "holds  a: b"
+    assert str(Assertion("a", "b", is_true=False)).strip() == "FAILED  a: b"
+    assert str(Assertion("a", "b", is_true=True)).strip() == "passed  a: b"
     assert "met" in str(speed_wish("x", [1.0, 1.0], [1.1, 1.1]))
     assert "MISSED" in str(speed_wish("x", [1.0, 1.0], [1.3, 1.3]))

@@ -1,11 +1,11 @@
-"""Who is measured, one file each. Those of one race read the same data files and give the same candles."""
+"""The measured engines, one file each. Compared engines read the same files and compute the same candles."""
 
 from collections.abc import Callable
 from importlib import import_module
 
 from bench.job import BenchEngine
 
-#: By name: the module, in which `open` gives the contender. Imported only in its own process.
+#: The module of each engine. Its `create_engine` returns the engine. Only the engine's process imports it.
 ENGINES = {
     "K2": "bench.engines.rebuild",
     "DuckDB": "bench.engines.duckdb",
@@ -18,11 +18,11 @@ ENGINES = {
 }
 OWN_ENGINES = "K2"
 OTHER_ENGINES = ("DuckDB", "Polars")
-#: The usual way to refresh, on real Apache Spark: measured where Java is.
+#: The usual way to refresh, on Apache Spark. Measured only if Java is installed.
 SPARK_MERGE = "Spark MERGE"
 
 
 def create_engine(name: str) -> BenchEngine:
-    """A contender, with its engine loaded."""
-    start: Callable[[], BenchEngine] = import_module(ENGINES[name]).create_engine
-    return start()
+    """Load an engine."""
+    create: Callable[[], BenchEngine] = import_module(ENGINES[name]).create_engine
+    return create()

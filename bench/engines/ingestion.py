@@ -1,4 +1,4 @@
-"""K2 OHLCV's ingestion: landing files to committed trades."""
+"""K2 OHLCV's ingestion, from landing files to committed trades."""
 
 import shutil
 from pathlib import Path
@@ -10,10 +10,10 @@ from k2_ohlcv.operations.ingest import ingest
 
 
 class IngestionEngine:
-    """Ingests into a lake of its own."""
+    """Ingestion into a separate lake."""
 
     def prepare(self, job: Job) -> None:
-        """Leave an empty lake."""
+        """Create an empty lake."""
         if not job.again:
             shutil.rmtree(job.home, ignore_errors=True)
         open_lake(Path(job.home)).writable_trades()
@@ -32,6 +32,6 @@ class IngestionEngine:
             raise ValueError(f"every row should have been {'known' if job.again else 'new'}: {report}")
 
 
-def create_engine() -> IngestionEngine:  # what every contender's module calls it
-    """Our ingestion."""
+def create_engine() -> IngestionEngine:  # each engine's module has this function
+    """Create the ingestion engine."""
     return IngestionEngine()

@@ -1,6 +1,6 @@
 """Polars: the streaming engine on the data files, candles to Parquet.
 
-Of the ways to write open and close, `sort_by(…).first()` in the streaming engine is its fastest.
+Open and close use `sort_by(…).first()`, the fastest way in the streaming engine.
 """
 
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ _PRICE = pl.Decimal(18, 8)
 
 
 def _as_windows(job: Job) -> pl.LazyFrame:
-    """Each trade as a window of its own, so that trades and windows are rolled up by one expression."""
+    """Each trade as its own window, so that one expression rolls up trades and windows."""
     at, price, quantity = pl.col("timestamp"), pl.col("price"), pl.col("quantity")
     inside = (at >= job.interval.start) & (at < job.interval.end)
     return (
@@ -31,20 +31,20 @@ def _as_windows(job: Job) -> pl.LazyFrame:
             **{f"{which}_price": price for which in ("open", "close", "high", "low")},
             volume=quantity,
             trade_count=pl.lit(1, pl.Int64),
-            # Decimals lose digits when multiplied: their integers, in 1e-8, do not.
+            # A product of decimals loses digits. A product of their integers, in 1e-8, does not.
             notional=price.to_physical() * quantity.to_physical(),
         )
     )
 
 
-def _rollup(ticks: pl.LazyFrame, timeframe: Timeframe, *, ordered: bool = False) -> pl.LazyFrame:
+def _rollup(windows: pl.LazyFrame, timeframe: Timeframe, *, ordered: bool = False) -> pl.LazyFrame:
     def order(which: str) -> list[pl.Expr]:
         trade_id = pl.col(f"{which}_id")
         return [pl.col(f"{which}_at"), trade_id.str.len_chars(), trade_id]
 
-    # Where windows are rolled up again, which trades opened and closed them has to be known.
+    # The order of the open and close trades is needed to roll the windows up again.
     parts = ("at", "id", "price") if ordered else ("price",)
-    return ticks.group_by(
+    return windows.group_by(
         "symbol", "exchange", pl.col("window_start").dt.truncate(f"{timeframe.micros}us")
     ).agg(
         *(pl.col(f"open_{part}").sort_by(*order("open")).first() for part in parts),
@@ -74,26 +74,26 @@ def _candles_from_windows(windows: pl.LazyFrame, timeframe: Timeframe) -> pl.Laz
 
 
 class PolarsEngine:
-    """Polars, with its own defaults for threads."""
+    """Polars, with its defaults for threads."""
 
     def prepare(self, job: Job) -> None:
-        """Remove what an earlier run wrote."""
+        """Remove the files of an earlier run."""
         for timeframe in job.timeframes:
             job.path(timeframe).unlink(missing_ok=True)
         Path(job.out).mkdir(parents=True, exist_ok=True)
 
     def run(self, job: Job) -> None:
-        """Make the tables; where they are several, all from one scan, as we do."""
-        ticks = _as_windows(job)
+        """Compute the tables. Several tables share one scan, as in K2 OHLCV."""
+        windows = _as_windows(job)
         if len(job.tables) > 1:
-            ticks = _rollup(ticks, job.timeframes[0], ordered=True).collect(engine="streaming").lazy()
+            windows = _rollup(windows, job.timeframes[0], ordered=True).collect(engine="streaming").lazy()
         for timeframe in job.timeframes:
-            candles = _candles_from_windows(_rollup(ticks, timeframe), timeframe).sort(
+            candles = _candles_from_windows(_rollup(windows, timeframe), timeframe).sort(
                 "exchange", "symbol", "window_start"
             )
             candles.collect(engine="streaming").write_parquet(job.path(timeframe), compression="zstd")
 
 
-def create_engine() -> PolarsEngine:  # what every contender's module calls it
-    """Polars."""
+def create_engine() -> PolarsEngine:  # each engine's module has this function
+    """Create the Polars engine."""
     return PolarsEngine()

@@ -1,4 +1,4 @@
-"""K2 OHLCV's refresh: new trades are in, and candle tables are brought up to date in one session."""
+"""K2 OHLCV's refresh of candle tables after new trades, in one session."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from k2_ohlcv.operations.reconcile import refresh
 
 
 class RefreshEngine:
-    """Refreshes, each table for itself, as the runs that its sensor asks for."""
+    """Refreshes, each table separately, as in the runs that its sensor requests."""
 
     def __init__(self) -> None:
         self._session = EngineSession()
@@ -32,9 +32,9 @@ class RefreshEngine:
         for timeframe in job.timeframes:
             report = refresh(lake, engine, timeframe)
             if report.plan.reason or not report.counts.added + report.counts.changed:
-                raise ValueError(f"a refresh of what is new was expected: {report}")
+                raise ValueError(f"the refresh should have changed only new windows: {report}")
 
 
-def create_engine() -> RefreshEngine:  # what every contender's module calls it
-    """Our refresh."""
+def create_engine() -> RefreshEngine:  # each engine's module has this function
+    """Create the refresh engine."""
     return RefreshEngine()

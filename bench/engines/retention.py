@@ -1,4 +1,4 @@
-"""K2 OHLCV's retention: whole partitions of a candle table go, with the files that only they were in."""
+"""K2 OHLCV's retention: drops whole partitions of a candle table, with their files."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -10,37 +10,37 @@ from k2_ohlcv.domain.retention import RetentionPolicy
 from k2_ohlcv.operations.reconcile import rebuild
 from k2_ohlcv.operations.retention import retention
 
-#: All but the day of the newest trade are past their time, and all but the current snapshot.
+#: Only the day of the newest trade and the current snapshot are kept.
 _NOTHING = timedelta(0)
 
 
 class RetentionEngine:
-    """Retention of the job's tables, as the command line's with `--apply`."""
+    """Retention of the job's tables, as `k2-ohlcv retention --apply` does."""
 
     def __init__(self) -> None:
         self._session = EngineSession()
 
     def prepare(self, job: Job) -> None:
-        """Make the tables anew, with all their partitions."""
+        """Create the tables again, with all their partitions."""
         engine, lake = self._session.engine(job), open_lake(Path(job.home))
         for timeframe in job.timeframes:
             empty_candles(lake, timeframe)
             rebuild(lake, engine, timeframe, [job.interval])
 
     def run(self, job: Job) -> None:
-        """Let go of all partitions but the last, and of their files.
+        """Drop all partitions but the last, with their files.
 
         Raises:
-            ValueError: another number of partitions went, or files of them are still there.
+            ValueError: another number of partitions was dropped, or their files still exist.
         """
-        kept = RetentionPolicy(candles=dict.fromkeys(job.tables, _NOTHING), trades=None, snapshots=_NOTHING)
-        report = retention(open_lake(Path(job.home)), kept, apply=True, timeframes=job.timeframes)
+        policy = RetentionPolicy(candles=dict.fromkeys(job.tables, _NOTHING), trades=None, snapshots=_NOTHING)
+        report = retention(open_lake(Path(job.home)), policy, apply=True, timeframes=job.timeframes)
         days = len(list(job.interval.days()))
-        for one in report.tables:
-            if len(one.partitions) != days - 1 or one.files_removed < len(one.partitions):
-                raise ValueError(f"{days - 1} partitions were to go, with their files: {one}")
+        for table in report.tables:
+            if len(table.partitions) != days - 1 or table.files_removed < len(table.partitions):
+                raise ValueError(f"{days - 1} partitions should have been dropped, with their files: {table}")
 
 
-def create_engine() -> RetentionEngine:  # what every contender's module calls it
-    """Our retention."""
+def create_engine() -> RetentionEngine:  # each engine's module has this function
+    """Create the retention engine."""
     return RetentionEngine()

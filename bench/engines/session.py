@@ -1,4 +1,4 @@
-"""One engine for all runs of a contender of ours, opened by the first: what it costs to open is no run's."""
+"""The project's engine, opened once for all runs of a process. The opening is not measured."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,7 +9,7 @@ from k2_ohlcv.engine.session import Engine, open_engine
 
 
 class EngineSession:
-    """An engine that is open from the first job on."""
+    """An engine that is opened by the first job."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -17,7 +17,7 @@ class EngineSession:
 
     @property
     def is_open(self) -> bool:
-        """Whether there was a job."""
+        """Whether the engine is open."""
         return self._engine is not None
 
     def engine(self, job: Job) -> Engine:

@@ -1,7 +1,7 @@
-"""The usual refresh: Spark SQL MERGE of a lookback into the 1m table, on real Apache Spark in its JVM.
+"""The usual refresh: Spark SQL's MERGE of a lookback into the 1m table, on Apache Spark in its JVM.
 
-At its best: the lookback is a whole day, aligned, so that what it writes is right, and the target is pruned
-to that day. It knows nothing of trades that are later than its lookback.
+The lookback is a whole aligned day, so that the written candles are right. The target is pruned to that day.
+MERGE does not find trades that are later than its lookback.
 """
 
 from contextlib import ExitStack
@@ -63,7 +63,7 @@ def merge_statement(job: Job) -> str:
 
 
 class SparkMergeEngine:
-    """One session on a Spark Connect server of its own, with two threads."""
+    """One session on a separate Spark Connect server, with two threads."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -73,7 +73,9 @@ class SparkMergeEngine:
         """Open the session, and add the job's new trades."""
         settings = Settings.from_environ({"K2_HOME": job.home, "SPARK_REMOTE": "local[2]"})
         if catalog_properties(settings) != embedded_properties(settings):
-            raise ValueError("the catalog k2 is configured for other tables than the benchmark's: unset it")
+            raise ValueError(
+                "the catalog k2 is configured for other tables than those of the benchmark: unset it"
+            )
         if self._engine is None:
             config = {"spark.sql.shuffle.partitions": "2"}
             self._engine = self._stack.enter_context(open_engine(settings, config))
@@ -81,11 +83,11 @@ class SparkMergeEngine:
             append_trades(open_lake(Path(job.home)), pq.read_table(file))
 
     def run(self, job: Job) -> None:
-        """Merge."""
+        """Run the MERGE."""
         assert self._engine is not None
         self._engine.spark.sql(merge_statement(job)).collect()
 
 
-def create_engine() -> SparkMergeEngine:  # what every contender's module calls it
-    """Spark's MERGE."""
+def create_engine() -> SparkMergeEngine:  # each engine's module has this function
+    """Create the MERGE engine."""
     return SparkMergeEngine()

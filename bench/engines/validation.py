@@ -1,4 +1,4 @@
-"""K2 OHLCV's validation: every check of candle tables that are stored and right, in one session."""
+"""K2 OHLCV's validation: every check of right candle tables, in one session."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from k2_ohlcv.operations.validate import validate
 
 
 class ValidationEngine:
-    """Validations, as the command line's: the tables one after the other, sharing what they read."""
+    """Validations as in `k2-ohlcv validate`: one table after the other, with shared scans."""
 
     def __init__(self) -> None:
         self._session = EngineSession()
@@ -23,18 +23,18 @@ class ValidationEngine:
         """Validate the tables over the job's days.
 
         Raises:
-            ValueError: a check fails, or has not looked at every candle.
+            ValueError: a check fails, or has not examined every candle.
         """
         engine, lake = self._session.engine(job), open_lake(Path(job.home))
         cache = TotalsCache(job.timeframes)
         for timeframe in job.timeframes:
             rows = lake.candles(timeframe).scan().count()
-            for found in validate(lake, engine, timeframe, [job.interval], cache=cache):
-                compared = found.check == "reconciles_with_trades"
-                if not found.is_ok or (compared and found.examined != rows):
-                    raise ValueError(f"sound tables were expected, and all of them examined: {found}")
+            for finding in validate(lake, engine, timeframe, [job.interval], cache=cache):
+                is_comparison = finding.check == "reconciles_with_trades"
+                if not finding.is_ok or (is_comparison and finding.examined != rows):
+                    raise ValueError(f"every check should pass and examine every candle: {finding}")
 
 
-def create_engine() -> ValidationEngine:  # what every contender's module calls it
-    """Our validation."""
+def create_engine() -> ValidationEngine:  # each engine's module has this function
+    """Create the validation engine."""
     return ValidationEngine()

@@ -24,66 +24,78 @@ _DAY = 288
 _FULL = Plan(TradeGenerator(markets=50, trades=2_000), batches=_DAY, steps=4 * _DAY, after=20)
 _QUICK = Plan(TradeGenerator(markets=5, trades=60), batches=4, steps=2, after=1)
 
-#: What a table's metadata may come to, whatever was done to it: some 1 kB a snapshot, and as much again.
-_MOST_BYTES = 300_000
-#: PyIceberg merges the manifests of appends when there are a hundred.
-_MOST_MANIFESTS = 128
+#: The limit of a table's metadata file: some 1 kB a snapshot, and as much again.
+_MAX_METADATA_BYTES = 300_000
+#: PyIceberg merges the manifests of appends when a table has a hundred.
+_MAX_MANIFESTS = 128
 
 
 def soak(
-    quick: Annotated[bool, typer.Option("--quick", help="A few batches, to see that all works.")] = False,
-    batches: Annotated[int | None, typer.Option(min=2, help="Batches of the day; 288 make one.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A few batches, to test the soak itself.")] = False,
+    batches: Annotated[
+        int | None, typer.Option(min=2, help="Batches of the day; a full day has 288.")
+    ] = None,
     trades: Annotated[int | None, typer.Option(min=1, help="Trades in a batch.")] = None,
     history: Annotated[int | None, typer.Option(min=2, help="Cheap commits after the day.")] = None,
-    home: Annotated[Path, typer.Option(help="Its lake: removed first, and left there.")] = ROOT / "soak",
+    home: Annotated[
+        Path, typer.Option(help="The folder of the lake: removed first, and kept afterwards.")
+    ] = ROOT / "soak",
 ) -> None:
-    """A day of trading in fast time: batches of five minutes, some trades late, five tables after each.
+    """Run a day of trading in fast time: batches of five minutes with late trades, and refreshes after each.
 
-    Facts that must hold end it with exit code 1 where they do not. Times are shown as met or missed.
+    A false required assertion gives exit code 1. Times are shown as met or missed.
     """
     default = _QUICK if quick else _FULL
-    feed = TradeGenerator(default.feed.markets, trades or default.feed.trades)
-    plan = Plan(feed, batches or default.batches, history or default.steps, default.after)
+    generator = TradeGenerator(default.generator.markets, trades or default.generator.trades)
+    plan = Plan(generator, batches or default.batches, history or default.steps, default.after)
     shutil.rmtree(home, ignore_errors=True)
     lake = open_lake(home)
-    console, machine, started = Console(stderr=True), describe_environment(), time.monotonic()
+    console, environment, started = Console(stderr=True), describe_environment(), time.monotonic()
     with console.status("starting") as status, open_engine(bench_settings(home)) as engine:
-        seen = run_soak(lake, engine, plan, status.update)
-        status.update("comparing every candle with what DuckDB makes")
-        facts = [check_equality(lake, home, seen.trades), *_required_assertions(seen), *_wishes(plan, seen)]
-    text = "\n".join(_report_lines(plan, seen, facts, machine, time.monotonic() - started)) + "\n"
+        result = run_soak(lake, engine, plan, status.update)
+        status.update("comparing every candle with DuckDB's")
+        assertions = [
+            check_equality(lake, home, result.trades),
+            *_required_assertions(result),
+            *_wishes(plan, result),
+        ]
+    text = "\n".join(_report_lines(plan, result, assertions, environment, time.monotonic() - started)) + "\n"
     (home / "soak.txt").write_text(text, encoding="utf-8")
     print(text, end="")
-    if any(fact.is_required and not fact.is_true for fact in facts):
+    if any(assertion.is_required and not assertion.is_true for assertion in assertions):
         raise typer.Exit(1)
 
 
-def _required_assertions(seen: SoakResult) -> Iterator[Assertion]:
-    worst = max(seen.crowd.values())
+def _required_assertions(result: SoakResult) -> Iterator[Assertion]:
+    most_files = max(result.most_files.values())
     yield Assertion(
         f"at most {MAX_FILES} data files in any partition of a candle table, after any batch",
-        ", ".join(f"{name} {count}" for name, count in seen.crowd.items()),
-        is_true=worst <= MAX_FILES,
+        ", ".join(f"{name} {count}" for name, count in result.most_files.items()),
+        is_true=most_files <= MAX_FILES,
     )
-    yield Assertion("a refresh of tables that are current commits nothing", "none did", is_true=seen.idle)
-    for what, most, values in (
-        ("snapshots", MIN_SNAPSHOTS_KEPT + 1, {n: s.snapshots for n, s in seen.end.items()}),
-        ("manifests", _MOST_MANIFESTS, {n: s.manifests for n, s in seen.end.items()}),
-        ("bytes of metadata.json", _MOST_BYTES, {n: s.bytes for n, s in seen.end.items()}),
+    yield Assertion(
+        "a refresh of tables that are current commits nothing", "none committed", is_true=result.idle
+    )
+    for name, limit, values in (
+        ("snapshots", MIN_SNAPSHOTS_KEPT + 1, {n: s.snapshots for n, s in result.end.items()}),
+        ("manifests", _MAX_MANIFESTS, {n: s.manifests for n, s in result.end.items()}),
+        ("bytes of metadata.json", _MAX_METADATA_BYTES, {n: s.bytes for n, s in result.end.items()}),
     ):
-        found = ", ".join(f"{name} {value:,}" for name, value in values.items())
-        yield Assertion(f"at most {most:,} {what} a table", found, is_true=max(values.values()) <= most)
+        measured = ", ".join(f"{table} {value:,}" for table, value in values.items())
+        yield Assertion(f"at most {limit:,} {name} a table", measured, is_true=max(values.values()) <= limit)
 
 
-def _wishes(plan: Plan, seen: SoakResult) -> Iterator[Assertion]:
+def _wishes(plan: Plan, result: SoakResult) -> Iterator[Assertion]:
     day = plan.batches
     few = min(20, max(1, day // 2))
-    each = {f"the day's last refreshes of {t.name}": seen.refreshes[t.name] for t in TIMEFRAMES}
-    each |= {"the five refreshes together": seen.rounds, "appends of batches": seen.appends}
-    for what, times in each.items():
-        yield speed_wish(f"{what} no slower than its first", times[:few], times[day - few : day])
-    yield speed_wish("the five together after the history, as at first", seen.rounds[:few], seen.rounds[day:])
-    for table, times in seen.commits.items():
+    series = {f"the day's last refreshes of {t.name}": result.refreshes[t.name] for t in TIMEFRAMES}
+    series |= {"the five refreshes together": result.rounds, "appends of batches": result.appends}
+    for name, times in series.items():
+        yield speed_wish(f"{name} no slower than its first", times[:few], times[day - few : day])
+    yield speed_wish(
+        "the five together after the history, as at first", result.rounds[:few], result.rounds[day:]
+    )
+    for table, times in result.commits.items():
         few = min(20, len(times) // 2)
         yield speed_wish(
             f"commits to {table} at the end of the history, as at its start", times[:few], times[-few:]
@@ -91,22 +103,27 @@ def _wishes(plan: Plan, seen: SoakResult) -> Iterator[Assertion]:
 
 
 def _report_lines(
-    plan: Plan, seen: SoakResult, facts: Sequence[Assertion], machine: Sequence[str], seconds: float
+    plan: Plan,
+    result: SoakResult,
+    assertions: Sequence[Assertion],
+    environment: Sequence[str],
+    seconds: float,
 ) -> Iterator[str]:
+    trades = plan.generator
     yield (
-        f"Soak: {plan.batches} batches of five minutes, {plan.feed.markets} markets, {plan.feed.trades:,} "
+        f"Soak: {plan.batches} batches of five minutes, {trades.markets} markets, {trades.trades:,} "
         f"trades a batch, {LATE_SHARE:.0%} of them late by 5 minutes to 4 days; in {seconds:.0f} s"
     )
     yield (
         f"history: then {plan.steps:,} appends of one trade and as many commits to the 1m table, of a file "
         f"replaced by its own rows, all tables refreshed after every {LAG}; then {plan.after} batches more"
     )
-    yield from machine
+    yield from environment
     yield ""
-    header = ("table", "metadata.json", "manifests", "their bytes", "snapshots", "files", "in the fullest")
-    yield from _sizes_table("after the day", header, seen.day)
-    yield from _sizes_table("at the end", header, seen.end)
-    yield from map(str, facts)
+    header = ("table", "metadata.json", "manifests", "manifest bytes", "snapshots", "files", "in a partition")
+    yield from _sizes_table("after the day", header, result.day)
+    yield from _sizes_table("at the end", header, result.end)
+    yield from map(str, assertions)
 
 
 def _sizes_table(when: str, header: Sequence[str], sizes: Mapping[str, TableSize]) -> Iterator[str]:

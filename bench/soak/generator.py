@@ -1,6 +1,6 @@
-"""The trades of the soak: five-minute batches of many markets, some of them late by minutes to days.
+"""The trades of the soak: five-minute batches of many markets, with trades late by minutes to days.
 
-Seeded: the same batches on every machine. Knows nothing of a lake but the form in which trades go in.
+A seed makes the batches the same on every machine. Appending them to a lake is in `run`.
 """
 
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from k2_ohlcv.domain.intervals import to_micros
 from k2_ohlcv.lake.dedupe import TradeBatch
 
 BATCH_LENGTH = timedelta(minutes=5)
-#: The share of trades that come late, and by how much: as many by minutes as by hours, as by days.
+#: The share of late trades. Delays of minutes, hours and days are equally frequent.
 LATE_SHARE = 0.05
 _MAX_LATENESS = timedelta(days=4)
 
-#: Midway in a month and far from its ends: late trades stay in it, as most do.
+#: In the middle of a month, so that late trades are of the same month.
 FIRST_BATCH = datetime(2025, 6, 15, tzinfo=UTC)
 
 _SEED = 20250615
@@ -28,7 +28,7 @@ _MICROS = BATCH_LENGTH // timedelta(microseconds=1)
 
 @dataclass(frozen=True)
 class TradeGenerator:
-    """So many markets, and so many trades over all of them in each batch."""
+    """Generates batches with a number of markets, and of trades over all markets."""
 
     markets: int
     trades: int
@@ -39,9 +39,9 @@ class TradeGenerator:
         return [(_EXCHANGES[i % len(_EXCHANGES)], f"C{i:02d}-USDT") for i in range(self.markets)]
 
     def batch(self, number: int, start: datetime = FIRST_BATCH) -> TradeBatch:
-        """The trades that arrive in the batch of that number, counted from the start, by time.
+        """The trades of the batch with this number since the start, by time.
 
-        An id is its trade's time and the batch's number, and so a late trade has an old one, as on exchanges.
+        An id is the trade's time and the batch's number. A late trade has an old id, as on exchanges.
         """
         random = np.random.default_rng([_SEED, number])
         begin = to_micros(start) + number * _MICROS
@@ -51,7 +51,9 @@ class TradeGenerator:
         moments[late] -= np.exp(random.uniform(least, most, int(late.sum()))).astype(np.int64)
         moments = np.unique(moments)
         count = len(moments)
-        market = (self.markets * random.random(count) ** 2).astype(np.int32)  # a few busy, many quiet
+        market = (self.markets * random.random(count) ** 2).astype(
+            np.int32
+        )  # few busy markets, many quiet ones
         prices = (1000 + 50 * market + random.integers(-400, 400, count)).astype(np.int64) * 1_000_000
         quantities = np.exp(random.normal(14.0, 2.0, count)).astype(np.int64) + 1
         rows = pa.table(

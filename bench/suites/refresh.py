@@ -1,6 +1,6 @@
-"""One refresh after five minutes of new trades, with one day stored and with many: the same, it is hoped.
+"""A refresh after five minutes of new trades, with one day stored and with many days stored.
 
-Beside it the usual way: Spark SQL's MERGE of the day into the 1m table.
+Its time should not depend on the stored days. Spark SQL's MERGE of the day into the 1m table is compared.
 """
 
 import os
@@ -22,15 +22,15 @@ from k2_ohlcv.domain.intervals import DAY, Interval
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
 
 _TIMES, _SECONDS = 1.2, 3.0
-#: Each run makes up to two commits a table, and a table keeps its last twenty metadata files.
-_MOST_RUNS = 5
-_MOST_MERGES = 3
+#: Each run commits up to twice to a table, and a table keeps its last twenty metadata files.
+_MAX_RUNS = 5
+_MAX_MERGES = 3
 _NAMES = tuple(t.name for t in TIMEFRAMES)
 
 
 @dataclass
 class _Measurements:
-    """What was measured in one lake, and how many trades were new each time."""
+    """The measurements in one lake, and the number of new trades in each run."""
 
     new: int
     five: Measurement = field(default_factory=Measurement)
@@ -38,66 +38,68 @@ class _Measurements:
     merge: Measurement | None = None
 
 
-def measure(data: Dataset, runs: int, tell: Report) -> list[Row]:
-    """Three rows: all five tables with a day stored, with many stored, and the 1m table beside MERGE."""
-    runs = min(runs, _MOST_RUNS)
-    little, much = (Dataset(data.rows, days, data.root / "refresh") for days in (1, data.stored_days))
+def measure(data: Dataset, runs: int, show: Report) -> list[Row]:
+    """Three rows: all tables in the small lake, all tables in the large lake, and the 1m table with MERGE."""
+    runs = min(runs, _MAX_RUNS)
+    small, large = (Dataset(data.rows, days, data.root / "refresh") for days in (1, data.stored_days))
     with ExitStack() as stack:
-        for one in (little, much):
-            size = f"{one.rows * one.days:,}"
-            tell(f"a lake of {size} trades, made once; of 240 million that takes some six minutes")
-            stack.enter_context(prepare_refresh_lake(one))
-        found = _measure([little, much], runs, tell)
-    few, many = found
-    times = median_seconds(many.five) / median_seconds(few.five)
-    same = Goal(f"at most {_TIMES} times that with {little.rows:,}", f"{times:.2f} times", times <= _TIMES)
-    quick = [
+        for dataset in (small, large):
+            size = f"{dataset.rows * dataset.days:,}"
+            show(f"a lake of {size} trades, created once; 240 million trades take some six minutes")
+            stack.enter_context(prepare_refresh_lake(dataset))
+        measured = _measure([small, large], runs, show)
+    in_small, in_large = measured
+    times = median_seconds(in_large.five) / median_seconds(in_small.five)
+    constant = Goal(f"at most {_TIMES} times that with {small.rows:,}", f"{times:.2f} times", times <= _TIMES)
+    fast = [
         Goal(
             f"under {_SECONDS:.0f} s",
-            f"{median_seconds(one.five):.2f} s",
-            median_seconds(one.five) < _SECONDS,
+            f"{median_seconds(m.five):.2f} s",
+            median_seconds(m.five) < _SECONDS,
         )
-        for one in found
+        for m in measured
     ]
     work = "refresh {} after five minutes of new trades, {:,} stored"
-    beside = {OWN_ENGINES: many.finest} | ({SPARK_MERGE: many.merge} if many.merge else {})
+    compared = {OWN_ENGINES: in_large.finest} | ({SPARK_MERGE: in_large.merge} if in_large.merge else {})
     return [
-        Row(work.format("all five tables", little.rows), few.new, {OWN_ENGINES: few.five}, [quick[0]]),
         Row(
-            work.format("all five tables", much.rows * much.days),
-            many.new,
-            {OWN_ENGINES: many.five},
-            [same, quick[1]],
+            work.format("all five tables", small.rows), in_small.new, {OWN_ENGINES: in_small.five}, [fast[0]]
         ),
-        Row(work.format("the 1m table", much.rows * much.days), many.new, beside),
+        Row(
+            work.format("all five tables", large.rows * large.days),
+            in_large.new,
+            {OWN_ENGINES: in_large.five},
+            [constant, fast[1]],
+        ),
+        Row(work.format("the 1m table", large.rows * large.days), in_large.new, compared),
     ]
 
 
-def _measure(lakes: list[Dataset], runs: int, tell: Report) -> list[_Measurements]:
-    """Rounds over the lakes in turn, so that noise falls on all alike; MERGE in the last lake, after them."""
-    jobs = [list(_jobs(lake, 2 * (runs + 1) + _MOST_MERGES + 1)) for lake in lakes]
-    found = [_Measurements(new=pq.read_metadata(each[0].files[0]).num_rows) for each in jobs]
+def _measure(lakes: list[Dataset], runs: int, show: Report) -> list[_Measurements]:
+    """Measure both lakes in turns, so that noise affects both equally; then MERGE in the last lake."""
+    jobs = [list(_jobs(lake, 2 * (runs + 1) + _MAX_MERGES + 1)) for lake in lakes]
+    measured = [_Measurements(new=pq.read_metadata(queue[0].files[0]).num_rows) for queue in jobs]
     with ExitStack() as stack:
         workers = [stack.enter_context(Worker("refresh")) for _ in lakes]
         for turn in range(runs + 1):
-            tell(f"run {turn} of {runs}" if turn else "first run, in fresh processes")
-            for worker, each, one in zip(workers, jobs, found, strict=True):
-                one.five.add(worker.run(each.pop(0)), first=not turn)
-                alone = each.pop(0)
-                one.finest.add(worker.run(_only_finest(alone)), first=not turn)
+            show(f"run {turn} of {runs}" if turn else "first run, in new processes")
+            for worker, queue, measurements in zip(workers, jobs, measured, strict=True):
+                measurements.five.add(worker.run(queue.pop(0)), first=not turn)
+                job = queue.pop(0)
+                measurements.finest.add(worker.run(_only_finest(job)), first=not turn)
     if shutil.which("java") or os.environ.get("JAVA_HOME"):
-        found[-1].merge = Measurement()
+        measured[-1].merge = Measurement()
         with Worker(SPARK_MERGE) as worker:
-            for turn in range(min(runs, _MOST_MERGES) + 1):
-                tell(f"MERGE on Apache Spark, run {turn}")
-                found[-1].merge.add(worker.run(_only_finest(jobs[-1].pop(0))), first=not turn)
+            for turn in range(min(runs, _MAX_MERGES) + 1):
+                show(f"MERGE on Apache Spark, run {turn}")
+                measured[-1].merge.add(worker.run(_only_finest(jobs[-1].pop(0))), first=not turn)
     else:
-        tell("MERGE is left out: Apache Spark needs Java, and none is found")
-    return found
+        show("MERGE is left out: Apache Spark needs Java, which is not installed")
+    return measured
 
 
 def _jobs(lake: Dataset, count: int) -> Iterator[Job]:
-    """Jobs on the last stored day, each with five minutes of trades to add first."""
+    """Jobs on the last stored day. Each one first appends five minutes of trades."""
     out = lake.home / "out"
     out.mkdir(exist_ok=True)
     last = Interval(lake.all_days.end - DAY, lake.all_days.end)

@@ -1,4 +1,4 @@
-"""Every check of all five tables, over seven days: the trades are scanned, and every candle is compared."""
+"""Every check of all five tables over seven days. All trades are scanned, and every candle is compared."""
 
 from bench.compare import Report
 from bench.engines import OWN_ENGINES
@@ -14,27 +14,27 @@ _DAYS, _SECONDS = 7, 15.0
 _NAMES = tuple(t.name for t in TIMEFRAMES)
 
 
-def measure(data: Dataset, runs: int, tell: Report) -> list[Row]:
-    """Two rows, as "4 markets x 2.4 M trades a day" may be read: of all together, and of each."""
+def measure(data: Dataset, runs: int, show: Report) -> list[Row]:
+    """Two rows: the trades a day in all markets together, and the same number in each market."""
     markets = len(MARKETS)
     return [
-        _measure(Dataset(data.rows, _DAYS, data.root / "validate"), runs, tell, f"over {markets} markets"),
+        _measure(Dataset(data.rows, _DAYS, data.root / "validate"), runs, show, f"over {markets} markets"),
         _measure(
             Dataset(data.rows * markets, _DAYS, data.root / "validate"),
             runs,
-            tell,
+            show,
             f"over {markets} markets, {data.rows:,} each",
         ),
     ]
 
 
-def _measure(week: Dataset, runs: int, tell: Report, where: str) -> Row:
-    """One row, on a lake of its own that is up to date. No one else does the same work."""
+def _measure(week: Dataset, runs: int, show: Report, where: str) -> Row:
+    """One row, in a separate lake that is up to date. The other engines have no validation."""
     measured = Measurement()
-    tell(f"a lake of {week.rows * week.days:,} trades with all candles, made once; that takes minutes")
+    show(f"a lake of {week.rows * week.days:,} trades with all candles, created once; that takes minutes")
     with prepare_refresh_lake(week), Worker("validate") as worker:
         for turn in range(runs + 1):
-            tell(f"{where}, run {turn} of {runs}" if turn else f"{where}, first run, in a fresh process")
+            show(f"{where}, run {turn} of {runs}" if turn else f"{where}, first run, in a new process")
             job = candle_job(week.home, (), _NAMES, week.all_days, week.home / "out")
             measured.add(worker.run(job), first=not turn)
     goal = Goal(

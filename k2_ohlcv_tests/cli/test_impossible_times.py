@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
-import pytest
 from structlog.testing import capture_logs
 
 from k2_ohlcv.cli.dagster_instance import open_instance
@@ -15,9 +14,6 @@ from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv_tests.support import lakes
 from k2_ohlcv_tests.support.command_line import run
 from k2_ohlcv_tests.support.trades import make_trade
-
-# Dagster 1.13 reads a pydantic attribute that pydantic 2.14 calls deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
 
 TABLE = "gold_ohlcv_1h"
 

@@ -7,9 +7,6 @@ import pytest
 
 from k2_ohlcv_tests.support.command_line import call, write_trades_csv
 
-# Dagster 1.13 reads a pydantic attribute that pydantic 2.14 calls deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
-
 
 def test_ingest_reports_its_counts(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The report has the counts of rows. The same file again adds nothing."""

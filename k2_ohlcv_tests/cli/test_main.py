@@ -12,9 +12,6 @@ from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv.settings import Settings
 from k2_ohlcv_tests.support.command_line import ROOT, call, write_trades_csv
 
-# Dagster 1.13 reads a pydantic attribute that pydantic 2.14 calls deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
-
 TABLES = {timeframe.table for timeframe in TIMEFRAMES}
 COMMANDS = ("ingest", "rebuild", "refresh", "status", "demo")
 
@@ -65,7 +62,7 @@ def test_help_loads_no_engine() -> None:
 def test_wrong_use_is_answered_with_the_right_use(
     arguments: list[str], names: list[str], as_json: bool, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The exit code is 2. What was wrong and what is right is on stderr, and stdout is empty."""
+    """The exit code is 2. Stderr names the mistake and the right use, and stdout is empty."""
     file = write_trades_csv(home, "2024-02-27T01:00:00Z,1,1,a")
     filled = [str(file) if argument == "FILE" else argument for argument in arguments]
     code, out, err = call(capsys, *filled, *(["--json"] if as_json and arguments != ["frobnicate"] else []))

@@ -1,4 +1,4 @@
-"""`k2-ohlcv rebuild` and `refresh`: what they print, and how a failed run ends."""
+"""The output of `k2-ohlcv rebuild` and `refresh`, and the end of a failed run."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -9,9 +9,6 @@ import pytest
 
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv_tests.support.command_line import ROOT, call, run, write_trades_csv
-
-# Dagster 1.13 reads a pydantic attribute that pydantic 2.14 calls deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
 
 TABLES = {timeframe.table for timeframe in TIMEFRAMES}
 

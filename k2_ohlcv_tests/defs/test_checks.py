@@ -1,4 +1,4 @@
-"""Asset checks in Dagster: what they evaluate, what a failure shows, and when it stays failed."""
+"""Asset checks in Dagster: their evaluations, their failures, and failures of earlier runs."""
 
 from datetime import UTC, datetime
 from pathlib import Path

@@ -22,9 +22,6 @@ from k2_ohlcv.settings import Settings
 from k2_ohlcv_tests.support import lakes
 from k2_ohlcv_tests.support.trades import make_trade
 
-# Dagster 1.13 reads a pydantic attribute that pydantic 2.14 calls deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
-
 HOUR = find_timeframe("1h")
 DAILY = jobs.REBUILD_JOB[Grain.DAY]
 
@@ -154,7 +151,7 @@ with dg.DagsterInstance.from_ref(dg.DagsterInstance.get().get_ref()) as instance
 
 @pytest.fixture
 def killed(instance: dg.DagsterInstance) -> str:
-    """The id of a run that held the pool of the hourly table when SIGKILL ended its process."""
+    """The id of a run whose process SIGKILL ended while the run had the pool of the hourly table."""
     environment = {**os.environ, "DAGSTER_HOME": str(instance.root_directory)}
     script = [sys.executable, "-W", "ignore", "-c", HOLDER.format(pool=HOUR.table)]
     with subprocess.Popen(script, env=environment, stdout=subprocess.PIPE, text=True) as process:

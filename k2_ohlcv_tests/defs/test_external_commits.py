@@ -19,9 +19,6 @@ from k2_ohlcv.settings import Settings
 from k2_ohlcv_tests.support import external_tables, lakes
 from k2_ohlcv_tests.support.trades import make_trade
 
-# Dagster 1.13 reads a pydantic attribute that pydantic 2.14 calls deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
-
 
 def add(lake: Lake, *days: int) -> str:
     trades = [

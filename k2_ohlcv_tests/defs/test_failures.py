@@ -10,9 +10,6 @@ from pyiceberg.exceptions import CommitFailedException, NoSuchTableError
 from k2_ohlcv.defs.failures import INTERACTIVE_TAG, convert_errors, is_transient
 from k2_ohlcv.domain.errors import CommitConflictError, EngineUnavailableError, InvariantError, TableSpecError
 
-# Dagster 1.13 reads a pydantic attribute that pydantic 2.14 calls deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
-
 TRANSIENT = [
     CommitConflictError("others won"),
     EngineUnavailableError("no server"),

@@ -17,9 +17,6 @@ from k2_ohlcv.frames.checks import CHECKS
 from k2_ohlcv.lake.schemas import CANDLE_SPECS, NAMESPACE, TRADES_SPEC, TRADES_TABLE
 from k2_ohlcv.settings import DEFAULT_START_DATE, Settings
 
-# Dagster 1.13 reads a pydantic attribute that pydantic 2.14 calls deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
-
 SPECS = {TRADES_TABLE: TRADES_SPEC} | {t.table: CANDLE_SPECS[t.name] for t in TIMEFRAMES}
 
 

@@ -11,9 +11,6 @@ from k2_ohlcv.defs.sensors import refresh
 from k2_ohlcv.lake.schemas import TRADES_TABLE
 from k2_ohlcv_tests.support.landing import HEADER, Landing, read_trades, requested_files
 
-# Dagster 1.13 reads a pydantic attribute that pydantic 2.14 calls deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
-
 
 def test_a_file_is_requested_when_it_has_stopped_growing(landing: Landing) -> None:
     """The first tick sees the file. The second one requests it if the file is unchanged."""

@@ -22,8 +22,6 @@ from k2_ohlcv_tests.support import lakes
 from k2_ohlcv_tests.support.landing import HEADER, Landing, read_trades, requested_files
 from k2_ohlcv_tests.support.trades import make_trade
 
-pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
-
 MINUTE = find_timeframe("1m")
 NO_CHANGE = "No file is new or changed."
 

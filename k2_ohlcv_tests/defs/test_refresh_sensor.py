@@ -1,4 +1,4 @@
-"""The refresh sensors: when they request a run, what they request, and their skip messages."""
+"""The refresh sensors: the time and the content of their run requests, and their skip messages."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,9 +18,6 @@ from k2_ohlcv.lake.metadata.lag import TableLag
 from k2_ohlcv.settings import Settings
 from k2_ohlcv_tests.support import lakes
 from k2_ohlcv_tests.support.trades import make_trade
-
-# Dagster 1.13 reads a pydantic attribute that pydantic 2.14 calls deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
 
 MINUTE = find_timeframe("1m")
 TICK, WINDOW = timedelta(seconds=30), MINUTE.warn_after

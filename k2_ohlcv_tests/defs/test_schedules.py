@@ -1,4 +1,4 @@
-"""The retention and audit jobs: their schedules, what they drop, and which partitions an audit checks."""
+"""The retention and audit jobs: their schedules, drops at retention, and the partitions of an audit."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

@@ -104,25 +104,25 @@ def test_names_with_control_characters_are_shown_as_escapes(land: Write) -> None
     assert "a\\x1b[2J\\n[red]b.csv: the file is empty" in error_message(path)
 
 
-def test_the_error_of_a_binary_file_names_its_format(tmp_path: Path) -> None:
-    """No raw bytes of the file are in the message."""
+def write_binary_files(folder: Path) -> dict[str, str]:
+    """Write a file of each known binary format. Returns the format of each file by name."""
     table = pa.table({"timestamp": [T], "price": [1.5], "size": [1.0]})
-    feather.write_feather(table, tmp_path / "arrow")
-    (tmp_path / "feather").write_bytes(b"FEA1" + b"\x1b\0" * 20)
-    orc.write_table(table, tmp_path / "orc")
-    with sqlite3.connect(tmp_path / "sqlite") as database:
+    feather.write_feather(table, folder / "arrow")
+    (folder / "feather").write_bytes(b"FEA1" + b"\x1b\0" * 20)
+    orc.write_table(table, folder / "orc")
+    with sqlite3.connect(folder / "sqlite") as database:
         database.execute("create table trades (price real)")
     database.close()
     for codec in ("zstd", "bz2", "lz4"):
-        with pa.CompressedOutputStream(str(tmp_path / codec), codec) as stream:
+        with pa.CompressedOutputStream(str(folder / codec), codec) as stream:
             stream.write(CSV.encode())
     import lzma
 
-    (tmp_path / "xz").write_bytes(lzma.compress(CSV.encode()))
-    (tmp_path / "7z").write_bytes(b"7z\xbc\xaf\x27\x1c\0\4" + b"\0" * 24)
-    (tmp_path / "avro").write_bytes(b"Obj\x01" + b"\x00\x1b" * 20)
-    (tmp_path / "utf16").write_bytes(CSV.encode("utf-16"))
-    kinds = {
+    (folder / "xz").write_bytes(lzma.compress(CSV.encode()))
+    (folder / "7z").write_bytes(b"7z\xbc\xaf\x27\x1c\0\4" + b"\0" * 24)
+    (folder / "avro").write_bytes(b"Obj\x01" + b"\x00\x1b" * 20)
+    (folder / "utf16").write_bytes(CSV.encode("utf-16"))
+    return {
         "arrow": "Arrow",
         "feather": "feather",
         "orc": "ORC",
@@ -135,7 +135,11 @@ def test_the_error_of_a_binary_file_names_its_format(tmp_path: Path) -> None:
         "avro": "Avro",
         "utf16": "UTF-16",
     }
-    for name, kind in kinds.items():
+
+
+def test_the_error_of_a_binary_file_names_its_format(tmp_path: Path) -> None:
+    """No raw bytes of the file are in the message."""
+    for name, kind in write_binary_files(tmp_path).items():
         assert f"{name}: is " in error_message(tmp_path / name)
         assert kind in error_message(tmp_path / name)
     (tmp_path / "other").write_bytes(b"\x1b[2J\x07" + bytes(range(256)) * 10)

@@ -119,8 +119,8 @@ def cut(path: Path, keep: float) -> Path:
     return path
 
 
-def test_a_file_that_cannot_be_read_is_an_error_with_the_reason(land: Write, tmp_path: Path) -> None:
-    """The error names the file and the reason."""
+def write_unreadable_files(land: Write, tmp_path: Path) -> dict[Path, str]:
+    """Write files that cannot be read as a whole. Returns a part of each error message."""
     text = "timestamp,price,amount\n" + "".join(f"{1723161255 + i},{i + 1}.37,1\n" for i in range(5000))
     several = tmp_path / "several.zip"
     with zipfile.ZipFile(several, "w") as archive:
@@ -137,7 +137,7 @@ def test_a_file_that_cannot_be_read_is_an_error_with_the_reason(land: Write, tmp
     pq.write_table(table.slice(0, 0), tmp_path / "empty.parquet")
     pq.write_table(table.drop_columns("size"), tmp_path / "columns.parquet")
     pq.write_table(table.set_column(1, "price", pa.array([True] * 3000)), tmp_path / "types.parquet")
-    reasons = {
+    return {
         cut(land("cut.zip", text), 0.5): "to its end",
         damaged: "to its end",
         cut(land("cut.csv.gz", text), 0.5): "to its end",
@@ -160,7 +160,11 @@ def test_a_file_that_cannot_be_read_is_an_error_with_the_reason(land: Write, tmp
         tmp_path / "columns.parquet": "timestamp, price and quantity",
         tmp_path / "types.parquet": "type bool",
     }
-    for path, reason in reasons.items():
+
+
+def test_a_file_that_cannot_be_read_is_an_error_with_the_reason(land: Write, tmp_path: Path) -> None:
+    """The error names the file and the reason."""
+    for path, reason in write_unreadable_files(land, tmp_path).items():
         with pytest.raises(BadFileError, match=reason) as caught:
             read_rows(path)
         assert str(path) in str(caught.value)

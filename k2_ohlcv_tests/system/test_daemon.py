@@ -24,11 +24,7 @@ from k2_ohlcv.lake.metadata.table_stats import trades_status
 from k2_ohlcv.sources import sample
 from k2_ohlcv_tests.support import lakes
 
-# Dagster 1.13 reads a pydantic attribute that pydantic 2.14 calls deprecated.
-pytestmark = [
-    pytest.mark.system,
-    pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
-]
+pytestmark = pytest.mark.system
 
 ROOT = Path(__file__).parents[2]
 BATCHES = 5

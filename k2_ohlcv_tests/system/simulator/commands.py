@@ -57,7 +57,7 @@ def ingest_rows(world: World, rows: list[Trade], batch_rows: int = 1000) -> None
 
 
 def check_added(world: World, rows: list[Trade]) -> None:
-    """No trade is lost, all added trades are rows of the file, and each id of the file is stored once."""
+    """No trade is lost. All added trades are rows of the file, and each id is stored once."""
     live = world.live()
     if lost := world.base - live:
         raise UnexpectedStateError(f"ingestion lost {sum(lost.values())} trades, such as {next(iter(lost))}")
@@ -129,7 +129,7 @@ def remove_invalid(world: World) -> None:
         delete_trades(world.lake, Selection(market, ids=tuple(ids)), apply=True)
         removed = before - world.live()
         if any(t.quantity > 0 for t in removed) or world.live() - before:
-            raise UnexpectedStateError(f"a deletion of invalid trades changed others: {removed}")
+            raise UnexpectedStateError(f"a deletion of invalid trades changed other trades: {removed}")
         world.note_trades()
 
 

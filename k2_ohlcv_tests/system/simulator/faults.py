@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
@@ -103,11 +104,8 @@ class Hooks:
     @contextmanager
     def install(self) -> Iterator[None]:
         """Wrap the calls of catalog and files."""
-        real_load, real_commit, real_create = (
-            SqlCatalog.load_table,
-            SqlCatalog.commit_table,
-            PyArrowFile.create,
-        )
+        real_load, real_commit = SqlCatalog.load_table, SqlCatalog.commit_table
+        real_create = PyArrowFile.create
         hooks = self
 
         def load_table(catalog: SqlCatalog, identifier: Any) -> Table:
@@ -140,12 +138,12 @@ class Hooks:
                 raise Killed
             raise OSError(errno.ENOSPC, "no space left on device", file.location)
 
-        SqlCatalog.load_table, SqlCatalog.commit_table, PyArrowFile.create = load_table, commit_table, create  # type: ignore[method-assign, assignment]
-        try:
+        with (
+            patch.object(SqlCatalog, "load_table", load_table),
+            patch.object(SqlCatalog, "commit_table", commit_table),
+            patch.object(PyArrowFile, "create", create),
+        ):
             yield
-        finally:
-            SqlCatalog.load_table, SqlCatalog.commit_table = real_load, real_commit  # type: ignore[method-assign]
-            PyArrowFile.create = real_create  # type: ignore[method-assign]
 
 
 def _point(location: str) -> str:

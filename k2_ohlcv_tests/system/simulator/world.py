@@ -37,7 +37,7 @@ EDGES = (0, 59_999_999, 60_000_000, 299_999_999, 3_600_000_000, 43_200_000_000, 
 
 
 class UnexpectedStateError(AssertionError):
-    """The lake is not as the model says."""
+    """The lake differs from the model."""
 
 
 def trades_of(rows: pa.Table) -> Counter[Trade]:
