@@ -16,7 +16,7 @@ from k2_ohlcv.cli.console import Console
 from k2_ohlcv.cli.options import AsJson, format_examples
 from k2_ohlcv.cli.trades_options import trades
 from k2_ohlcv.domain.addresses import redact_secrets
-from k2_ohlcv.domain.errors import K2Error, UsageError
+from k2_ohlcv.domain.errors import K2Error, RunInterruptedError, UsageError
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv.settings import Settings
 
@@ -245,6 +245,8 @@ def main(arguments: list[str] | None = None) -> None:
         app(arguments, prog_name="k2-ohlcv")
     except UsageError as error:
         _exit_with_error(error, 2)
+    except RunInterruptedError as error:
+        _exit_with_error(error, 130)
     except K2Error as error:
         _exit_with_error(error, 1)
     except OSError as error:

@@ -68,3 +68,23 @@ def test_steps_are_tried_so_often() -> None:
     assert runs(CommitConflictError("others won")) == 3
     assert runs(OverflowError("date value out of range")) == 1
     assert runs(CommitConflictError("others won"), **{INTERACTIVE_TAG: "true"}) == 1
+
+
+@pytest.mark.parametrize("told", [KeyboardInterrupt, dg.DagsterExecutionInterruptedError])
+def test_a_step_that_is_told_to_stop_ends_its_run(told: type[BaseException]) -> None:
+    """It is not tried again, and no other step begins."""
+    begun: list[str] = []
+
+    @dg.op(retry_policy=dg.RetryPolicy(max_retries=2, delay=60))
+    def step(context: dg.OpExecutionContext) -> None:
+        begun.append(context.op_handle.name)
+        with convert_errors(context):
+            raise told
+
+    @dg.job
+    def job() -> None:
+        step.alias("one")()
+        step.alias("two")()
+
+    assert not job.execute_in_process(raise_on_error=False).success
+    assert len(begun) == 1
