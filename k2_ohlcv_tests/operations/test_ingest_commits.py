@@ -112,6 +112,23 @@ def test_a_store_that_refuses_to_remove_files_fails_no_append(
     assert files_on_disk(lake) == 3
 
 
+def test_where_every_try_is_lost_a_store_that_refuses_to_remove_files_hides_no_conflict(
+    lake: Lake, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error is the conflict, which can be tried again, and not the refusal."""
+
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "ACCESS_DENIED during DeleteObject")
+
+    monkeypatch.setattr(append, "MAX_APPEND_ATTEMPTS", 2)
+    others = iter(range(100, 200))
+    between_look_and_commit(monkeypatch, 99, lambda: add(next(others)))
+    monkeypatch.setattr(PyArrowFileIO, "delete", refused)
+    with pytest.raises(CommitConflictError, match="2 attempts"):
+        add(1)
+    assert ids(lake) == [100, 101]
+
+
 def test_files_are_written_once_where_the_other_commit_changes_nothing_for_us(
     lake: Lake, add: Add, monkeypatch: pytest.MonkeyPatch
 ) -> None:
