@@ -3,8 +3,6 @@
 Set K2_REQUIRE_SPARK=1 and K2_REQUIRE_POSTGRES=1 (as CI does) to fail instead of skip where they cannot run.
 """
 
-import os
-import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +16,7 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv_tests.support import lakes
 from k2_ohlcv_tests.support.engine_lake import EngineLake, empty_bench
 from k2_ohlcv_tests.support.servers import S3, s3_server
-from k2_ohlcv_tests.support.spark_server import connect_server
+from k2_ohlcv_tests.support.spark_server import connect_server, require_java
 
 # The same examples in every run: a failure that somebody else caused is nobody's to find.
 hypothesis_settings.register_profile(
@@ -84,13 +82,12 @@ def sail_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Pat
 @pytest.fixture(scope="session")
 def spark_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Engine]]:
     """Real Apache Spark, a Connect server in a process of its own, and the folder of its lake."""
-    if shutil.which("java") is None and not os.environ.get("K2_REQUIRE_SPARK"):
-        pytest.skip("real Spark needs Java, and none is found")
+    require_java()
     home = tmp_path_factory.mktemp("spark")
     lakes.drop_tables(lakes.open_lake(home))  # Spark's catalog expects its tables to be there
     with (
-        connect_server(home) as remote,
-        open_engine(lakes.lake_settings(home, SPARK_REMOTE=remote)) as engine,
+        connect_server(home) as server,
+        open_engine(lakes.lake_settings(home, SPARK_REMOTE=server.remote)) as engine,
     ):
         yield home, engine
 
