@@ -3,8 +3,6 @@
 CI sets K2_REQUIRE_SPARK=1 and K2_REQUIRE_POSTGRES=1. Tests then fail instead of being skipped.
 """
 
-import os
-import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +16,7 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv_tests.support import lakes
 from k2_ohlcv_tests.support.engine_lake import EngineLake, empty_bench
 from k2_ohlcv_tests.support.servers import S3, s3_server
-from k2_ohlcv_tests.support.spark_server import connect_server
+from k2_ohlcv_tests.support.spark_server import connect_server, require_java
 
 # Every run has the same examples, so that a change fails only by its own fault.
 hypothesis_settings.register_profile(
@@ -84,13 +82,12 @@ def sail_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Pat
 @pytest.fixture(scope="session")
 def spark_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Engine]]:
     """The folder of a lake, and Apache Spark: a Connect server in a separate process."""
-    if shutil.which("java") is None and not os.environ.get("K2_REQUIRE_SPARK"):
-        pytest.skip("Apache Spark needs Java, which is not installed")
+    require_java()
     home = tmp_path_factory.mktemp("spark")
     lakes.drop_tables(lakes.open_lake(home))  # Spark's catalog expects its own tables to exist
     with (
-        connect_server(home) as remote,
-        open_engine(lakes.lake_settings(home, SPARK_REMOTE=remote)) as engine,
+        connect_server(home) as server,
+        open_engine(lakes.lake_settings(home, SPARK_REMOTE=server.remote)) as engine,
     ):
         yield home, engine
 

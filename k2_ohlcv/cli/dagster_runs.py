@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from k2_ohlcv import logs
 from k2_ohlcv.cli.pool_wait import PoolWait
-from k2_ohlcv.domain.errors import K2Error
+from k2_ohlcv.domain.errors import K2Error, RunInterruptedError
 from k2_ohlcv.domain.intervals import Interval
 from k2_ohlcv.domain.timeframe import Grain
 
@@ -63,6 +63,7 @@ def run_job(
 
     Raises:
         RunFailedError: a step or a blocking check failed.
+        RunInterruptedError: the process was told to stop, by INT or TERM.
     """
     import dagster as dg
 
@@ -75,6 +76,10 @@ def run_job(
             run_config={"ops": {table: {"config": config} for table in tables}} if config else None,
             tags=_run_tags(keys, tags or {}),
             raise_on_error=False,
+        )
+    if _is_interrupted(result):
+        raise RunInterruptedError(
+            f"interrupted; what was committed stays, and the same command does the rest (run {result.run_id})"
         )
     if not result.success:
         raise RunFailedError(_reason(result))
@@ -148,6 +153,16 @@ def _checks(result: "dg.ExecuteInProcessResult") -> dict[str, dict[str, bool]]:
             continue  # does not check the candles of this run
         by_table.setdefault(check.asset_key.to_user_string(), {})[check.check_name] = check.passed
     return by_table
+
+
+def _is_interrupted(result: "dg.ExecuteInProcessResult") -> bool:
+    from dagster._core.events import RunFailureReason
+
+    return any(
+        event.job_failure_data.failure_reason is RunFailureReason.UNEXPECTED_TERMINATION
+        for event in result.all_events
+        if event.is_run_failure
+    )
 
 
 def _reason(result: "dg.ExecuteInProcessResult") -> str:

@@ -3,7 +3,7 @@
 import sys
 
 from k2_ohlcv.domain.addresses import redact_secrets
-from k2_ohlcv.domain.errors import K2Error, UsageError
+from k2_ohlcv.domain.errors import K2Error, RunInterruptedError, UsageError
 
 WORK_FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 
@@ -16,6 +16,8 @@ def exit_on_error(error: BaseException) -> None:
     """
     if isinstance(error, UsageError):
         _exit(error, WRONG_USE)
+    if isinstance(error, RunInterruptedError):
+        _exit(error, INTERRUPTED)
     if isinstance(error, K2Error):
         _exit(error, WORK_FAILED)
     if isinstance(error, KeyboardInterrupt):

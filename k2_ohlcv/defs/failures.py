@@ -37,6 +37,14 @@ _TRANSIENT_NAMES = {
 }
 
 
+class InterruptedStepError(dg.DagsterExecutionInterruptedError, dg.DagsterError):
+    """A step was told to stop. As an error of Dagster's own it ends the run, and no retry policy applies."""
+
+
+# Executors with processes of their own tell an interrupted step from a broken one by this name.
+InterruptedStepError.__name__ = dg.DagsterExecutionInterruptedError.__name__
+
+
 @contextmanager
 def convert_errors(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> Iterator[None]:
     """Turn an error into a failure with its message. Only transient errors are retried.
@@ -44,11 +52,14 @@ def convert_errors(context: dg.AssetExecutionContext | dg.OpExecutionContext) ->
     Raises:
         Failure: the error is permanent, or a person waits for the run. A transient error passes unchanged,
             and the asset's retry policy applies.
+        InterruptedStepError: the process received INT or TERM.
     """
     try:
         yield
     except (dg.Failure, dg.RetryRequested):
         raise
+    except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError) as told:
+        raise InterruptedStepError("interrupted") from told
     except Exception as error:
         if INTERACTIVE_TAG in context.run.tags or not is_transient(error):
             raise dg.Failure(description=error_message(error), allow_retries=False) from error

@@ -66,3 +66,7 @@ class CommitConflictError(K2Error):
     """Other writers won every attempt to commit."""
 
     is_retryable = True
+
+
+class RunInterruptedError(K2Error):
+    """The process was told to stop in the middle of a run, by INT or TERM."""

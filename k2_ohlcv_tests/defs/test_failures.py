@@ -65,3 +65,23 @@ def test_only_transient_errors_of_unattended_runs_are_retried() -> None:
     assert count_tries(CommitConflictError("others won")) == 3
     assert count_tries(OverflowError("date value out of range")) == 1
     assert count_tries(CommitConflictError("others won"), **{INTERACTIVE_TAG: "true"}) == 1
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, dg.DagsterExecutionInterruptedError])
+def test_a_step_that_is_interrupted_stops_ends_its_run(interruption: type[BaseException]) -> None:
+    """It is not tried again, and no other step begins."""
+    begun: list[str] = []
+
+    @dg.op(retry_policy=dg.RetryPolicy(max_retries=2, delay=60))
+    def step(context: dg.OpExecutionContext) -> None:
+        begun.append(context.op_handle.name)
+        with convert_errors(context):
+            raise interruption
+
+    @dg.job
+    def job() -> None:
+        step.alias("one")()
+        step.alias("two")()
+
+    assert not job.execute_in_process(raise_on_error=False).success
+    assert len(begun) == 1

@@ -19,6 +19,7 @@ from k2_ohlcv.engine.session import open_engine
 from k2_ohlcv.engine.spark_catalog import ICEBERG_RUNTIME
 from k2_ohlcv_tests.support import lakes
 from k2_ohlcv_tests.support.servers import free_port
+from k2_ohlcv_tests.support.spark_server import require_java
 
 
 def test_an_address_where_nothing_listens_fails_in_seconds(tmp_path: Path) -> None:
@@ -72,8 +73,8 @@ def test_an_engine_that_cannot_be_reached_says_so_and_ends(tmp_path: Path) -> No
     """In a network without loopback the server starts, and its client would wait for minutes."""
     code = (
         "from pathlib import Path; from k2_ohlcv.engine.session import open_engine\n"
-        "from k2_ohlcv_tests import lakes\n"
-        f"with open_engine(lakes.settings(Path({str(tmp_path)!r}))): pass"
+        "from k2_ohlcv_tests.support import lakes\n"
+        f"with open_engine(lakes.lake_settings(Path({str(tmp_path)!r}))): pass"
     )
     alone = ["unshare", "--net", "--map-root-user"]
     if shutil.which("unshare") is None or subprocess.run([*alone, "true"], check=False).returncode:
@@ -117,8 +118,7 @@ def test_spark_on_this_machine_listens_on_loopback_and_tells_no_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two at once work, each at a port of its own. Whoever has no token is refused."""
-    if shutil.which("java") is None:
-        pytest.skip("real Spark needs Java, and none is found")
+    require_java()
     settings = lakes.lake_settings(tmp_path, SPARK_REMOTE="local[1]")
     lakes.drop_tables(lakes.open_lake(tmp_path))
     config = {"spark.sql.catalog.k2.jdbc.password": "SECRET"}

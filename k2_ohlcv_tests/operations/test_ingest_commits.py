@@ -65,6 +65,23 @@ def test_refused_removals_fail_nothing(lake: Lake, add_ids: AddIds, monkeypatch:
     assert count_files(lake) == 3
 
 
+def test_refused_removals_do_not_hide_a_conflict(
+    lake: Lake, add_ids: AddIds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If every attempt is lost, the error is the conflict, which can be retried, and not the refusal."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "ACCESS_DENIED during DeleteObject")
+
+    monkeypatch.setattr(append, "MAX_APPEND_ATTEMPTS", 2)
+    numbers = iter(range(100, 200))
+    interrupt_lookups(monkeypatch, lambda: add_ids(next(numbers)), times=99)
+    monkeypatch.setattr(PyArrowFileIO, "delete", refuse)
+    with pytest.raises(CommitConflictError, match="2 attempts"):
+        add_ids(1)
+    assert read_ids(lake) == [100, 101]
+
+
 def test_retries_write_no_new_files(lake: Lake, add_ids: AddIds, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a lost race only the search and the commit are repeated."""
     writes: list[object] = []
