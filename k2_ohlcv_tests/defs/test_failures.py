@@ -68,7 +68,7 @@ def test_only_transient_errors_of_unattended_runs_are_retried() -> None:
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, dg.DagsterExecutionInterruptedError])
-def test_a_step_that_is_interrupted_stops_ends_its_run(interruption: type[BaseException]) -> None:
+def test_an_interrupted_step_ends_its_run(interruption: type[BaseException]) -> None:
     """It is not tried again, and no other step begins."""
     begun: list[str] = []
 
