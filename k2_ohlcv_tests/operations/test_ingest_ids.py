@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from k2_ohlcv.lake import dedupe
+from k2_ohlcv.lake import candidate_rows
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv_tests.support.ingested import (
     CSV_HEADER,
@@ -31,7 +31,7 @@ def test_large_stored_files_are_read_in_pieces(
     """No row is missed at the edge of a piece, whatever the size of a piece."""
     rows = [f"{START + i * i},{i + 1},1,{i}\n" for i in range(50)] + [f"{START},1,1,z\n"]
     ingest_files(CSV_HEADER + "".join(rows))
-    monkeypatch.setattr(dedupe, "_PIECE_ROWS", piece_rows)
+    monkeypatch.setattr(candidate_rows, "_PIECE_ROWS", piece_rows)
     assert outcomes(ingest_files(CSV_HEADER + "".join(rows))) == (0, 51, 0, 0)
     assert outcomes(ingest_files(CSV_HEADER + "".join(row.replace(",1,", ",2,", 1) for row in rows))) == (
         0,

@@ -17,7 +17,7 @@ from k2_ohlcv.lake.commit import TableCommit, commit_change
 from k2_ohlcv.lake.metadata.files import live_files
 from k2_ohlcv.lake.metadata.lag import TableLag
 from k2_ohlcv.lake.watermark import SNAPSHOT_PROPERTY
-from k2_ohlcv.operations import plan, reconcile
+from k2_ohlcv.operations import plan_chunks, reconcile
 from k2_ohlcv.operations.reconcile import rebuild
 from k2_ohlcv_tests.support import lakes
 from k2_ohlcv_tests.support.candles import MINUTE, assert_refreshed, day_interval, start_minutes
@@ -30,7 +30,7 @@ def test_the_watermark_is_set_in_the_last_commit(sail: EngineLake, monkeypatch: 
     """After an error between two commits, the first part is stored and the watermark is unset."""
     trades = week_of_trades()
     lakes.add_trades(sail.lake, trades)
-    monkeypatch.setattr(plan, "MAX_CHUNK_PARTITIONS", 2)
+    monkeypatch.setattr(plan_chunks, "MAX_CHUNK_PARTITIONS", 2)
     real = reconcile.commit_change
 
     def commit_once(*args: object) -> object:
@@ -155,7 +155,7 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, commits: int) -> None:
 
 def test_a_refresh_skips_committed_windows(three_days: EngineLake, monkeypatch: pytest.MonkeyPatch) -> None:
     """New trades arrive between the two, and committed windows are not computed again."""
-    monkeypatch.setattr(plan, "MAX_CHUNK_PARTITIONS", 1)
+    monkeypatch.setattr(plan_chunks, "MAX_CHUNK_PARTITIONS", 1)
     late_trades = [make_trade(1000 + n, AT + n * DAY + timedelta(minutes=5)) for n in range(3)]
     lakes.add_trades(three_days.lake, late_trades)
     interrupt_after(monkeypatch, 2)
@@ -173,7 +173,7 @@ def test_a_refresh_skips_committed_windows(three_days: EngineLake, monkeypatch: 
 def test_an_interrupted_first_refresh_is_continued(sail: EngineLake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the partitions that were not committed are computed."""
     lakes.add_trades(sail.lake, week_of_trades())
-    monkeypatch.setattr(plan, "MAX_CHUNK_PARTITIONS", 1)
+    monkeypatch.setattr(plan_chunks, "MAX_CHUNK_PARTITIONS", 1)
     interrupt_after(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         sail.refresh(MINUTE)
