@@ -111,8 +111,7 @@ class ServerConnection:
         timer.daemon = True
         timer.start()
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # PySpark warns if the server is dead
+            with warnings.catch_warnings(action="ignore"):  # PySpark warns if the server is dead
                 session.stop()
         finally:
             timer.cancel()
@@ -221,12 +220,9 @@ class _RetryState(RetryPolicyState):
         if connection.is_over:
             raise connection.lose("does not answer any more") from None
         if exception is not None and _is_forgotten(exception):
-            raise connection.lose(
-                "knows nothing of this session any more: it was restarted, or has closed the session"
-            ) from None
-        now = time.monotonic()
-        self._began = now if self._began is None else self._began
-        waited = now - self._began
+            raise connection.lose("no longer knows this session: it was restarted, or closed it") from None
+        self._began = self._began or time.monotonic()
+        waited = time.monotonic() - self._began
         if waited > connection.patience.retry:
             reason = f"does not answer any more, for {waited:.0f} seconds ({_reason(exception)})"
             raise connection.lose(reason) from None
@@ -234,9 +230,8 @@ class _RetryState(RetryPolicyState):
 
 
 def _is_forgotten(error: BaseException) -> bool:
-    if not isinstance(error, grpc.RpcError | PySparkException):
-        return False
-    return any(word in str(error) for word in _FORGOTTEN)
+    is_server_error = isinstance(error, grpc.RpcError | PySparkException)
+    return is_server_error and any(code in str(error) for code in _FORGOTTEN)
 
 
 def _reason(error: BaseException | None) -> str:

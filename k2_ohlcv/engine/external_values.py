@@ -97,13 +97,12 @@ def _decimal_from_double(frame: "DataFrame", name: str, target: DecimalType) -> 
     """Convert positive doubles to the decimals of their shortest texts. More than 8 places become null.
 
     The conversion is arithmetic, because the engines' texts differ. Sail casts no text with an exponent. Java
-    before 19 writes some doubles with more digits than needed.
+    before 19 writes some doubles with more digits than needed. Each step is a column, because a single
+    expression would repeat each step many times.
 
     Below 2^26, at most one decimal of eight places has a given double: the nearest one. The division back
     rounds correctly, and so proves the decimal. Above, the decimal is the nearest one of 15 digits that gives
     the double back, else of 16, else of 17. The arithmetic is exact for these numbers.
-
-    Each step is a column. A single expression would repeat each step many times.
     """
     from pyspark.sql import functions as F  # noqa: N812
 
@@ -129,10 +128,8 @@ def _decimal_from_double(frame: "DataFrame", name: str, target: DecimalType) -> 
     coarse = [
         whole.cast("double") + k.cast("double") / u == value for k, u in zip(counts, units, strict=True)
     ]
-    rules = [
-        (value < F.lit(_MAX_EXACT_DOUBLE)) & fine,
-        *((value >= F.lit(_MAX_EXACT_DOUBLE)) & rule for rule in coarse),
-    ]
+    is_small = value < F.lit(_MAX_EXACT_DOUBLE)
+    rules = [is_small & fine, *((value >= F.lit(_MAX_EXACT_DOUBLE)) & rule for rule in coarse)]
     cases = zip(rules, (counts[0], *counts), (units[0], *units), strict=True)
     return frame.withColumn(name, F.coalesce(*(F.when(rule, decimal(k, u)) for rule, k, u in cases)))
 

@@ -63,6 +63,8 @@ def compute_windows(
 ) -> pa.Table:
     """Compute every window with trades in some intervals, from the trades of a snapshot.
 
+    The result has the schema `WINDOW_SCHEMA`, in no particular order.
+
     Args:
         engine: the session to compute in.
         trades: the trades table. Its current metadata must have the snapshot.
@@ -71,9 +73,6 @@ def compute_windows(
         intervals: aligned to the timeframe's windows. Impossible trade times are left out.
         cache: windows of earlier scans. This scan adds windows of longer timeframes of the cache, if the
             intervals are aligned to them.
-
-    Returns:
-        A table of the schema `WINDOW_SCHEMA`, in no particular order.
     """
     intervals = clip_to_trading_times(intervals)
     if not intervals:

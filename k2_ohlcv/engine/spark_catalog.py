@@ -21,6 +21,7 @@ JDBC_DRIVERS = {
     "postgresql": "org.postgresql:postgresql:42.7.8",
 }
 _S3_FILE_IO = "org.apache.iceberg.aws.s3.S3FileIO"
+_ANONYMOUS_PROVIDER = "software.amazon.awssdk.auth.credentials.AnonymousCredentialsProvider"
 _POSTGRES_PORT = 5432
 
 #: Catalog types with the same name in Spark and PyIceberg.
@@ -103,9 +104,7 @@ def _catalog_type(properties: Mapping[str, str]) -> str:
     kind = properties.get("type", "").lower()
     if not kind:
         kind = {"http": "rest", "https": "rest", "thrift": "hive"}.get(scheme, "sql")
-    if kind == "sql" and scheme.split("+", 1)[0] in JDBC_DRIVERS:
-        return kind
-    if kind in _SAME_TYPE:
+    if kind in _SAME_TYPE or (kind == "sql" and scheme.split("+", 1)[0] in JDBC_DRIVERS):
         return kind
     description = f"a SQL catalog on {scheme or 'no database'}" if kind == "sql" else f"of the type {kind}"
     raise UsageError(
@@ -218,18 +217,13 @@ def _s3_properties(properties: Mapping[str, str]) -> dict[str, str]:
     region = properties.get("s3.region") or properties.get("client.region")
     if region:
         converted["client.region"] = region
-    if "s3.path-style-access" not in properties and (
-        "s3.force-virtual-addressing" in properties or "s3.endpoint" in properties
-    ):
+    virtual, has_endpoint = properties.get("s3.force-virtual-addressing"), "s3.endpoint" in properties
+    if "s3.path-style-access" not in properties and (virtual is not None or has_endpoint):
         # By default, PyIceberg addresses a bucket by path if an endpoint is set.
-        is_virtual = (
-            _is_true(properties.get("s3.force-virtual-addressing")) or "s3.endpoint" not in properties
-        )
+        is_virtual = _is_true(virtual) or not has_endpoint
         converted["s3.path-style-access"] = str(not is_virtual).lower()
     if _is_true(properties.get("s3.anonymous")):
-        converted["client.credentials-provider"] = (
-            "software.amazon.awssdk.auth.credentials.AnonymousCredentialsProvider"
-        )
+        converted["client.credentials-provider"] = _ANONYMOUS_PROVIDER
     if properties.get("s3.signer"):
         converted["s3.remote-signing-enabled"] = "true"
     if proxy := properties.get("s3.proxy-uri"):
