@@ -12,10 +12,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from k2_ohlcv.domain.candle import AUDIT_COLUMNS, KEY_COLUMNS, NOTIONAL_LIMIT, SCALE, VALUE_COLUMNS
+from k2_ohlcv.domain.candle import AUDIT_COLUMNS, KEY_COLUMNS, NOTIONAL_LIMIT, VALUE_COLUMNS
 from k2_ohlcv.domain.intervals import Interval, to_micros
 from k2_ohlcv.domain.timeframe import Timeframe
-from k2_ohlcv.domain.types import NOTIONAL, PRICE, VOLUME
+from k2_ohlcv.domain.types import PRICE, VOLUME
+from k2_ohlcv.frames.vwap import compute_vwap
 
 #: The maximum number of rows in an error message or a failed check.
 MAX_SAMPLE_ROWS = 20
@@ -52,10 +53,6 @@ REFUSED_TYPES: dict[str, pl.DataType] = {
 def candles_from_windows(windows: pa.Table, timeframe: Timeframe) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Turn the engine's windows into candles, and separate the windows that must be refused.
 
-    vwap is notional / volume, rounded half-even to 8 places. decimal256 keeps 46 places of the quotient.
-    With these types, a quotient that is not a tie differs from a tie within those places. The rounding is
-    therefore exact.
-
     Args:
         windows: rows of `engine.rollup.WINDOW_SCHEMA`.
         timeframe: the timeframe of the windows.
@@ -64,10 +61,7 @@ def candles_from_windows(windows: pa.Table, timeframe: Timeframe) -> tuple[pl.Da
         The candles without `created_at` and `updated_at`, and the refused windows (`REFUSED_TYPES`).
     """
     windows, refused = _split_computable(windows)
-    volume = windows["volume"].cast(pa.decimal256(*VOLUME))
-    notional = windows["notional"].cast(pa.decimal256(*NOTIONAL))
-    vwap = pc.round(pc.divide(notional, volume), ndigits=SCALE, round_mode="half_to_even")
-    vwap = vwap.cast(pa.decimal256(76, SCALE)).cast(pa.decimal128(*PRICE))
+    vwap = compute_vwap(windows["notional"], windows["volume"])
     frame = pl.DataFrame(windows.append_column("vwap", vwap).drop_columns("notional"))
     start = pl.col("window_start")
     candles = frame.with_columns(

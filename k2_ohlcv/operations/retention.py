@@ -31,8 +31,7 @@ from k2_ohlcv.lake.history_bounds import (
     read_bound,
 )
 from k2_ohlcv.lake.maintenance.compaction import CompactionResult, compact_partitions
-from k2_ohlcv.lake.maintenance.partition_drops import PartitionsToDrop
-from k2_ohlcv.lake.maintenance.remember_frozen_before import remember_frozen_before
+from k2_ohlcv.lake.maintenance.partition_drops import PartitionsToDrop, remember_frozen_before
 from k2_ohlcv.lake.metadata.files import file_sizes
 from k2_ohlcv.lake.metadata.pending_changes import PendingChanges
 from k2_ohlcv.lake.newest_trade import find_newest_trade

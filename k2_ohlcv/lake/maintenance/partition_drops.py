@@ -1,4 +1,4 @@
-"""Drops whole partitions of a table in one commit of metadata alone.
+"""Drops whole partitions in one commit of metadata alone, and freezes the candles of dropped trades.
 
 The choice of partitions is in `domain.retention`. The files are removed after `snapshot_expiry`.
 """
@@ -13,8 +13,8 @@ from pyiceberg.table.snapshots import Operation
 
 from k2_ohlcv.domain.intervals import Interval
 from k2_ohlcv.domain.retention import partitions_to_drop
-from k2_ohlcv.lake.commit import RETENTION_SUMMARY_KEY, TableCommit, commit_change
-from k2_ohlcv.lake.history_bounds import bound_property_update
+from k2_ohlcv.lake.commit import RETENTION_SUMMARY_KEY, TableCommit, commit_change, commit_with_retry
+from k2_ohlcv.lake.history_bounds import FROZEN_BEFORE, bound_property_update
 from k2_ohlcv.lake.metadata.files import file_partition, live_files, table_grain
 from k2_ohlcv.lake.retry import retry_conflicts
 from k2_ohlcv.lake.watermark import carry_over_summary
@@ -92,3 +92,26 @@ def drop_partitions(
         return dropped
 
     return retry_conflicts(load, attempt, purpose="of retention")
+
+
+def remember_frozen_before(load: Callable[[], Table], bound: datetime) -> None:
+    """Move `frozen_before` of a candle table forward to the bound of the trades.
+
+    A refresh copies the bound too, but an up-to-date table may have no refresh for a long time. If the
+    trades table is created again meanwhile, it has no bound. A refresh would then remove frozen candles,
+    because they have no trades. A table without a snapshot has no candles and is not changed.
+
+    Raises:
+        CommitConflictError: other writers won every attempt.
+    """
+    table = load()
+    if table.current_snapshot() is None or not bound_property_update(table, FROZEN_BEFORE, bound):
+        return
+
+    def build_commit(candles: Table) -> TableCommit:
+        return TableCommit(
+            properties=bound_property_update(candles, FROZEN_BEFORE, bound),
+            summary=carry_over_summary(candles),
+        )
+
+    commit_with_retry(load, build_commit)
