@@ -70,7 +70,7 @@ def test_the_commands(
     market = ("--exchange", "E", "--symbol", "S")
     code, out, _ = run(capsys, "delete", *market, "--id", "1", "--id", "2")
     assert (code, len(stored_trades(lake))) == (0, 80)
-    assert "2 trades go" in out
+    assert "Trades: 2 removed, 0 added." in out
     assert "dry run" in out
     assert "E S 2024-08-08T13:00:00+00:00,2.00000000,1.00000000,1" in out
     code, out, _ = run(
