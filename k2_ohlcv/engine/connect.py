@@ -25,6 +25,7 @@ from pyspark.sql.connect.session import SparkSession as ConnectSession
 
 from k2_ohlcv.domain.addresses import redact_secrets
 from k2_ohlcv.domain.errors import EngineUnavailableError
+from k2_ohlcv.engine.session_end import stop_session
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -112,7 +113,7 @@ class ServerConnection:
         timer.start()
         try:
             with warnings.catch_warnings(action="ignore"):  # PySpark warns if the server is dead
-                session.stop()
+                stop_session(session)
         finally:
             timer.cancel()
             self.builder.close()

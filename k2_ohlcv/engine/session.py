@@ -22,6 +22,7 @@ from k2_ohlcv.domain.errors import EngineUnavailableError, UsageError
 from k2_ohlcv.engine.local_spark import local_config, local_server
 from k2_ohlcv.engine.private_metadata import PrivateMetadata
 from k2_ohlcv.engine.sail_storage import SailStorage, sail_storage
+from k2_ohlcv.engine.session_end import stop_session
 from k2_ohlcv.lake.catalog import catalog_properties
 from k2_ohlcv.settings import Settings
 
@@ -111,7 +112,7 @@ def _connect_session(
         yield engine
     finally:
         engine.metadata.remove()
-        spark.stop()
+        stop_session(spark)
 
 
 def _remote_session(remote: str, config: Mapping[str, str], workspace: Path) -> Iterator[Engine]:

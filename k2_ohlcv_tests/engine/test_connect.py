@@ -4,8 +4,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pyspark.sql.connect.client.reattach import ExecutePlanResponseReattachableIterator
 
 from k2_ohlcv.defs.resources import SparkResource
 from k2_ohlcv.domain.errors import EngineUnavailableError
@@ -125,3 +127,23 @@ def test_the_resource_gives_a_new_session_for_one_that_is_lost(
     assert ask(resource.engine, "select 1 as one") == [{"one": 1}]
     assert resource.engine is not lost
     resource.teardown_after_execution(None)  # type: ignore[arg-type] # not looked at
+
+
+def test_the_finalizer_of_an_ended_session_leaves_other_sessions_alone(
+    tmp_path: Path, sail_server: Server
+) -> None:
+    """PySpark's finalizer would shut down the pool of threads that all sessions share."""
+    settings = lakes.lake_settings(tmp_path, SPARK_REMOTE=sail_server.remote)
+    ended: list[Any] = []
+    for each in (settings, lakes.lake_settings(tmp_path)):
+        with open_engine(each) as engine:
+            ask(engine, "select 1")
+            ended.append(engine.spark)
+    with open_engine(settings) as engine:
+        ask(engine, "select 1")
+        pool = ExecutePlanResponseReattachableIterator._release_thread_pool_instance
+        assert pool is not None
+        for spark in ended:
+            spark.__del__()
+        assert ExecutePlanResponseReattachableIterator._release_thread_pool_instance is pool
+        assert ask(engine, "select 1 as one") == [{"one": 1}]
