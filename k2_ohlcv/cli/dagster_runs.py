@@ -77,12 +77,7 @@ def run_job(
             tags=_run_tags(keys, tags or {}),
             raise_on_error=False,
         )
-    if _is_interrupted(result):
-        raise RunInterruptedError(
-            f"interrupted; what was committed stays, and the same command does the rest (run {result.run_id})"
-        )
-    if not result.success:
-        raise RunFailedError(_reason(result))
+    _reject_failure(result)
     return RunResult(result.run_id, _materialized(result), _checks(result))
 
 
@@ -153,6 +148,15 @@ def _checks(result: "dg.ExecuteInProcessResult") -> dict[str, dict[str, bool]]:
             continue  # does not check the candles of this run
         by_table.setdefault(check.asset_key.to_user_string(), {})[check.check_name] = check.passed
     return by_table
+
+
+def _reject_failure(result: "dg.ExecuteInProcessResult") -> None:
+    if _is_interrupted(result):
+        raise RunInterruptedError(
+            f"interrupted; what was committed stays, and the same command does the rest (run {result.run_id})"
+        )
+    if not result.success:
+        raise RunFailedError(_reason(result))
 
 
 def _is_interrupted(result: "dg.ExecuteInProcessResult") -> bool:

@@ -103,11 +103,10 @@ class ServerConnection:
         return cast("SparkSession", session)
 
     def close(self, session: "SparkSession") -> None:
-        """End a session. A lost server gets no request, and any other server has a timeout."""
+        """End a session. A lost server gets no request. For others, pending calls fail at the timeout."""
         self._ended.set()
         if self.lost:
             self.builder.close()
-        # Pending calls fail when the channel closes.
         timer = threading.Timer(self.patience.close, self.builder.close)
         timer.daemon = True
         timer.start()
