@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 
 import pytest
 
@@ -18,6 +17,7 @@ from k2_ohlcv.lake.metadata.snapshot_diff import (
     trades_spans,
 )
 from k2_ohlcv_tests.support import lakes, table_history
+from k2_ohlcv_tests.support.trades import make_trade
 
 MINUTE = find_timeframe("1m")
 AT = datetime(2024, 2, 28, 12, tzinfo=UTC)
@@ -25,7 +25,7 @@ AT = datetime(2024, 2, 28, 12, tzinfo=UTC)
 
 def trade(minute: float) -> Trade:
     """A trade some minutes after noon."""
-    return Trade("X", "Y", str(minute), AT + minute * timedelta(minutes=1), Decimal(100), Decimal(1))
+    return make_trade(str(minute), AT + minute * timedelta(minutes=1), market=("X", "Y"))
 
 
 def add(lake: Lake, *minutes: float) -> int:

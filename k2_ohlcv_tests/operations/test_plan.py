@@ -1,7 +1,6 @@
 """Plans of a rebuild and a refresh, without an engine."""
 
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 
 import pytest
 from pyiceberg.table import Table
@@ -15,6 +14,7 @@ from k2_ohlcv.lake.history_bounds import FROZEN_BEFORE
 from k2_ohlcv.lake.watermark import RefusedWindow, Watermark
 from k2_ohlcv.operations.plan import MAX_INTERVALS, Plan, plan_rebuild, plan_refresh
 from k2_ohlcv_tests.support import lakes, table_history
+from k2_ohlcv_tests.support.trades import make_trade
 
 MINUTE = find_timeframe("1m")
 AT = datetime(2024, 2, 28, 12, tzinfo=UTC)
@@ -23,7 +23,7 @@ MIDNIGHT = datetime(2024, 2, 28, tzinfo=UTC)
 
 def trade(minute: int) -> Trade:
     """A trade some minutes after noon."""
-    return Trade("X", "Y", str(minute), AT + timedelta(minutes=minute), Decimal(100), Decimal(1))
+    return make_trade(str(minute), AT + timedelta(minutes=minute), market=("X", "Y"))
 
 
 def add(lake: Lake, *minutes: int) -> int:
