@@ -8,7 +8,7 @@ import hashlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,8 +23,9 @@ from bench import trades
 from k2_ohlcv.domain.intervals import DAY, Interval, day_start
 from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.domain.types import NOTIONAL
-from k2_ohlcv.lake.append import FILE_ROWS, append_new
+from k2_ohlcv.lake.append import append_new
 from k2_ohlcv.lake.catalog import CATALOG, Lake
+from k2_ohlcv.lake.data_files import FILE_ROWS
 from k2_ohlcv.lake.embedded_catalog import embedded_properties
 from k2_ohlcv.lake.metadata.files import live_files
 from k2_ohlcv.lake.schemas import CANDLE_SPECS, TRADES_SPEC
@@ -65,12 +66,14 @@ class Dataset:
         days: the number of days.
         root: the folder of the data.
         stored_days: the number of days in the larger of the two lakes in which a refresh is measured.
+        markets: the number of markets. More than the four of `trades.MARKETS` have Zipf volumes.
     """
 
     rows: int
     days: int
     root: Path = ROOT
     stored_days: int = 2
+    markets: int = len(trades.MARKETS)
 
     @property
     def home(self) -> Path:
@@ -79,7 +82,14 @@ class Dataset:
             (trades.VERSION, FILE_ROWS, sorted(TRADES_SPEC.properties.items()), TRADES_SPEC.schema)
         )
         key = hashlib.sha256(version.encode()).hexdigest()[:8]
-        return self.root / f"trades-{self.rows}x{self.days}-{key}"
+        width = "" if self.markets == len(trades.MARKETS) else f"-{self.markets}"
+        return self.root / f"trades-{self.rows}x{self.days}{width}-{key}"
+
+    def generate_day(self, day: date) -> pa.Table:
+        """The trades of a day, without `ingested_at`, by timestamp."""
+        is_narrow = self.markets == len(trades.MARKETS)
+        markets = trades.MARKETS if is_narrow else trades.zipf_markets(self.markets)
+        return trades.generate_day(day, self.rows, markets)
 
     @cached_property
     def lake(self) -> Lake:
@@ -89,7 +99,7 @@ class Dataset:
             shutil.rmtree(self.home, ignore_errors=True)
             lake = open_lake(self.home)
             for day in trades.generate_days(self.days):
-                append_trades(lake, trades.generate_day(day, self.rows))
+                append_trades(lake, self.generate_day(day))
             done.touch()
         return open_lake(self.home)
 
@@ -101,7 +111,7 @@ class Dataset:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(".part")
-            _write_csv(trades.generate_market_day(market, trades.FIRST_DAY, self.rows), part)
+            _write_csv(trades.generate_market_day(market, 0, trades.FIRST_DAY, self.rows), part)
             part.rename(path)
         return path
 

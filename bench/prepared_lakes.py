@@ -58,7 +58,7 @@ def _create_lake(data: Dataset) -> None:
     lake = open_lake(data.home)
     with open_engine(bench_settings(data.home)) as engine:
         for day in trades.generate_days(data.days):
-            append_trades(lake, trades.generate_day(day, data.rows))
+            append_trades(lake, data.generate_day(day))
             cache = WindowCache(TIMEFRAMES)
             for timeframe in TIMEFRAMES:
                 refresh(lake, engine, timeframe, cache=cache)
@@ -84,7 +84,7 @@ def five_minute_batches(data: Dataset, count: int) -> Iterator[pa.Table]:
 
     All trades of that day are stored already. Each refresh computes its 1d candle from all of them.
     """
-    day = trades.generate_day(_LATER, data.rows)
+    day = data.generate_day(_LATER)
     moments = day["timestamp"].cast(pa.int64()).to_numpy()
     offset = to_micros(day_start(_LATER) + DAY) - to_micros(data.all_days.end)
     at = day.schema.get_field_index("timestamp")

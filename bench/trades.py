@@ -4,7 +4,7 @@ The trades have the difficulties of real ones: busy and quiet minutes, bursts wi
 walk of prices, ids that grow by a digit during the day. Writing them into a lake is in `lake`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -28,13 +28,23 @@ Int64s = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Market:
-    """A market: its share of all trades, first price, and smallest steps of price and quantity, in 1e-8."""
+    """A market.
+
+    Attributes:
+        symbol: the symbol.
+        share: its share of all trades.
+        price: the first price, in 1e-8.
+        tick: the smallest step of the price, in 1e-8.
+        lot: the smallest step of the quantity, in 1e-8.
+        has_bursts: whether trades come in bursts, and minutes are of very different activity.
+    """
 
     symbol: str
     share: float
     price: int
     tick: int
     lot: int
+    has_bursts: bool = True
 
 
 MARKETS = (
@@ -43,6 +53,26 @@ MARKETS = (
     Market("SOL-USDT", 0.2, 155 * _SCALE, 1_000_000, 100_000),
     Market("DOGE-USDT", 0.1, 19_000_000, 1_000, 100_000_000),
 )
+
+
+def zipf_markets(count: int) -> tuple[Market, ...]:
+    """As many markets as a large exchange has: the share of a market is proportional to 1 / rank.
+
+    Trades are spread over the day, so that a quiet market has many windows of one trade.
+    """
+    weights = [1 / rank for rank in range(1, count + 1)]
+    total = sum(weights)
+    return tuple(
+        Market(
+            f"M{rank:04}-USDT",
+            weight / total,
+            (1 + 7919 * rank % 100_000) * _SCALE,
+            100_000,
+            100_000,
+            has_bursts=False,
+        )
+        for rank, weight in enumerate(weights, start=1)
+    )
 
 
 @dataclass(frozen=True)
@@ -56,10 +86,10 @@ class Trades:
     quantities: Int64s
 
 
-def generate_market_day(market: Market, day: date, rows: int) -> Trades:
-    """The trades of one market on one day, always the same."""
+def generate_market_day(market: Market, number: int, day: date, rows: int) -> Trades:
+    """The trades of one market on one day, always the same for a number of the market."""
     ordinal = (day - FIRST_DAY).days
-    random = np.random.default_rng([_SEED, MARKETS.index(market), ordinal])
+    random = np.random.default_rng([_SEED, number, ordinal])
     start = (day - date(1970, 1, 1)).days * _DAY_MS
     steps = random.integers(-3, 4, rows)
     walk = market.price // market.tick + np.cumsum(steps)
@@ -69,7 +99,8 @@ def generate_market_day(market: Market, day: date, rows: int) -> Trades:
     quantities = np.maximum(1, np.exp(random.normal(3.0, 1.5, rows)).astype(np.int64)) * market.lot
     # The ids pass a power of ten in the middle of the first day, where text order would be wrong.
     first = 10**9 - rows // 2 + ordinal * rows
-    return Trades(market, np.arange(first, first + rows), start + _moments(random, rows), prices, quantities)
+    moments = _moments(random, rows) if market.has_bursts else np.sort(random.integers(0, _DAY_MS, rows))
+    return Trades(market, np.arange(first, first + rows), start + moments, prices, quantities)
 
 
 def _moments(random: np.random.Generator, rows: int) -> Int64s:
@@ -83,9 +114,14 @@ def _moments(random: np.random.Generator, rows: int) -> Int64s:
     return np.sort(np.minimum(at[of[:rows]] + late, _DAY_MS - 1))
 
 
-def generate_day(day: date, rows: int) -> pa.Table:
+def generate_day(day: date, rows: int, markets: Sequence[Market] = MARKETS) -> pa.Table:
     """A day of all markets in the columns of the trades table, without `ingested_at`, by timestamp."""
-    parts = [generate_market_day(market, day, round(rows * market.share)) for market in MARKETS]
+    counts = [round(rows * market.share) for market in markets]
+    counts[0] += rows - sum(counts)  # rounding must not change the number of trades
+    parts = [
+        generate_market_day(market, number, day, count)
+        for number, (market, count) in enumerate(zip(markets, counts, strict=True))
+    ]
     table = pa.concat_tables(_rows(part) for part in parts)
     millis = np.concatenate([part.millis for part in parts])
     return table.take(pa.array(np.argsort(millis, kind="stable"))).combine_chunks()

@@ -13,6 +13,7 @@ from pathlib import Path
 from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.errors import UsageError
 from k2_ohlcv.domain.intervals import DAY
+from k2_ohlcv.domain.memory import DEFAULT_MEMORY_MB, MIN_MEMORY_MB
 from k2_ohlcv.domain.retention import SNAPSHOT_DAYS, RetentionPolicy
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, parse_day
 
@@ -61,6 +62,7 @@ class Settings:
         sensor_seconds: `K2_SENSOR_SECONDS`: the shortest interval of the sensors.
         refresh_seconds: `K2_REFRESH_SECONDS`: the lag at which each table is refreshed. None means the
             default of its timeframe.
+        memory_mb: `K2_MEMORY_MB`: the memory in MB that a run should stay within.
     """
 
     home: Path
@@ -74,6 +76,7 @@ class Settings:
     retention: RetentionPolicy
     sensor_seconds: int
     refresh_seconds: int | None
+    memory_mb: int = DEFAULT_MEMORY_MB
 
     @property
     def landing(self) -> Path:
@@ -102,6 +105,7 @@ class Settings:
             retention=_read_retention(environ),
             sensor_seconds=_read_whole_number(environ, "K2_SENSOR_SECONDS", "seconds", 1) or SENSOR_SECONDS,
             refresh_seconds=_read_whole_number(environ, "K2_REFRESH_SECONDS", "seconds", MIN_REFRESH_SECONDS),
+            memory_mb=_read_whole_number(environ, "K2_MEMORY_MB", "MB", MIN_MEMORY_MB) or DEFAULT_MEMORY_MB,
         )
 
 

@@ -3,6 +3,7 @@
 Windows and partitions are in `timeframe`. This module knows neither.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -88,22 +89,49 @@ def coalesce(intervals: Iterable[Interval]) -> list[Interval]:
 
 def intersect_all(left: Iterable[Interval], right: Iterable[Interval]) -> list[Interval]:
     """Return the moments that lie in both sets of intervals, coalesced."""
-    right = list(right)
-    return coalesce(overlap for a in left for b in right if (overlap := a.intersect(b)))
+    right_set = IntervalSet(right)
+    return coalesce(overlap for interval in left for overlap in right_set.clip(interval))
 
 
 def subtract(outer: Iterable[Interval], inner: Iterable[Interval]) -> list[Interval]:
     """Return the moments of `outer` that are not in `inner`, coalesced."""
-    remaining = coalesce(outer)
-    for hole in coalesce(inner):
-        pieces: list[Interval] = []
-        for interval in remaining:
-            if interval.start < hole.start:
-                pieces.append(Interval(interval.start, min(interval.end, hole.start)))
-            if interval.end > hole.end:
-                pieces.append(Interval(max(interval.start, hole.end), interval.end))
-        remaining = pieces
-    return coalesce(remaining)
+    holes = IntervalSet(inner)
+    remaining: list[Interval] = []
+    for interval in coalesce(outer):
+        start = interval.start
+        for hole in holes.clip(interval):
+            if start < hole.start:
+                remaining.append(Interval(start, hole.start))
+            start = hole.end
+        if start < interval.end:
+            remaining.append(Interval(start, interval.end))
+    return remaining
+
+
+class IntervalSet:
+    """A fixed set of moments, for many questions about overlaps.
+
+    Args:
+        intervals: in any order. Intervals that overlap or touch are merged.
+    """
+
+    def __init__(self, intervals: Iterable[Interval]) -> None:
+        self._intervals = coalesce(intervals)
+        self._ends = [interval.end for interval in self._intervals]
+
+    def has_overlap(self, interval: Interval) -> bool:
+        """Whether the interval has a moment in the set."""
+        return any(True for _ in self._overlapping(interval))
+
+    def clip(self, interval: Interval) -> list[Interval]:
+        """Return the parts of the interval in the set, in order."""
+        return [overlap for i in self._overlapping(interval) if (overlap := i.intersect(interval))]
+
+    def _overlapping(self, interval: Interval) -> Iterator[Interval]:
+        for index in range(bisect_right(self._ends, interval.start), len(self._intervals)):
+            if self._intervals[index].start >= interval.end:
+                return
+            yield self._intervals[index]
 
 
 def is_covered(outer: Iterable[Interval], inner: Iterable[Interval]) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pyiceberg.types import DecimalType, DoubleType, IcebergType, NestedField
 
 from k2_ohlcv.engine.sql_terms import column_of
+from k2_ohlcv.frames.windows import INVALID_ROWS
 from k2_ohlcv.lake.external_trades import ExternalTrades
 from k2_ohlcv.lake.schemas import PRICE, QUANTITY
 from k2_ohlcv.lake.time_column import TimeUnit
@@ -18,8 +19,6 @@ from k2_ohlcv.lake.time_column import TimeUnit
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-#: The column that counts invalid rows, in trades and in their windows.
-INVALID_ROWS = "misfits"
 #: From here on the distance between doubles is 2^-26, more than 10^-8. Several decimals of eight places then
 #: have the same double.
 _MAX_EXACT_DOUBLE = 2.0**26

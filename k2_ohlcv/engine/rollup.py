@@ -1,25 +1,36 @@
 """Rolls up the trades of a snapshot into windows, in one DataFrame expression.
 
-Sail and Apache Spark give the same result. Computing vwap and comparing windows is in `frames.candles`, and
-committing candles in `lake.candles`.
+Sail and Apache Spark give the same result. The order of trades, which decides open and close, is in
+`trade_order`. Longer windows of the same run come from `frames.windows.roll_up`.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyiceberg.table import Table
 
+from k2_ohlcv.domain.candle import KEY_COLUMNS
 from k2_ohlcv.domain.intervals import Interval, merge_to_at_most, to_micros
 from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.domain.trading_times import clip_to_trading_times
-from k2_ohlcv.domain.types import NOTIONAL, PRICE, VOLUME
-from k2_ohlcv.engine.external_values import INVALID_ROWS
+from k2_ohlcv.domain.types import NOTIONAL, VOLUME
 from k2_ohlcv.engine.session import Engine
+from k2_ohlcv.engine.trade_order import (
+    CLOSE_ORDER,
+    MAX_PACKED_WINDOW,
+    OPEN_ORDER,
+    ORDERED_TRADES,
+    add_packed_order,
+    exact_order,
+    unpack_prices,
+)
 from k2_ohlcv.engine.trades_reader import TradesFrame, read_trades
 from k2_ohlcv.engine.window_cache import WindowCache, is_within
+from k2_ohlcv.frames.windows import INVALID_ROWS, WINDOW_SCHEMA
 from k2_ohlcv.lake.external_trades import ExternalTrades
 from k2_ohlcv.lake.metadata.files import live_files
 
@@ -31,25 +42,11 @@ if TYPE_CHECKING:
 MAX_INTERVALS = 64
 #: A filter of few intervals is cheap. A list of up to this many window starts can be added to the filter.
 _FEW_INTERVALS, _MAX_STARTS = 8, 2_000
+#: The most markets that are listed in a filter. Beyond that, the join with the pairs is the only filter.
+_MAX_LISTED_MARKETS = 50
 
-#: The columns of a rollup, one row per window. notional is the exact sum of price x quantity.
-#: misfits counts trades that cannot be read exactly. If a window has some, its other values have no meaning.
-WINDOW_SCHEMA = pa.schema(
-    [
-        ("symbol", pa.string()),
-        ("exchange", pa.string()),
-        ("window_start", pa.timestamp("us", "UTC")),
-        ("open_price", pa.decimal128(*PRICE)),
-        ("high_price", pa.decimal128(*PRICE)),
-        ("low_price", pa.decimal128(*PRICE)),
-        ("close_price", pa.decimal128(*PRICE)),
-        ("volume", pa.decimal128(*VOLUME)),
-        ("trade_count", pa.int64()),
-        ("notional", pa.decimal128(*NOTIONAL)),
-        (INVALID_ROWS, pa.int64()),
-    ]
-)
 _COMPUTED_COLUMNS = [name for name in WINDOW_SCHEMA.names if name != INVALID_ROWS]
+_PRICES = ("open_price", "close_price")
 
 
 def compute_windows(
@@ -59,6 +56,7 @@ def compute_windows(
     timeframe: Timeframe,
     intervals: Sequence[Interval],
     *,
+    pairs: pl.DataFrame | None = None,
     cache: WindowCache | None = None,
 ) -> pa.Table:
     """Compute every window with trades in some intervals, from the trades of a snapshot.
@@ -71,27 +69,24 @@ def compute_windows(
         snapshot: the pinned trades snapshot id.
         timeframe: the length of the windows.
         intervals: aligned to the timeframe's windows. Impossible trade times are left out.
-        cache: windows of earlier scans. This scan adds windows of longer timeframes of the cache, if the
-            intervals are aligned to them.
+        pairs: compute only these windows of these markets, in the columns `KEY_COLUMNS`; None computes all
+            markets.
+        cache: windows of earlier scans. This scan adds windows of longer timeframes of the cache.
     """
     intervals = clip_to_trading_times(intervals)
     if not intervals:
         return WINDOW_SCHEMA.empty_table()
-    cache = cache or WindowCache([])
-    if (cached := cache.pop(snapshot, timeframe.name, intervals)) is not None:
+    if pairs is not None:
+        read = _read_trades(engine, trades, snapshot, timeframe, intervals)
+        return _aggregate(replace(read, frame=_only_pairs(engine, read.frame, timeframe, pairs)), timeframe)
+    if cache and (cached := cache.pop(snapshot, timeframe, intervals)) is not None:
         return cached
-    read = _read_trades(engine, trades, snapshot, timeframe, intervals)
-    longer = [t for t in cache.timeframes if t.length > timeframe.length and t.align(intervals) == intervals]
-    if not longer:
-        frame = rollup(_as_windows(read), timeframe, checked=read.is_checked)
-        return _clip_and_check(read, read.collect(frame.select(*_column_names(read))), intervals)
-    by_timeframe = {
-        t: _clip_and_check(read, windows, intervals)
-        for t, windows in _rollup_all(read, [timeframe, *longer]).items()
-    }
-    for other in longer:
-        cache.put(snapshot, other.name, intervals, by_timeframe[other])
-    return by_timeframe[timeframe]
+    windows = _aggregate(_read_trades(engine, trades, snapshot, timeframe, intervals), timeframe)
+    if len(intervals) > MAX_INTERVALS:
+        windows = windows.filter(is_within(windows["window_start"], intervals))
+    if cache:
+        cache.put_longer(snapshot, timeframe, intervals, windows)
+    return windows
 
 
 def _read_trades(
@@ -112,14 +107,37 @@ def _read_trades(
     if isinstance(trades, ExternalTrades) or reads_more_files or not 0 < len(starts) <= _MAX_STARTS:
         return read_trades(engine, trades, snapshot, ranges)
     read = read_trades(engine, trades, snapshot, few)
-    micros = "unix_micros(timestamp)"
-    rest = f"pmod({micros}, {timeframe.micros}L)"
-    is_listed = F.expr(f"{micros} - {rest} IN ({', '.join(f'{s}L' for s in starts)})")
+    is_listed = F.expr(f"{_window_micros(timeframe)} IN ({', '.join(f'{s}L' for s in starts)})")
     return replace(read, frame=read.frame.where(is_listed))
 
 
 def _has_overlap(span: Interval, intervals: Sequence[Interval]) -> bool:
     return any(span.intersect(interval) for interval in intervals)
+
+
+def _window_micros(timeframe: Timeframe) -> str:
+    """The start of a trade's window in microseconds, in SQL."""
+    micros = "unix_micros(timestamp)"
+    return f"{micros} - pmod({micros}, {timeframe.micros}L)"
+
+
+def _only_pairs(
+    engine: Engine, trades: "DataFrame", timeframe: Timeframe, pairs: pl.DataFrame
+) -> "DataFrame":
+    """Keep the trades of some windows of some markets."""
+    from pyspark.sql import functions as F  # noqa: N812
+
+    for column in ("exchange", "symbol"):
+        names = pairs[column].unique().to_list()
+        if len(names) <= _MAX_LISTED_MARKETS:
+            trades = trades.where(F.col(column).isin(names))
+    wanted = pairs.select("exchange", "symbol", pl.col("window_start").dt.epoch("us").alias("window_micros"))
+    keyed = trades.withColumn("window_micros", F.expr(_window_micros(timeframe)))
+    return keyed.join(
+        F.broadcast(engine.spark.createDataFrame(wanted.to_arrow())),
+        ["exchange", "symbol", "window_micros"],
+        "left_semi",
+    )
 
 
 def read_trades_between(
@@ -129,87 +147,82 @@ def read_trades_between(
     return read_trades(engine, trades, snapshot, intervals).frame
 
 
-def _column_names(read: TradesFrame) -> list[str]:
-    return [*_COMPUTED_COLUMNS, *([INVALID_ROWS] if read.is_checked else [])]
-
-
-def _clip_and_check(read: TradesFrame, windows: pa.Table, intervals: Sequence[Interval]) -> pa.Table:
-    """Remove windows outside the intervals, and add the count of invalid rows if it is missing."""
-    if not read.is_checked:
-        windows = windows.append_column(INVALID_ROWS, pa.repeat(pa.scalar(0, pa.int64()), windows.num_rows))
-    windows = windows.cast(WINDOW_SCHEMA)
-    if len(intervals) <= MAX_INTERVALS:
-        return windows
-    return windows.filter(is_within(windows["window_start"], intervals))
-
-
 def describe_invalid_rows(engine: Engine, trades: Table, snapshot: int, intervals: Sequence[Interval]) -> str:
     """Describe the trades of some intervals that cannot be read exactly."""
     ranges = merge_to_at_most(intervals, MAX_INTERVALS)
     return str(read_trades(engine, trades, snapshot, ranges).invalid_rows_error(ranges))
 
 
-def _as_windows(read: TradesFrame) -> "DataFrame":
-    """Convert each trade to a window of one trade. One expression then rolls up trades and windows.
+def _aggregate(read: TradesFrame, timeframe: Timeframe) -> pa.Table:
+    """Compute the windows of the trades that were read.
 
-    For trades of one time the id breaks the tie, and numeric ids compare as numbers. Without ids, price and
-    quantity break the tie. Trades that are equal in both give the same candle in any order.
+    Short windows use the packed order, which is fast with many groups. The packed order does not cover every
+    id. Windows with such ids are computed again, alone, with the exact order.
     """
-    from pyspark.sql import functions as F  # noqa: N812 - its name everywhere
-
-    at, price, quantity = F.col("timestamp"), F.col("price"), F.col("quantity")
-    ties = (F.length("trade_id"), F.col("trade_id")) if read.has_ids else (price, quantity)
-    ends = {"at": at, "tie": ties[0], "tie2": ties[1], "price": price}
-    return read.frame.select(
-        "symbol",
-        "exchange",
-        *(column.alias(f"open_{name}") for name, column in ends.items()),
-        *(column.alias(f"close_{name}") for name, column in ends.items()),
-        price.alias("high_price"),
-        price.alias("low_price"),
-        quantity.alias("volume"),
-        F.lit(1).cast("long").alias("trade_count"),
-        (price * quantity).alias("notional"),
-        *([INVALID_ROWS] if read.is_checked else []),
-    )
+    if timeframe.length > MAX_PACKED_WINDOW:
+        return _with_invalid_rows(read.collect(_exact_windows(read, timeframe)))
+    windows = read.collect(_packed_windows(read, timeframe))
+    is_complete = pc.equal(windows[ORDERED_TRADES], windows["trade_count"])
+    if pc.all(is_complete, min_count=0).as_py():
+        return _with_invalid_rows(unpack_prices(windows))
+    pairs = pl.DataFrame(windows.filter(pc.invert(is_complete)).select(list(KEY_COLUMNS)))
+    frame = read.frame
+    if pairs.height < windows.num_rows / 2:
+        frame = _only_pairs(read.engine, frame, timeframe, pairs)
+    exact = _with_invalid_rows(read.collect(_exact_windows(replace(read, frame=frame), timeframe)))
+    if pairs.height >= windows.num_rows / 2:
+        return exact
+    complete = _with_invalid_rows(unpack_prices(windows.filter(is_complete)))
+    return pa.concat_tables([complete, exact])
 
 
-def rollup(
-    parts: "DataFrame", timeframe: Timeframe, *, ordered: bool = False, checked: bool = False
-) -> "DataFrame":
-    """Roll up trades, or shorter windows, into windows of a timeframe.
-
-    Args:
-        parts: trades from `_as_windows`, or the result of this function with `ordered`.
-        timeframe: the length of the windows.
-        ordered: add the order of the opening and closing trades, so that the result can be rolled up again.
-        checked: sum the invalid rows.
-    """
-    starts = parts.withColumn("window_start", window_start_of("open_at", timeframe))
-    return _group_columns(starts, ordered=ordered, checked=checked)
+def _with_invalid_rows(windows: pa.Table) -> pa.Table:
+    """Add the count of invalid rows if it is missing."""
+    if INVALID_ROWS not in windows.column_names:
+        windows = windows.append_column(INVALID_ROWS, pa.repeat(pa.scalar(0, pa.int64()), windows.num_rows))
+    return windows.select(WINDOW_SCHEMA.names).cast(WINDOW_SCHEMA)
 
 
-def _rollup_all(read: TradesFrame, timeframes: Sequence[Timeframe]) -> dict[Timeframe, pa.Table]:
-    """Compute windows of several timeframes in one scan. The first length divides the other lengths."""
+def _packed_windows(read: TradesFrame, timeframe: Timeframe) -> "DataFrame":
+    """Windows whose open and close come from the packed order, with the number of ordered trades."""
     from pyspark.sql import functions as F  # noqa: N812
 
-    finest = rollup(_as_windows(read), timeframes[0], ordered=True, checked=read.is_checked)
-    keys = [
-        F.struct(F.lit(t.name).alias("timeframe"), window_start_of("window_start", t).alias("start"))
-        for t in timeframes
-    ]
-    exploded = finest.withColumn("key", F.explode(F.array(*keys)))
-    keyed = exploded.withColumn("timeframe", F.col("key.timeframe")).withColumn(
-        "window_start", F.col("key.start")
+    ordered = add_packed_order(read.frame, timeframe, has_ids=read.has_ids)
+    return _group(
+        ordered,
+        read,
+        timeframe,
+        F.min(OPEN_ORDER).alias(OPEN_ORDER),
+        F.max(OPEN_ORDER).alias(CLOSE_ORDER),
+        F.count(OPEN_ORDER).alias(ORDERED_TRADES),
     )
-    frame = _group_columns(keyed, "timeframe", checked=read.is_checked).select(
-        "timeframe", *_column_names(read)
+
+
+def _exact_windows(read: TradesFrame, timeframe: Timeframe) -> "DataFrame":
+    """Windows whose open and close come from the exact order of trades."""
+    from pyspark.sql import functions as F  # noqa: N812
+
+    order = exact_order(has_ids=read.has_ids)
+    open_, close = (pick("price", order) for pick in (F.min_by, F.max_by))
+    return _group(read.frame, read, timeframe, open_.alias(_PRICES[0]), close.alias(_PRICES[1]))
+
+
+def _group(trades: "DataFrame", read: TradesFrame, timeframe: Timeframe, *ends: "Column") -> "DataFrame":
+    """Group trades by market and window. `ends` are the aggregates from which open and close come."""
+    from pyspark.sql import functions as F  # noqa: N812
+
+    keys = ("symbol", "exchange", "window_start")
+    grouped = trades.withColumn("window_start", window_start_of("timestamp", timeframe)).groupBy(*keys)
+    return grouped.agg(
+        *ends,
+        F.max("price").alias("high_price"),
+        F.min("price").alias("low_price"),
+        # A sum adds digits to the decimal type. The casts remove these digits.
+        F.sum("quantity").cast(str(VOLUME)).alias("volume"),
+        F.count(F.lit(1)).alias("trade_count"),
+        F.sum(F.col("price") * F.col("quantity")).cast(str(NOTIONAL)).alias("notional"),
+        *([F.sum(INVALID_ROWS).alias(INVALID_ROWS)] if read.is_checked else []),
     )
-    windows = read.collect(frame)
-    return {
-        t: windows.filter(pc.equal(windows["timeframe"], t.name)).drop_columns("timeframe")
-        for t in timeframes
-    }
 
 
 def window_start_of(column: str, timeframe: Timeframe) -> "Column":
@@ -218,30 +231,3 @@ def window_start_of(column: str, timeframe: Timeframe) -> "Column":
 
     micros = F.unix_micros(column)
     return F.timestamp_micros(micros - F.pmod(micros, F.lit(timeframe.micros)))
-
-
-def _group_columns(
-    parts: "DataFrame", *keys: str, ordered: bool = False, checked: bool = False
-) -> "DataFrame":
-    from pyspark.sql import functions as F  # noqa: N812
-
-    def edge(which: str) -> tuple["Column", "Column"]:
-        order = [F.col(f"{which}_{part}") for part in ("at", "tie", "tie2")]
-        price = F.col(f"{which}_price")
-        return (F.struct(*order, price) if ordered else price), F.struct(*order)
-
-    keys = (*keys, "symbol", "exchange", "window_start")
-    grouped = parts.groupBy(*keys).agg(
-        F.min_by(*edge("open")).alias("open"),
-        F.max_by(*edge("close")).alias("close"),
-        F.max("high_price").alias("high_price"),
-        F.min("low_price").alias("low_price"),
-        # A second sum would add digits to the decimal types. The casts remove these digits.
-        F.sum("volume").cast(str(VOLUME)).alias("volume"),
-        F.sum("trade_count").alias("trade_count"),
-        F.sum("notional").cast(str(NOTIONAL)).alias("notional"),
-        *([F.sum(INVALID_ROWS).alias(INVALID_ROWS)] if checked else []),
-    )
-    sums = ["volume", "trade_count", "notional", *([INVALID_ROWS] if checked else [])]
-    ends = ["open.*", "close.*"] if ordered else [F.col(e).alias(f"{e}_price") for e in ("open", "close")]
-    return grouped.select(*keys, "high_price", "low_price", *sums, *ends)

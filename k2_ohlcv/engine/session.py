@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from k2_ohlcv.domain.addresses import redact_address
 from k2_ohlcv.domain.errors import EngineUnavailableError, UsageError
+from k2_ohlcv.domain.memory import DEFAULT_MEMORY_MB
 from k2_ohlcv.engine.local_spark import local_config, local_server
 from k2_ohlcv.engine.private_metadata import PrivateMetadata
 from k2_ohlcv.engine.sail_storage import SailStorage, sail_storage
@@ -47,6 +48,7 @@ class Engine:
         workspace: a private folder of this session, removed at its end.
         storage: the environment variables that an embedded server needs for the object store.
         connection: the connection to the server. None if the server is in this process.
+        memory_mb: the memory in MB that a run should stay within.
     """
 
     spark: "SparkSession"
@@ -54,6 +56,7 @@ class Engine:
     workspace: Path
     storage: SailStorage | None = None
     connection: "ServerConnection | None" = None
+    memory_mb: int = DEFAULT_MEMORY_MB
 
     @cached_property
     def metadata(self) -> PrivateMetadata:
@@ -83,9 +86,9 @@ def open_engine(settings: Settings, config: Mapping[str, str] | None = None) -> 
     try:
         if remote is None:
             with sail_storage(catalog_properties(settings)) as storage, _start_sail() as address:
-                yield from _connect_session(address, config or {}, workspace, storage)
+                yield from _connect_session(settings, address, config or {}, workspace, storage)
         elif remote.startswith("sc://"):
-            yield from _remote_session(remote, config or {}, workspace)
+            yield from _remote_session(settings, remote, config or {}, workspace)
         elif remote.startswith("local"):
             yield from _local_session(settings, remote, config or {}, workspace)
         else:
@@ -98,7 +101,7 @@ def open_engine(settings: Settings, config: Mapping[str, str] | None = None) -> 
 
 
 def _connect_session(
-    remote: str, config: Mapping[str, str], workspace: Path, storage: SailStorage
+    settings: Settings, remote: str, config: Mapping[str, str], workspace: Path, storage: SailStorage
 ) -> Iterator[Engine]:
     """Open a session on Sail. The server is in this process, so the connection needs no supervision."""
     from pyspark.sql import SparkSession
@@ -107,7 +110,7 @@ def _connect_session(
     for key, value in {**_UTC, **config}.items():
         builder = builder.config(key, value)
     spark = builder.create()
-    engine = Engine(spark, True, workspace, storage)
+    engine = Engine(spark, True, workspace, storage, memory_mb=settings.memory_mb)
     try:
         yield engine
     finally:
@@ -115,7 +118,9 @@ def _connect_session(
         stop_session(spark)
 
 
-def _remote_session(remote: str, config: Mapping[str, str], workspace: Path) -> Iterator[Engine]:
+def _remote_session(
+    settings: Settings, remote: str, config: Mapping[str, str], workspace: Path
+) -> Iterator[Engine]:
     host_and_port = _try_port(remote)
     from pyspark.errors import PySparkValueError
 
@@ -131,7 +136,7 @@ def _remote_session(remote: str, config: Mapping[str, str], workspace: Path) -> 
     except PySparkValueError:
         raise _no_address(remote) from None
     with connected(connection, {**_UTC, **config}) as spark:
-        yield Engine(spark, False, workspace, connection=connection)
+        yield Engine(spark, False, workspace, connection=connection, memory_mb=settings.memory_mb)
 
 
 def _local_session(
@@ -148,7 +153,7 @@ def _local_session(
             server.token,
         )
         with connected(connection, _UTC) as spark:
-            yield Engine(spark, False, workspace, connection=connection)
+            yield Engine(spark, False, workspace, connection=connection, memory_mb=settings.memory_mb)
 
 
 @contextmanager

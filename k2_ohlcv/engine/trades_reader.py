@@ -16,9 +16,10 @@ from pyiceberg.table import Table
 from k2_ohlcv.domain.errors import TableSpecError
 from k2_ohlcv.domain.intervals import Interval
 from k2_ohlcv.engine.delete_support import explain_read_error, reject_unsupported_deletes
-from k2_ohlcv.engine.external_values import INVALID_ROWS, convert_exactly
+from k2_ohlcv.engine.external_values import convert_exactly
 from k2_ohlcv.engine.session import Engine
 from k2_ohlcv.engine.sql_terms import column_of, time_sql
+from k2_ohlcv.frames.windows import INVALID_ROWS
 from k2_ohlcv.lake.catalog import CATALOG
 from k2_ohlcv.lake.external_trades import ExternalTrades
 from k2_ohlcv.lake.metadata.files import live_files
@@ -42,12 +43,13 @@ class TradesFrame:
             `is_checked`. Invalid rows have 1 there, and their values may be null.
         has_ids: whether trades have ids.
         is_checked: whether there may be invalid rows.
+        engine: the session that reads them.
     """
 
     frame: "DataFrame"
     has_ids: bool
     is_checked: bool
-    _engine: Engine
+    engine: Engine
     _trades: Table
     _snapshot: int
 
@@ -60,7 +62,7 @@ class TradesFrame:
         try:
             return frame.toArrow()
         except Exception as error:
-            explain_read_error(self._engine, self._trades, self._snapshot, error)
+            explain_read_error(self.engine, self._trades, self._snapshot, error)
             raise
 
     def invalid_rows_error(self, intervals: Sequence[Interval]) -> TableSpecError:
@@ -68,7 +70,7 @@ class TradesFrame:
         trades = self._trades
         assert isinstance(trades, ExternalTrades)
         fields = snapshot_columns(trades, self._snapshot)
-        rows = convert_exactly(_read_between(self._engine, trades, self._snapshot, intervals), trades, fields)
+        rows = convert_exactly(_read_between(self.engine, trades, self._snapshot, intervals), trades, fields)
         # Sort instead of filter: the optimizer would repeat each conversion step many times in a filter.
         first = rows.select(INVALID_ROWS, *(f"raw_{name}" for name in fields)).orderBy(
             INVALID_ROWS, ascending=False

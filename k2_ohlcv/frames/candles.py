@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from k2_ohlcv.domain.candle import AUDIT_COLUMNS, KEY_COLUMNS, NOTIONAL_LIMIT, VALUE_COLUMNS
-from k2_ohlcv.domain.intervals import Interval, to_micros
+from k2_ohlcv.domain.intervals import Interval, coalesce, to_micros
 from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.domain.types import PRICE, VOLUME
 from k2_ohlcv.frames.vwap import compute_vwap
@@ -54,7 +54,7 @@ def candles_from_windows(windows: pa.Table, timeframe: Timeframe) -> tuple[pl.Da
     """Turn the engine's windows into candles, and separate the windows that must be refused.
 
     Args:
-        windows: rows of `engine.rollup.WINDOW_SCHEMA`.
+        windows: rows of `frames.windows.WINDOW_SCHEMA`.
         timeframe: the timeframe of the windows.
 
     Returns:
@@ -166,17 +166,23 @@ def _candle_outcome() -> pl.Expr:
 def is_in_intervals(column: str, intervals: Sequence[Interval]) -> pl.Expr:
     """Return an expression: whether the time in a column lies in one of the intervals.
 
-    The expression compares microseconds. Polars would create a frame for each literal of a time type.
+    The expression compares microseconds. Polars would create a frame for each literal of a time type. The
+    cost does not grow with the number of intervals.
     """
+    disjoint = coalesce(intervals)
+    if not disjoint:
+        return pl.lit(False)
     micros = pl.col(column).dt.epoch("us")
-    return reduce(
-        lambda left, right: left | right,
-        (
-            (micros >= to_micros(interval.start)) & (micros < to_micros(interval.end))
-            for interval in intervals
-        ),
-        pl.lit(False),  # the result without intervals
+    starts, ends = (
+        pl.Series([to_micros(m) for m in side], dtype=pl.Int64)
+        for side in zip(*((i.start, i.end) for i in disjoint), strict=True)
     )
+    if len(disjoint) == 1:
+        is_inside: pl.Expr = (micros >= starts[0]) & (micros < ends[0])
+        return is_inside
+    # The interval that starts last before the time. Index -1 stands for no such interval.
+    index = pl.lit(starts).search_sorted(micros, side="right").cast(pl.Int64) - 1
+    return (index >= 0) & (micros < pl.lit(ends).gather(index.clip(lower_bound=0)))
 
 
 assert set(CANDLE_TYPES) == {*KEY_COLUMNS, *VALUE_COLUMNS, *AUDIT_COLUMNS}

@@ -6,28 +6,24 @@ A conflict starts over from the load. The check for duplicates is in `dedupe`.
 """
 
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.expressions import And, BooleanExpression, GreaterThanOrEqual, In, LessThanOrEqual, Reference
 from pyiceberg.expressions.literals import literal
-from pyiceberg.io.pyarrow import write_file
 from pyiceberg.manifest import DataFile
-from pyiceberg.partitioning import PartitionFieldValue, PartitionKey
-from pyiceberg.table import Table, WriteTask
+from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation
 
 from k2_ohlcv.domain.errors import CommitConflictError
 from k2_ohlcv.lake.commit import TableCommit, commit_change, remove_uncommitted_files
+from k2_ohlcv.lake.data_files import write_files
 from k2_ohlcv.lake.retry import retry_conflicts
 
 #: Attempts of one append. One writer of a large file then succeeds beside many writers of small files.
 MAX_APPEND_ATTEMPTS = 20
-#: Maximum rows of a data file. A busy day fills two, which are written in parallel. More files cost reads.
-FILE_ROWS = 1_250_000
 
 
 @dataclass
@@ -110,38 +106,6 @@ def append_new(
     except CommitConflictError:
         append.remove_files(load())
         raise
-
-
-def write_files(table: Table, rows: pa.Table) -> Iterator[DataFile]:
-    """Write rows, sorted by the partition column, as uncommitted data files of their partitions."""
-    commit, schema = uuid.uuid4(), table.schema()
-    rows = rows.cast(schema.as_arrow())
-    tasks = (
-        WriteTask(
-            write_uuid=commit,
-            task_id=number,
-            schema=schema,
-            record_batches=part.combine_chunks().to_batches(),
-            partition_key=key,
-        )
-        for number, (key, part) in enumerate(_split_by_partition(table, rows))
-    )
-    return write_file(io=table.io, table_metadata=table.metadata, tasks=tasks)
-
-
-def _split_by_partition(table: Table, rows: pa.Table) -> Iterator[tuple[PartitionKey, pa.Table]]:
-    field = table.spec().fields[0]
-    source = table.schema().find_field(field.source_id)
-    values = field.transform.pyarrow_transform(source.field_type)(rows[source.name].combine_chunks())
-    ends = pc.run_end_encode(values)
-    start = 0
-    for end, value in zip(ends.run_ends.to_pylist(), ends.values.to_pylist(), strict=True):
-        key = PartitionKey([PartitionFieldValue(field, value)], table.spec(), table.schema())
-        file_count = -(-(end - start) // FILE_ROWS)
-        size = -(-(end - start) // file_count)
-        for position in range(start, end, size):
-            yield key, rows.slice(position, min(size, end - position))
-        start = end
 
 
 def is_one_of(column: str, values: Iterable[str]) -> BooleanExpression:

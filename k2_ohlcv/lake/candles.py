@@ -5,7 +5,7 @@ The engine computes the candles, `frames.candles.diff_candles` compares them wit
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -17,15 +17,21 @@ from pyiceberg.io.pyarrow import ArrowScan, schema_to_pyarrow
 from pyiceberg.table import FileScanTask, Table
 
 from k2_ohlcv.domain.candle import KEY_COLUMNS
-from k2_ohlcv.domain.intervals import Interval, is_covered, to_micros
-from k2_ohlcv.domain.timeframe import Timeframe
-from k2_ohlcv.frames.candles import CANDLE_TYPES, CandleDiff, diff_candles, is_in_intervals
+from k2_ohlcv.domain.intervals import Interval, IntervalSet, is_covered, to_micros
+from k2_ohlcv.domain.timeframe import Grain, Timeframe
+from k2_ohlcv.frames.candles import CANDLE_TYPES, CandleDiff, diff_candles
 from k2_ohlcv.frames.invariants import check_invariants, find_broken_windows
+from k2_ohlcv.frames.selection import WindowSelection
 from k2_ohlcv.lake.delete_files import plan_scan_tasks
 from k2_ohlcv.lake.metadata.files import LiveFile, file_partition, file_time_span, live_files
 
-#: Maximum data files of a partition. Beyond that, a commit rewrites the partition as one sorted file.
+#: Rows of a data file. A file with more than one and a half times as many is cut by time. A late trade then
+#: rewrites little, and new trades leave the files of earlier hours alone.
+FILE_ROWS = 32_768
+#: Maximum small data files of a partition. Beyond that, a commit joins the small files.
 MAX_FILES = 16
+#: A file with fewer rows is small.
+SMALL_FILE_ROWS = FILE_ROWS // 4
 
 
 @dataclass(frozen=True)
@@ -56,25 +62,26 @@ class StoredCandles:
         partitions = timeframe.grain.partitions(intervals)
         files = _partition_files(table, timeframe, partitions)
         tasks, rewritten = plan_scan_tasks(table, timeframe, files, intervals)
+        chosen = IntervalSet(intervals)
         read = [
             index
             for index, task in enumerate(tasks)
-            if index in rewritten or _may_have_rows(table, timeframe, task, intervals)
+            if index in rewritten or _may_have_rows(table, timeframe, task, chosen)
         ]
         rows = _read_rows(table, timeframe, tasks, read)
         return cls(table, timeframe, tuple(tasks), frozenset(read), rows, frozenset(rewritten))
 
     def change(
-        self, computed: pl.DataFrame, refused: pl.DataFrame, intervals: Sequence[Interval], now: datetime
+        self, computed: pl.DataFrame, refused: pl.DataFrame, selection: WindowSelection, now: datetime
     ) -> "CandleFileChange":
-        """Build the change after which these intervals have exactly the computed candles.
+        """Build the change after which the selected windows have exactly the computed candles.
 
         The stored candle of a window that breaks an invariant is not changed.
 
         Args:
-            computed: the candles of the intervals, without audit columns.
+            computed: the candles of the selected windows, without audit columns.
             refused: windows without a computable candle, in the columns of `REFUSED_TYPES`.
-            intervals: whole windows.
+            selection: windows in the loaded intervals.
             now: the time in the audit columns of new and changed candles.
 
         Raises:
@@ -84,7 +91,7 @@ class StoredCandles:
         refused = pl.concat([refused, broken]).sort("window_start", *KEY_COLUMNS[:2])
         computed = computed.join(broken, on=KEY_COLUMNS, how="anti")
         misplaced = self.rows.filter("misplaced")
-        rows = self.rows.filter(~pl.col("misplaced") & is_in_intervals("window_start", intervals))
+        rows = selection.filter(self.rows.filter(~pl.col("misplaced")))
         rows = rows.join(refused, on=KEY_COLUMNS, how="anti")
         diff = diff_candles(rows.drop("misplaced"), computed, now)
         check_invariants(diff.written, self.timeframe)
@@ -102,7 +109,8 @@ class StoredCandles:
         """The files to remove for a diff, and the rows to write instead."""
         is_dropped = pl.col("row").is_in(diff.dropped_keys.implode())
         touched = set(self.rows.filter(is_dropped)["task"].unique()) | self.rewritten
-        touched |= self._files_to_compact(touched, diff.written)
+        joined = self._files_to_join(touched, diff.written)
+        touched |= joined
         unread = sorted(touched - self.read)
         rows = pl.concat(
             [
@@ -111,23 +119,77 @@ class StoredCandles:
             ]
         )
         retained = rows.filter(pl.col("task").is_in(list(touched)) & ~is_dropped)
-        candles = pl.concat([retained.select(*CANDLE_TYPES), diff.written])
+        groups = self._group_rows(retained, diff.written, touched - joined)
+        candles, file_rows = _cut_files(groups, self.timeframe)
         return CandleFileChange(
             removed=tuple(self.tasks[index] for index in sorted(touched)),
             rows=_to_arrow(self.table, candles),
+            file_rows=file_rows,
             outcomes=diff.outcomes,
             refused=refused,
         )
 
-    def _files_to_compact(self, touched: set[int], written: pl.DataFrame) -> set[int]:
-        """Indexes of all files of those partitions that would have too many files after the commit."""
+    def _files_to_join(self, touched: set[int], written: pl.DataFrame) -> set[int]:
+        """Indexes of the small files of those partitions that would have too many after the commit."""
         grain = self.timeframe.grain
-        partitions = [file_partition(task.file, grain) for task in self.tasks]
+        small = {
+            index: file_partition(task.file, grain)
+            for index, task in enumerate(self.tasks)
+            if task.file.record_count < SMALL_FILE_ROWS
+        }
         days = written["window_start"].dt.truncate("1d").unique()
-        changed = {grain.partition(day) for day in days} | {partitions[index] for index in touched}
-        untouched = Counter(partition for index, partition in enumerate(partitions) if index not in touched)
-        to_compact = {partition for partition in changed if untouched[partition] + 1 > MAX_FILES}
-        return {index for index, partition in enumerate(partitions) if partition in to_compact}
+        changed = {grain.partition(day) for day in days}
+        changed |= {file_partition(self.tasks[index].file, grain) for index in touched}
+        untouched = Counter(partition for index, partition in small.items() if index not in touched)
+        to_join = {partition for partition in changed if untouched[partition] + 1 > MAX_FILES}
+        return {index for index, partition in small.items() if partition in to_join}
+
+    def _group_rows(
+        self, retained: pl.DataFrame, written: pl.DataFrame, replaced: Collection[int]
+    ) -> pl.DataFrame:
+        """The rows to write, with a column `group` of the rows that share a file.
+
+        The rows of a replaced file stay together, with the new candles of its time span. Small files that are
+        joined, and all other new candles, are one group. A change thus does not move the rows of other hours.
+        """
+        spans = sorted((file_time_span(self.table, self.tasks[index].file), index) for index in replaced)
+        is_replaced = pl.col("task").is_in(list(replaced))
+        group = pl.when(is_replaced).then(pl.col("task").cast(pl.Int64)).otherwise(-1).alias("group")
+        parts = [retained.select(*CANDLE_TYPES, group)]
+        return pl.concat([*parts, written.select(*CANDLE_TYPES, _file_of_time(spans).alias("group"))])
+
+
+def _file_of_time(spans: Sequence[tuple[Interval, int]]) -> pl.Expr:
+    """The number of the file whose time span has the window start, or -1. The spans are sorted."""
+    if not spans:
+        return pl.lit(-1, pl.Int64)
+    starts, ends = ([to_micros(getattr(span, side)) for span, _ in spans] for side in ("start", "end"))
+    micros = pl.col("window_start").dt.epoch("us")
+    at = pl.lit(pl.Series(starts)).search_sorted(micros, side="right").cast(pl.Int64) - 1
+    last = at.clip(lower_bound=0)
+    is_inside = (at >= 0) & (micros < pl.lit(pl.Series(ends)).gather(last))
+    return (
+        pl.when(is_inside).then(pl.lit(pl.Series([index for _, index in spans])).gather(last)).otherwise(-1)
+    )
+
+
+def _cut_files(groups: pl.DataFrame, timeframe: Timeframe) -> tuple[pl.DataFrame, tuple[int, ...]]:
+    """Sort rows into files: by partition and group, and large groups by time.
+
+    Returns:
+        The rows in the order of the files, sorted by key in each file; and the number of rows of each file.
+    """
+    partition = pl.col("window_start").dt.truncate("1d" if timeframe.grain is Grain.DAY else "1mo")
+    keys = [partition.alias("partition"), pl.col("group")]
+    size = pl.len().over(keys)
+    pieces = (size / FILE_ROWS).round().clip(lower_bound=1)
+    # Rows of one window share a file, so that the time spans of files do not overlap.
+    position = pl.col("window_start").rank("min").over(keys) - 1
+    cut = groups.with_columns(
+        partition.alias("partition"), (position * pieces // size).cast(pl.UInt32).alias("piece")
+    ).sort("partition", "group", "piece", *KEY_COLUMNS)
+    lengths = cut.group_by("partition", "group", "piece", maintain_order=True).len()["len"]
+    return cut.select(*CANDLE_TYPES), tuple(lengths.to_list())
 
 
 @dataclass(frozen=True)
@@ -136,13 +198,15 @@ class CandleFileChange:
 
     Attributes:
         removed: files to remove.
-        rows: rows to add.
+        rows: rows to add, in the order of the new files.
+        file_rows: the number of rows of each new file.
         outcomes: one row per window with its outcome.
         refused: windows whose stored candle is not changed, in the columns of `REFUSED_TYPES`.
     """
 
     removed: tuple[FileScanTask, ...]
     rows: pa.Table
+    file_rows: tuple[int, ...]
     outcomes: pl.DataFrame
     refused: pl.DataFrame
 
@@ -161,22 +225,21 @@ def _add_audit_columns(computed: pl.DataFrame, now: datetime) -> pl.DataFrame:
 def _partition_files(table: Table, timeframe: Timeframe, partitions: Sequence[Interval]) -> list[LiveFile]:
     """Every data file of the partitions, and every other file whose rows may lie in them."""
     chosen = set(partitions)
+    chosen_times = IntervalSet(partitions)
     files = live_files(table, table.metadata.current_snapshot_id)
     return [
         f
         for f in files
         if not f.is_delete
-        and (file_partition(f.file, timeframe.grain) in chosen or any(map(f.span.intersect, partitions)))
+        and (file_partition(f.file, timeframe.grain) in chosen or chosen_times.has_overlap(f.span))
     ]
 
 
-def _may_have_rows(
-    table: Table, timeframe: Timeframe, task: FileScanTask, intervals: Sequence[Interval]
-) -> bool:
+def _may_have_rows(table: Table, timeframe: Timeframe, task: FileScanTask, intervals: IntervalSet) -> bool:
     """Whether a file may have rows of the intervals, or has misplaced rows."""
     span = file_time_span(table, task.file)
     has_misplaced = not is_covered([file_partition(task.file, timeframe.grain)], [span])
-    return has_misplaced or any(span.intersect(interval) for interval in intervals)
+    return has_misplaced or intervals.has_overlap(span)
 
 
 def _read_rows(
@@ -217,4 +280,4 @@ def _read_rows(
 
 def _to_arrow(table: Table, candles: pl.DataFrame) -> pa.Table:
     schema = schema_to_pyarrow(table.schema(), include_field_ids=False)
-    return candles.sort(*KEY_COLUMNS).to_arrow().cast(schema)
+    return candles.to_arrow().cast(schema)

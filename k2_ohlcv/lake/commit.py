@@ -5,9 +5,11 @@ manifests. This module therefore uses PyIceberg below its public API. The conten
 `candles`, `append` and `maintenance`.
 """
 
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import accumulate
 
 import pyarrow as pa
 from pyiceberg.io.pyarrow import _dataframe_to_data_files
@@ -20,6 +22,7 @@ from pyiceberg.table.update.snapshot import ExpireSnapshots, _ManifestMergeManag
 from pyiceberg.typedef import EMPTY_DICT
 
 from k2_ohlcv.domain.retention import SnapshotInfo, snapshots_to_expire
+from k2_ohlcv.lake.data_files import partition_key, write_parts
 from k2_ohlcv.lake.delete_files import applicable_delete_manifests
 from k2_ohlcv.lake.metadata.manifests import read_live_files
 from k2_ohlcv.lake.retry import CONFLICT_ERRORS, retry_conflicts
@@ -42,6 +45,8 @@ class TableCommit:
     Attributes:
         removed_files: data files to remove.
         rows: rows to add, as new data files; may be empty.
+        file_rows: the number of rows of each new file, in the order of `rows`. Each file is of one partition.
+            Without it each partition gets one file.
         properties: table properties to set in the same commit.
         summary: entries of the snapshot's summary, for people and for later readers of the history.
         protected: snapshots that must not expire with this commit.
@@ -58,6 +63,7 @@ class TableCommit:
     files: tuple[DataFile, ...] = ()
     has_reusable_files: bool = False
     operation: Operation | None = None
+    file_rows: tuple[int, ...] = ()
 
 
 class CachedTransaction(Transaction):
@@ -146,9 +152,7 @@ def commit_change(table: Table, change: TableCommit) -> Table:
         for data_file in change.removed_files:
             producer.delete_data_file(data_file)
         if change.rows is not None and change.rows.num_rows:
-            for data_file in _dataframe_to_data_files(
-                table.metadata, change.rows, table.io, write_uuid=producer.commit_uuid
-            ):
+            for data_file in _write_rows(table, change, producer.commit_uuid):
                 written.append(data_file)
                 producer.append_data_file(data_file)
         producer.commit()
@@ -159,6 +163,16 @@ def commit_change(table: Table, change: TableCommit) -> Table:
     except CONFLICT_ERRORS:
         remove_uncommitted_files(table, written)
         raise
+
+
+def _write_rows(table: Table, change: TableCommit, write_uuid: uuid.UUID) -> Iterable[DataFile]:
+    """Write the rows of a change as data files."""
+    assert change.rows is not None
+    if not change.file_rows:
+        return _dataframe_to_data_files(table.metadata, change.rows, table.io, write_uuid=write_uuid)
+    ends = list(accumulate(change.file_rows))
+    parts = [change.rows.slice(end - size, size) for end, size in zip(ends, change.file_rows, strict=True)]
+    return write_parts(table, [(partition_key(table, part), part) for part in parts], write_uuid)
 
 
 def commit_with_retry(load: Callable[[], Table], change: Callable[[Table], TableCommit]) -> Table:

@@ -12,7 +12,7 @@ from pyiceberg.table import FileScanTask, Table
 from k2_ohlcv.domain.errors import TableSpecError
 from k2_ohlcv.domain.intervals import Interval, coalesce, is_covered
 from k2_ohlcv.domain.timeframe import Timeframe
-from k2_ohlcv.lake.metadata.files import LiveFile, file_partition
+from k2_ohlcv.lake.metadata.files import LiveFile, file_partition, live_files
 from k2_ohlcv.lake.metadata.manifests import (
     deletes_with_sequence,
     files_with_sequence,
@@ -95,6 +95,19 @@ def plan_scan_tasks(
     if refused:
         raise _unreadable_error(table, timeframe, refused)
     return tasks, to_rewrite
+
+
+def partitions_with_unreadable_deletes(table: Table, timeframe: Timeframe) -> set[Interval]:
+    """The partitions of the candle files to which deletes apply that cannot be read here."""
+    snapshot = table.metadata.current_snapshot_id
+    deletes = RowDeletes.from_snapshot(table, snapshot) if snapshot is not None else RowDeletes()
+    if deletes == RowDeletes():
+        return set()
+    return {
+        file_partition(live.file, timeframe.grain)
+        for live in live_files(table, snapshot)
+        if not live.is_delete and has_unreadable_deletes(deletes.deletes_for(live.file, live.sequence))
+    }
 
 
 def _unreadable_error(table: Table, timeframe: Timeframe, partitions: Sequence[Interval]) -> TableSpecError:

@@ -15,9 +15,9 @@ from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import FileScanTask, Table
 
-from k2_ohlcv.lake.append import write_files
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.commit import TableCommit, commit_change, remove_uncommitted_files
+from k2_ohlcv.lake.data_files import write_files
 from k2_ohlcv.lake.dedupe import Int64s
 from k2_ohlcv.lake.metadata.files import TRADE_TIME_COLUMN
 from k2_ohlcv.lake.trades import protected_snapshots

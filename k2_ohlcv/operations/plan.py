@@ -10,9 +10,17 @@ from datetime import UTC, datetime
 
 from pyiceberg.table import Table
 
-from k2_ohlcv.domain.intervals import Interval, coalesce, intersect_all, merge_to_at_most, subtract
+from k2_ohlcv.domain.intervals import (
+    Interval,
+    IntervalSet,
+    coalesce,
+    intersect_all,
+    merge_to_at_most,
+    subtract,
+)
 from k2_ohlcv.domain.timeframe import Grain, Timeframe
 from k2_ohlcv.domain.trading_times import possible_trade_times
+from k2_ohlcv.frames.selection import WindowSelection
 from k2_ohlcv.lake.history_bounds import (
     HistoryBounds,
     frozen_before_update,
@@ -38,7 +46,8 @@ class Plan:
         timeframe: the timeframe of the table.
         trades_from: the trades snapshot of the watermark; None without a watermark.
         trades_to: the trades snapshot to reconcile with; None if trades have no snapshot.
-        intervals: whole windows to reconcile, in order, disjoint.
+        intervals: whole windows that have all windows to reconcile, in order, disjoint.
+        selection: the windows to reconcile.
         days: the days of trades files that overlap the intervals. Other days have no trades to read.
         start: the watermark at `trades_to`, with all windows open that may differ from that snapshot. Each
             commit closes the intervals that it reconciles. None if trades have no snapshot.
@@ -57,6 +66,7 @@ class Plan:
     trades_from: int | None
     trades_to: int | None
     intervals: tuple[Interval, ...]
+    selection: WindowSelection
     days: tuple[Interval, ...]
     start: Watermark | None
     is_current: bool = False
@@ -81,6 +91,7 @@ class Plan:
             "to": self.trades_to,
             "dirty": [[i.start.isoformat(), i.end.isoformat()] for i in self.intervals],
             "partitions": [self.timeframe.grain.key(p) for p in self.partitions],
+            "market_windows": self.selection.pairs.height if not self.selection.intervals else None,
             "reason": self.reason,
             "files_changed": self.files_changed,
             "files_read": self.files_read,
@@ -101,8 +112,9 @@ class Plan:
         more = len(self.intervals) - _MAX_LISTED
         lines = [
             f"{table}: {self.reason or self._change_text()}.",
-            f"  {len(self.intervals)} intervals in {len(self.partitions)} partitions are made equal to "
-            f"trades snapshot {self.trades_to}, reading {self.files_read} trades files:",
+            f"  {self._windows_text()} in {len(self.intervals)} intervals of {len(self.partitions)} "
+            f"partitions are made equal to trades snapshot {self.trades_to}, reading {self.files_read} trades "
+            "files:",
             *(f"    {interval}" for interval in self.intervals[:_MAX_LISTED]),
         ]
         if more > 0:
@@ -123,6 +135,14 @@ class Plan:
             f"another writer changed {self.timeframe.table} in {keys}. The trades there have expired: these "
             "candles cannot be computed again. If they are wrong, roll the table back to an earlier snapshot"
         )
+
+    def _windows_text(self) -> str:
+        """Describe which windows of the intervals are reconciled."""
+        pairs = self.selection.pairs
+        listed = f"{pairs.height:,} windows of {pairs.n_unique(['exchange', 'symbol']):,} markets"
+        if not self.selection.intervals:
+            return listed
+        return "all windows" if pairs.is_empty() else f"all windows of some, and {listed},"
 
     def _change_text(self) -> str:
         """Describe why windows are dirty."""
@@ -159,6 +179,7 @@ def plan_rebuild(
         trades_from=pending.watermark.snapshot_id if pending.watermark else None,
         trades_to=pending.current,
         intervals=tuple(intervals),
+        selection=WindowSelection(tuple(intervals)),
         days=tuple(coalesce(Grain.DAY.partitions(spans))),
         start=_starting_watermark(pending, candles, trades, subtract(bounds.clip(dirty), empty)),
         files_read=len(_spans_of_files(trades, pending.current, intervals)),
@@ -181,19 +202,23 @@ def plan_refresh(candles: Table, trades: Table, timeframe: Timeframe) -> Plan:
     reject_missing_trades(candles, trades)
     pending = PendingChanges.find(candles, trades)
     bounds = HistoryBounds.from_tables(candles, trades, timeframe)
-    dirty = None if pending.reason else find_dirty_windows(trades, pending.diff, timeframe)
-    if dirty:
-        windows = timeframe.align([*dirty.intervals, *pending.open_intervals])
-        intervals = merge_to_at_most(bounds.clip(windows), MAX_INTERVALS)
-    else:
+    dirty = None
+    if pending.reason:
         windows = _all_data(candles, trades, timeframe)[1]
         intervals = bounds.clip(windows)
+        selection = WindowSelection(tuple(intervals))
+    else:
+        dirty = find_dirty_windows(trades, pending.diff, timeframe, pending.open_intervals)
+        windows = dirty.selection.cover(timeframe)
+        intervals = merge_to_at_most(bounds.clip(windows), MAX_INTERVALS)
+        selection = dirty.selection.clip(bounds.clip(windows))
     spans = _spans_of_files(trades, pending.current, intervals)
     return Plan(
         timeframe=timeframe,
         trades_from=pending.watermark.snapshot_id if pending.watermark else None,
         trades_to=pending.current,
         intervals=tuple(intervals),
+        selection=selection,
         days=tuple(coalesce(Grain.DAY.partitions(spans))),
         start=_starting_watermark(pending, candles, trades, intervals),
         is_current=pending.is_up_to_date or not (candles.current_snapshot() or intervals),
@@ -237,4 +262,5 @@ def _all_data(candles: Table, trades: Table, timeframe: Timeframe) -> tuple[list
 def _spans_of_files(trades: Table, snapshot: int | None, intervals: Sequence[Interval]) -> list[Interval]:
     """Return the spans of the trades files that overlap the intervals."""
     files = live_files(trades, snapshot)
-    return [f.span for f in files if not f.is_delete and any(map(f.span.intersect, intervals))]
+    chosen = IntervalSet(intervals)
+    return [f.span for f in files if not f.is_delete and chosen.has_overlap(f.span)]

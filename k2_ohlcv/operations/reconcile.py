@@ -11,25 +11,31 @@ from datetime import UTC, datetime
 from functools import partial
 
 import polars as pl
+import pyarrow as pa
 import structlog
 from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.table import Table
 
 from k2_ohlcv.domain.intervals import Interval, intersect_all
+from k2_ohlcv.domain.memory import max_windows
 from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.engine import rollup
 from k2_ohlcv.engine.session import Engine
 from k2_ohlcv.engine.window_cache import WindowCache
 from k2_ohlcv.frames.candles import candles_from_windows
+from k2_ohlcv.frames.selection import WindowSelection
+from k2_ohlcv.frames.windows import WINDOW_SCHEMA
 from k2_ohlcv.lake.candles import CandleFileChange, StoredCandles
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.commit import TableCommit, commit_change
+from k2_ohlcv.lake.delete_files import partitions_with_unreadable_deletes
 from k2_ohlcv.lake.external_trades import ExternalTrades
+from k2_ohlcv.lake.metadata.files import live_files
 from k2_ohlcv.lake.missing_table import MissingTable
 from k2_ohlcv.lake.retry import retry_conflicts
 from k2_ohlcv.lake.watermark import RefusedWindow, Watermark
 from k2_ohlcv.operations.plan import Plan, plan_rebuild, plan_refresh
-from k2_ohlcv.operations.plan_chunks import split_into_chunks
+from k2_ohlcv.operations.plan_chunks import Chunks
 from k2_ohlcv.operations.reports import (
     PartitionReport,
     ReconcileReport,
@@ -143,10 +149,11 @@ class _Attempt:
         """Compute and commit the plan in chunks. Each commit closes its intervals in the watermark."""
         plan = self.plan
         self._warn(candles)
-        partitions: list[PartitionReport] = []
+        partitions: dict[Interval, PartitionReport] = {}
         refused: list[RefusedWindow] = []
         mark, committed = plan.start, False
-        for chunk in list(split_into_chunks(plan, self.trades)) or [[]]:
+        chunks = self._split_into_chunks(candles)
+        for chunk in chunks if plan.intervals else [[]]:
             if self.progress:
                 self.progress(
                     f"{plan.timeframe.table}: {len(partitions)} of {len(plan.partitions)} partitions"
@@ -159,9 +166,21 @@ class _Attempt:
                 candles = commit_change(self._create_if_missing(candles), commit)
                 committed = True
             if change is not None and computed is not None:
-                partitions.extend(partition_reports(plan.timeframe, change, computed, chunk))
+                for report in partition_reports(plan.timeframe, change, computed, chunk):
+                    partitions[report.partition] = report + partitions.get(report.partition)
+                chunks.add_result(int(computed["trade_count"].sum()), computed.height)
             refused += chunk_refused
-        return ReconcileReport(plan, committed, 0.0, tuple(partitions), tuple(refused), mark)
+        return ReconcileReport(plan, committed, 0.0, tuple(partitions.values()), tuple(refused), mark)
+
+    def _split_into_chunks(self, candles: Table) -> Chunks:
+        """Split the plan. Partitions with unreadable deletes are not cut, as a part could not drop them."""
+        plan = self.plan
+        return Chunks(
+            plan,
+            live_files(self.trades, plan.trades_to),
+            max_windows=max_windows(self.engine.memory_mb),
+            indivisible=partitions_with_unreadable_deletes(candles, plan.timeframe),
+        )
 
     def _compute_change(
         self, candles: Table, chunk: Sequence[Interval]
@@ -171,15 +190,22 @@ class _Attempt:
         The engine computes only days that have trades. The request for a month then matches the cached
         windows of the daily tables of the same run.
         """
-        plan, windows = self.plan, rollup.WINDOW_SCHEMA.empty_table()
-        if plan.trades_to is not None:
-            intervals = intersect_all(chunk, plan.days)
-            windows = rollup.compute_windows(
-                self.engine, self.trades, plan.trades_to, plan.timeframe, intervals, cache=self.cache
-            )
-        computed, refused = candles_from_windows(windows, plan.timeframe)
-        stored = StoredCandles.load(candles, plan.timeframe, chunk)
-        return stored.change(computed, refused, chunk, datetime.now(UTC)), computed
+        selection = self.plan.selection.clip(chunk)
+        computed, refused = candles_from_windows(self._compute_windows(selection), self.plan.timeframe)
+        stored = StoredCandles.load(candles, self.plan.timeframe, chunk)
+        return stored.change(computed, refused, selection, datetime.now(UTC)), computed
+
+    def _compute_windows(self, selection: WindowSelection) -> pa.Table:
+        """Compute the selected windows at the pinned snapshot."""
+        plan = self.plan
+        if plan.trades_to is None:
+            return WINDOW_SCHEMA.empty_table()
+        compute = partial(rollup.compute_windows, self.engine, self.trades, plan.trades_to, plan.timeframe)
+        windows = compute(intersect_all(selection.intervals, plan.days), cache=self.cache)
+        if selection.pairs.is_empty():
+            return windows
+        single = WindowSelection(pairs=selection.pairs).cover(plan.timeframe)
+        return pa.concat_tables([windows, compute(intersect_all(single, plan.days), pairs=selection.pairs)])
 
     def _create_if_missing(self, candles: Table) -> Table:
         """Return the table to commit to. Create the table if it is missing.
@@ -226,6 +252,7 @@ def _table_commit(
     return TableCommit(
         removed_files=() if change is None else tuple(task.file for task in change.removed),
         rows=None if change is None else change.rows,
+        file_rows=() if change is None else change.file_rows,
         properties={**missing, **(mark.properties() if mark else {})},
         summary=mark.summary() if mark else {},
     )

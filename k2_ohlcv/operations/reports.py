@@ -40,6 +40,12 @@ class PartitionReport:
     counts: WindowCounts
     trades: int
 
+    def __add__(self, other: "PartitionReport | None") -> "PartitionReport":
+        """Add the report of an earlier commit to the same partition."""
+        if other is None:
+            return self
+        return PartitionReport(self.partition, self.counts + other.counts, self.trades + other.trades)
+
 
 @dataclass(frozen=True)
 class ReconcileReport:

@@ -5,8 +5,8 @@ import pyarrow as pa
 from pyiceberg.types import DecimalType
 
 from k2_ohlcv.domain.types import NOTIONAL, PRICE, QUANTITY, VOLUME, ExactDecimal
-from k2_ohlcv.engine.rollup import WINDOW_SCHEMA
 from k2_ohlcv.frames.candles import CANDLE_TYPES
+from k2_ohlcv.frames.windows import WINDOW_SCHEMA
 from k2_ohlcv.lake.schemas import CANDLE_SPECS, TRADES_SPEC
 from k2_ohlcv.sources import decimals
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from k2_ohlcv.domain.candle import KEY_COLUMNS, VALUE_COLUMNS, Candle, Trade, aggregate
 from k2_ohlcv.domain.errors import InvariantError
 from k2_ohlcv.domain.timeframe import find_timeframe
-from k2_ohlcv.engine.rollup import WINDOW_SCHEMA
 from k2_ohlcv.frames.candles import CANDLE_TYPES, candles_from_windows, diff_candles, is_in_intervals
 from k2_ohlcv.frames.invariants import check_invariants
+from k2_ohlcv.frames.windows import WINDOW_SCHEMA
 from k2_ohlcv_tests.support.strategies import trades
 
 MINUTE = find_timeframe("1m")

@@ -1,6 +1,7 @@
 """Which windows differ between two snapshots of trades, without an engine."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.intervals import DAY, Interval, coalesce
 from k2_ohlcv.domain.timeframe import Grain, find_timeframe
+from k2_ohlcv.frames.selection import WindowSelection
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.commit import RETENTION_SUMMARY_KEY, TableCommit, commit_change
 from k2_ohlcv.lake.metadata.snapshot_diff import (
@@ -21,6 +23,8 @@ from k2_ohlcv_tests.support.trades import make_trade
 
 MINUTE = find_timeframe("1m")
 AT = datetime(2024, 2, 28, 12, tzinfo=UTC)
+#: The window three minutes after noon.
+MARK = AT + timedelta(minutes=3)
 
 
 def trade(minute: float) -> Trade:
@@ -37,13 +41,20 @@ def windows(minutes: Iterable[float]) -> list[Interval]:
     return coalesce(MINUTE.window(trade(m).timestamp) for m in minutes)
 
 
+def find_selection(lake: Lake, before: int) -> WindowSelection:
+    """The dirty windows of 1m since a snapshot."""
+    trades = lake.trades()
+    diff = diff_snapshots(trades, before, table_history.current_snapshot_id(trades))
+    return find_dirty_windows(trades, diff, MINUTE).selection
+
+
 def find_dirty(lake: Lake, before: int) -> tuple[list[Interval], int]:
     """The dirty windows since a snapshot, and how many files were read to find them."""
     trades = lake.trades()
     diff = diff_snapshots(trades, before, table_history.current_snapshot_id(trades))
     assert diff.reason is None
     windows_read = find_dirty_windows(trades, diff, MINUTE)
-    return list(windows_read.intervals), windows_read.files_read
+    return windows_read.selection.cover(MINUTE), windows_read.files_read
 
 
 def test_appended_files_are_read_for_their_windows(lake: Lake) -> None:
@@ -53,11 +64,40 @@ def test_appended_files_are_read_for_their_windows(lake: Lake) -> None:
     assert find_dirty(lake, before) == (windows([3, 9.5]), 1)
 
 
-def test_a_file_of_one_window_is_not_read(lake: Lake) -> None:
-    """Its bounds name the window."""
+def test_a_file_of_one_window_is_read_for_its_markets(lake: Lake) -> None:
+    """Its bounds name the window, and its rows the market."""
+    before = add(lake, 0)
+    lakes.add_trades(lake, [trade(3), replace(trade(3.9), symbol="Z")])
+    dirty = find_selection(lake, before)
+    assert (dirty.intervals, dirty.pairs.rows()) == ((), [("X", "Y", MARK), ("X", "Z", MARK)])
+
+
+def test_a_large_file_of_one_window_is_not_read(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have too many windows of single markets. Its window is dirty for all markets."""
+    monkeypatch.setattr("k2_ohlcv.lake.metadata.snapshot_diff.MAX_PAIRS", 1)
     before = add(lake, 0)
     add(lake, 3, 3.9)
     assert find_dirty(lake, before) == (windows([3]), 0)
+    assert find_selection(lake, before).intervals == tuple(windows([3]))
+
+
+def test_only_the_markets_of_changed_rows_are_dirty(lake: Lake) -> None:
+    """A rewritten file has rows of two markets. One row of one market changed."""
+    lakes.add_trades(lake, [trade(3), replace(trade(3.5), symbol="Z"), trade(9)])
+    before = add(lake, 0)
+    lake.writable_trades().delete("trade_id == '3.5'")
+    dirty = find_selection(lake, before)
+    assert (dirty.intervals, dirty.pairs.rows()) == ((), [("X", "Z", MARK)])
+
+
+def test_open_intervals_are_dirty_for_all_markets(lake: Lake) -> None:
+    """It is not known which markets differ in an open interval."""
+    before = add(lake, 0)
+    add(lake, 3, 9)
+    trades = lake.trades()
+    diff = diff_snapshots(trades, before, table_history.current_snapshot_id(trades))
+    dirty = find_dirty_windows(trades, diff, MINUTE, windows([9, 20])).selection
+    assert (dirty.intervals, dirty.pairs.rows()) == (tuple(windows([9, 20])), [("X", "Y", MARK)])
 
 
 def test_a_rewritten_file_is_compared_row_by_row(lake: Lake) -> None:

@@ -8,6 +8,7 @@ from pyiceberg.table import Table
 from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.intervals import DAY, Interval
 from k2_ohlcv.domain.timeframe import find_timeframe
+from k2_ohlcv.frames.selection import WindowSelection
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.fingerprint import trades_fingerprint
 from k2_ohlcv.lake.history_bounds import FROZEN_BEFORE
@@ -93,7 +94,8 @@ def test_a_refresh_reads_the_windows_that_changed(current_lake: Lake) -> None:
     assert plan.start.complete == before
     assert plan.lines() == [
         f"{MINUTE.table}: 1 trades files differ from those of snapshot {before}.",
-        f"  2 intervals in 1 partitions are made equal to trades snapshot {after}, reading 2 trades files:",
+        "  2 windows of 1 markets in 2 intervals of 1 partitions are made equal to trades snapshot "
+        f"{after}, reading 2 trades files:",
         f"    {window(3)}",
         f"    {window(9)}",
     ]
@@ -202,7 +204,6 @@ def test_an_external_change_before_frozen_before_is_damage(current_lake: Lake) -
 
 def test_a_plan_prints_ten_intervals() -> None:
     """The rest is printed as a count."""
-    shown = [
-        len(Plan(MINUTE, 1, 2, tuple(map(window, range(0, 2 * n, 2))), (), None).lines()) for n in (10, 11)
-    ]
+    plans = [tuple(map(window, range(0, 2 * n, 2))) for n in (10, 11)]
+    shown = [len(Plan(MINUTE, 1, 2, i, WindowSelection(i), (), None).lines()) for i in plans]
     assert shown == [12, 13]

@@ -17,6 +17,7 @@ from k2_ohlcv.domain.candle import KEY_COLUMNS, VALUE_COLUMNS, Candle, Trade, ag
 from k2_ohlcv.domain.intervals import MICROSECOND, Interval
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
 from k2_ohlcv.frames.candles import CANDLE_TYPES, REFUSED_TYPES
+from k2_ohlcv.frames.selection import WindowSelection
 from k2_ohlcv.lake.candles import StoredCandles
 from k2_ohlcv.lake.catalog import CATALOG, Lake
 from k2_ohlcv.lake.commit import TableCommit, commit_change
@@ -91,7 +92,8 @@ def commit_candles(
     rows = [{**vars(c), "created_at": now, "updated_at": now} for c in aggregate(trades, timeframe)]
     computed = pl.DataFrame(rows, schema=CANDLE_TYPES).select(*KEY_COLUMNS, *VALUE_COLUMNS)
     refused = pl.DataFrame(schema=REFUSED_TYPES)
-    change = StoredCandles.load(table, timeframe, intervals).change(computed, refused, intervals, now)
+    selection = WindowSelection(tuple(intervals))
+    change = StoredCandles.load(table, timeframe, intervals).change(computed, refused, selection, now)
     removed = tuple(task.file for task in change.removed)
     return commit_change(table, TableCommit(removed, change.rows, properties or {}, summary or {}))
 

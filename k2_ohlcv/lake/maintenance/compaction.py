@@ -17,8 +17,8 @@ from pyiceberg.table.snapshots import Operation
 from k2_ohlcv.domain.intervals import Interval
 from k2_ohlcv.domain.retention import SMALL_FILE_BYTES
 from k2_ohlcv.domain.timeframe import Grain
-from k2_ohlcv.lake.append import FILE_ROWS, write_files
 from k2_ohlcv.lake.commit import TableCommit, commit_change
+from k2_ohlcv.lake.data_files import FILE_ROWS, write_files
 from k2_ohlcv.lake.metadata.files import TRADE_TIME_COLUMN, LiveFile, file_partition, live_files
 from k2_ohlcv.lake.retry import CONFLICT_ERRORS
 

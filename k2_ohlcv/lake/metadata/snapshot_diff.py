@@ -14,9 +14,10 @@ from pyiceberg.expressions import AlwaysTrue
 from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.table import FileScanTask, Table
 
-from k2_ohlcv.domain.intervals import Interval, coalesce, from_micros, is_covered, to_micros
+from k2_ohlcv.domain.intervals import Interval, coalesce, is_covered, to_micros
 from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.domain.trading_times import possible_trade_times
+from k2_ohlcv.frames.selection import MAX_PAIRS, WindowSelection
 from k2_ohlcv.lake.external_trades import ExternalTrades, find_time_column
 from k2_ohlcv.lake.metadata.files import TRADE_TIME_COLUMN, LiveFile, diff_files, live_files
 from k2_ohlcv.lake.metadata.manifests import deleted_file
@@ -27,6 +28,9 @@ from k2_ohlcv.lake.time_column import TimeColumn
 #: Maximum rows and files that are read to find the dirty windows exactly. Beyond that, all windows within
 #: the files' bounds are dirty, because reading would cost as much as recomputing them.
 MAX_ROWS, MAX_FILES = 5_000_000, 500
+
+#: The columns that name the market of a trade.
+MARKET_COLUMNS = ("exchange", "symbol")
 
 #: Seconds from the epoch to 2200. Limits the snapshot time of a writer with a wrong clock.
 _MAX_CLOCK_SECONDS = 7_258_118_400
@@ -100,21 +104,30 @@ class DirtyWindows:
     """The dirty windows of a timeframe.
 
     Attributes:
-        intervals: whole windows, coalesced.
+        selection: the windows; of single markets, where the changed rows were read.
         files_read: the number of trades files that were read to find the windows.
     """
 
-    intervals: tuple[Interval, ...]
+    selection: WindowSelection
     files_read: int
 
 
-def find_dirty_windows(trades: Table, diff: SnapshotDiff, timeframe: Timeframe) -> DirtyWindows:
+def find_dirty_windows(
+    trades: Table, diff: SnapshotDiff, timeframe: Timeframe, open_intervals: Sequence[Interval] = ()
+) -> DirtyWindows:
     """Find the windows in which trades differ, by reading the removed and added files.
 
     A copy-on-write change rewrites whole files. Rows that a removed and an added file share are therefore not
-    dirty. For files that are too large, missing or of a single window, the bounds decide.
+    dirty. For files that are too large or missing, the bounds decide, for all markets.
+
+    Args:
+        trades: the trades table.
+        diff: the files in which two snapshots differ.
+        timeframe: the timeframe of the windows.
+        open_intervals: further intervals that are dirty for all markets.
     """
-    spans, rows, files_read = list(diff.deleted_spans), 0, 0
+    spans, rows, files_read = [*diff.deleted_spans, *open_intervals], 0, 0
+    changed: list[pl.DataFrame] = []
     for removed, added in _group_overlapping(diff):
         files = [*removed, *added]
         size = sum(f.file.record_count for f in files)
@@ -124,15 +137,16 @@ def find_dirty_windows(trades: Table, diff: SnapshotDiff, timeframe: Timeframe) 
         is_known_dirty = is_covered(diff.deleted_spans, bounds)
         frames = (
             _read_files(trades, files, with_values=bool(removed and added))
-            if is_small and not is_one_window and not is_known_dirty
+            if is_small and not is_known_dirty and not (is_one_window and size > MAX_PAIRS)
             else None
         )
         if frames is None:
             spans += bounds
         else:
             rows, files_read = rows + size, files_read + len(files)
-            spans += _changed_windows(frames[: len(removed)], frames[len(removed) :], timeframe)
-    return DirtyWindows(tuple(timeframe.align(spans)), files_read)
+            changed.append(_changed_rows(frames[: len(removed)], frames[len(removed) :]))
+    moments = pl.concat(changed) if changed else None
+    return DirtyWindows(WindowSelection.of(timeframe, spans, moments), files_read)
 
 
 def _group_overlapping(diff: SnapshotDiff) -> list[tuple[list[LiveFile], list[LiveFile]]]:
@@ -149,31 +163,46 @@ def _group_overlapping(diff: SnapshotDiff) -> list[tuple[list[LiveFile], list[Li
 
 
 def _read_files(trades: Table, files: Sequence[LiveFile], *, with_values: bool) -> list[pl.DataFrame] | None:
-    """Read the rows of files, or their times only, with microseconds in `TRADE_TIME_COLUMN`.
+    """Read the rows of files, with `micros`, `exchange`, `symbol` and, if asked, all values.
 
     Rows of impossible times belong to no window and are left out. The result is None where a file is missing
     or its columns cannot be identified.
     """
     time = find_time_column(trades, TRADE_TIME_COLUMN)
-    names = _value_columns(trades) if with_values else [time.field.name]
+    markets = [_column_name(trades, column) for column in MARKET_COLUMNS]
+    names = _value_columns(trades) if with_values else [time.field.name, *markets]
     scan = ArrowScan(trades.metadata, trades.io, trades.schema().select(*names), AlwaysTrue())
     try:
         frames = [pl.DataFrame(scan.to_table([FileScanTask(f.file)])) for f in files]
     except (FileNotFoundError, ValueError):
         return None
     times = possible_trade_times()
-    is_possible = pl.col(TRADE_TIME_COLUMN).is_between(to_micros(times.start), to_micros(times.last))
-    return [_with_micros(time, frame).filter(is_possible) for frame in frames]
+    is_possible = pl.col("micros").is_between(to_micros(times.start), to_micros(times.last))
+    return [_with_micros(time, markets, frame).filter(is_possible) for frame in frames]
 
 
-def _with_micros(time: TimeColumn, frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame with its times as microseconds, and its other columns named by number.
+def _column_name(trades: Table, column: str) -> str:
+    """The name of a column in the table, by the project's name."""
+    field = trades.field(column) if isinstance(trades, ExternalTrades) else None
+    return field.name if field else column
 
-    The columns of an external table may have any name.
+
+def _with_micros(time: TimeColumn, markets: Sequence[str], frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with its times as microseconds, its market, and its other columns named by number.
+
+    The columns of an external table may have any name. A market that is no text is null, and stands for all.
     """
     name = time.field.name
     values = {f"{i}": frame[column] for i, column in enumerate(frame.columns) if column != name}
-    return pl.DataFrame({TRADE_TIME_COLUMN: time.micros(frame[name]), **values})
+    market = {
+        column: frame[source] if frame.schema[source] == pl.String else pl.Series([None], dtype=pl.String)
+        for column, source in zip(MARKET_COLUMNS, markets, strict=True)
+    }
+    market = {
+        column: series if len(series) == frame.height else series.new_from_index(0, frame.height)
+        for column, series in market.items()
+    }
+    return pl.DataFrame({"micros": time.micros(frame[name]), **market, **values})
 
 
 def _value_columns(trades: Table) -> list[str]:
@@ -183,10 +212,8 @@ def _value_columns(trades: Table) -> list[str]:
     return [field.name for field in trades.schema().fields if field.name != "ingested_at"]
 
 
-def _changed_windows(
-    removed: Sequence[pl.DataFrame], added: Sequence[pl.DataFrame], timeframe: Timeframe
-) -> list[Interval]:
-    """The windows of rows that occur in removed and added files a different number of times."""
+def _changed_rows(removed: Sequence[pl.DataFrame], added: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """The time and market of rows that occur in removed and added files a different number of times."""
     rows = pl.concat([*removed, *added])
     if removed and added:
         removed_sign = pl.repeat(-1, sum(map(len, removed)), eager=True)
@@ -194,9 +221,7 @@ def _changed_windows(
         signed = rows.with_columns(pl.concat([removed_sign, added_sign]).alias("sign"))
         counted = signed.group_by(rows.columns).agg(pl.col("sign").sum())
         rows = counted.filter(pl.col("sign") != 0)
-    micros = rows[TRADE_TIME_COLUMN]
-    starts = (micros - micros % timeframe.micros).unique()
-    return coalesce(timeframe.window(from_micros(start)) for start in starts)
+    return rows.select(*MARKET_COLUMNS, "micros")
 
 
 def _newly_possible(trades: Table, before: int) -> list[Interval]:
