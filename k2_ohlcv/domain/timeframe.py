@@ -3,7 +3,7 @@
 Computing and storing candles do not belong here. A sixth timeframe is one more row.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import Enum
@@ -20,6 +20,8 @@ from k2_ohlcv.domain.intervals import (
     day_start,
 )
 
+#: An interval with too many rows is cut into pieces of at least this length.
+_LEAST_PIECE = timedelta(hours=1)
 _FIRST_MOMENT = datetime.min.replace(tzinfo=UTC)
 
 
@@ -110,6 +112,15 @@ class Timeframe:
         """Return the window that contains a moment."""
         start = self.floor(moment)
         return Interval(start, add_clamped(start, self.length))
+
+    def cut(self, interval: Interval) -> Iterator[Interval]:
+        """Yield the pieces of an interval: whole windows, at most an hour or one window long."""
+        length = max(self.length, _LEAST_PIECE)
+        start = interval.start
+        while start < interval.end:
+            end = min(interval.end, add_clamped(start - (start - EPOCH) % length, length))
+            yield Interval(start, end)
+            start = end
 
     def align(self, intervals: Iterable[Interval]) -> list[Interval]:
         """Return the whole windows that overlap the intervals, coalesced."""

@@ -21,7 +21,6 @@ from k2_ohlcv.domain.types import NOTIONAL, VOLUME
 from k2_ohlcv.engine.session import Engine
 from k2_ohlcv.engine.trade_order import (
     CLOSE_ORDER,
-    MAX_PACKED_WINDOW,
     OPEN_ORDER,
     ORDERED_TRADES,
     add_packed_order,
@@ -29,7 +28,8 @@ from k2_ohlcv.engine.trade_order import (
     unpack_prices,
 )
 from k2_ohlcv.engine.trades_reader import TradesFrame, read_trades
-from k2_ohlcv.engine.window_cache import WindowCache, is_within
+from k2_ohlcv.engine.window_cache import WindowCache
+from k2_ohlcv.frames.candles import is_in_intervals
 from k2_ohlcv.frames.windows import INVALID_ROWS, WINDOW_SCHEMA
 from k2_ohlcv.lake.external_trades import ExternalTrades
 from k2_ohlcv.lake.metadata.files import live_files
@@ -78,14 +78,17 @@ def compute_windows(
         return WINDOW_SCHEMA.empty_table()
     if pairs is not None:
         read = _read_trades(engine, trades, snapshot, timeframe, intervals)
-        return _aggregate(replace(read, frame=_only_pairs(engine, read.frame, timeframe, pairs)), timeframe)
+        return _aggregate_exactly(
+            replace(read, frame=keep_pairs(engine, read.frame, timeframe, pairs)), timeframe
+        )
     if cache and (cached := cache.pop(snapshot, timeframe, intervals)) is not None:
-        return cached
+        return cached.to_arrow().cast(WINDOW_SCHEMA)
     windows = _aggregate(_read_trades(engine, trades, snapshot, timeframe, intervals), timeframe)
     if len(intervals) > MAX_INTERVALS:
-        windows = windows.filter(is_within(windows["window_start"], intervals))
+        frame = pl.DataFrame(windows).filter(is_in_intervals("window_start", intervals))
+        windows = frame.to_arrow().cast(WINDOW_SCHEMA)
     if cache:
-        cache.put_longer(snapshot, timeframe, intervals, windows)
+        cache.put_longer(snapshot, timeframe, intervals, pl.DataFrame(windows))
     return windows
 
 
@@ -121,9 +124,7 @@ def _window_micros(timeframe: Timeframe) -> str:
     return f"{micros} - pmod({micros}, {timeframe.micros}L)"
 
 
-def _only_pairs(
-    engine: Engine, trades: "DataFrame", timeframe: Timeframe, pairs: pl.DataFrame
-) -> "DataFrame":
+def keep_pairs(engine: Engine, trades: "DataFrame", timeframe: Timeframe, pairs: pl.DataFrame) -> "DataFrame":
     """Keep the trades of some windows of some markets."""
     from pyspark.sql import functions as F  # noqa: N812
 
@@ -156,11 +157,9 @@ def describe_invalid_rows(engine: Engine, trades: Table, snapshot: int, interval
 def _aggregate(read: TradesFrame, timeframe: Timeframe) -> pa.Table:
     """Compute the windows of the trades that were read.
 
-    Short windows use the packed order, which is fast with many groups. The packed order does not cover every
-    id. Windows with such ids are computed again, alone, with the exact order.
+    The packed order is fast, but does not cover every trade. Windows with other trades are computed again,
+    alone, with the exact order.
     """
-    if timeframe.length > MAX_PACKED_WINDOW:
-        return _with_invalid_rows(read.collect(_exact_windows(read, timeframe)))
     windows = read.collect(_packed_windows(read, timeframe))
     is_complete = pc.equal(windows[ORDERED_TRADES], windows["trade_count"])
     if pc.all(is_complete, min_count=0).as_py():
@@ -168,12 +167,17 @@ def _aggregate(read: TradesFrame, timeframe: Timeframe) -> pa.Table:
     pairs = pl.DataFrame(windows.filter(pc.invert(is_complete)).select(list(KEY_COLUMNS)))
     frame = read.frame
     if pairs.height < windows.num_rows / 2:
-        frame = _only_pairs(read.engine, frame, timeframe, pairs)
-    exact = _with_invalid_rows(read.collect(_exact_windows(replace(read, frame=frame), timeframe)))
+        frame = keep_pairs(read.engine, frame, timeframe, pairs)
+    exact = _aggregate_exactly(replace(read, frame=frame), timeframe)
     if pairs.height >= windows.num_rows / 2:
         return exact
     complete = _with_invalid_rows(unpack_prices(windows.filter(is_complete)))
     return pa.concat_tables([complete, exact])
+
+
+def _aggregate_exactly(read: TradesFrame, timeframe: Timeframe) -> pa.Table:
+    """Compute the windows of the trades that were read, with the exact order alone."""
+    return _with_invalid_rows(read.collect(_exact_windows(read, timeframe)))
 
 
 def _with_invalid_rows(windows: pa.Table) -> pa.Table:

@@ -3,23 +3,21 @@
 The expression is simple and independent of the rollup. A mistake in the rollup is therefore not repeated.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import polars as pl
 from pyiceberg.table import Table
 
 from k2_ohlcv.domain.candle import KEY_COLUMNS
-from k2_ohlcv.domain.intervals import Interval, coalesce, merge_to_at_most, subtract
+from k2_ohlcv.domain.intervals import Interval, merge_to_at_most
 from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.domain.trading_times import clip_to_trading_times
 from k2_ohlcv.domain.types import PRICE, VOLUME
-from k2_ohlcv.engine.rollup import MAX_INTERVALS, read_trades_between
+from k2_ohlcv.engine.rollup import MAX_INTERVALS, keep_pairs, read_trades_between
 from k2_ohlcv.engine.session import Engine
+from k2_ohlcv.engine.window_cache import RollupCache
 from k2_ohlcv.frames.candles import is_in_intervals
 from k2_ohlcv.frames.checks import TOTAL_COLUMNS
-
-#: The most cached windows, about 60 bytes each. Beyond that, only the latest intervals stay cached.
-_MAX_CACHED_WINDOWS = 2_000_000
 
 _NO_TOTALS = pl.DataFrame(
     schema={
@@ -35,27 +33,23 @@ _NO_TOTALS = pl.DataFrame(
 assert tuple(_NO_TOTALS.columns) == (*KEY_COLUMNS, *TOTAL_COLUMNS)
 
 
-class TotalsCache:
-    """The totals of the latest scans, for the timeframes that are checked together.
+class TotalsCache(RollupCache):
+    """Totals of windows. Totals of longer timeframes are sums and extremes of those of shorter ones."""
 
-    Args:
-        timeframes: trades are scanned for the shortest timeframe. Totals of longer timeframes are sums and
-            extremes of these totals.
-    """
-
-    def __init__(self, timeframes: Iterable[Timeframe]) -> None:
-        self.timeframes = tuple(timeframes)
-        self._key: tuple[int, str] | None = None
-        self._spans: list[Interval] = []
-        self._windows = _NO_TOTALS
-
-    def get(self, snapshot: int, timeframe: Timeframe) -> tuple[list[Interval], pl.DataFrame]:
-        """The cached intervals of a snapshot, and their totals."""
-        return (self._spans, self._windows) if self._key == (snapshot, timeframe.name) else ([], _NO_TOTALS)
-
-    def put(self, snapshot: int, timeframe: Timeframe, spans: list[Interval], windows: pl.DataFrame) -> None:
-        """Replace the contents of the cache."""
-        self._key, self._spans, self._windows = (snapshot, timeframe.name), spans, windows
+    def _roll_up(self, rows: pl.DataFrame, timeframe: Timeframe) -> pl.DataFrame:
+        micros = pl.col("window_start").dt.epoch("us")
+        start = pl.from_epoch(micros - micros % timeframe.micros, "us").dt.replace_time_zone("UTC")
+        return (
+            rows.with_columns(start.alias("window_start"))
+            .group_by(KEY_COLUMNS)
+            .agg(
+                pl.col("trade_count").sum(),
+                pl.col("volume").sum(),
+                pl.col("high_price").max(),
+                pl.col("low_price").min(),
+            )
+            .cast(_NO_TOTALS.schema)
+        )
 
 
 def compute_totals(
@@ -65,6 +59,7 @@ def compute_totals(
     timeframe: Timeframe,
     intervals: Sequence[Interval],
     *,
+    pairs: pl.DataFrame | None = None,
     cache: TotalsCache | None = None,
 ) -> pl.DataFrame:
     """Compute `KEY_COLUMNS` and `TOTAL_COLUMNS` of every window with trades, at a snapshot.
@@ -75,29 +70,35 @@ def compute_totals(
         snapshot: the trades snapshot id.
         timeframe: the length of the windows.
         intervals: aligned to the timeframe's windows.
-        cache: the totals of earlier scans. This scan adds its totals.
+        pairs: compute only these windows of these markets, in the columns `KEY_COLUMNS`; None computes all
+            markets.
+        cache: the totals of earlier scans. This scan adds its totals for longer timeframes.
     """
     intervals = clip_to_trading_times(intervals)
     if not intervals:
         return _NO_TOTALS
-    cache = cache or TotalsCache([timeframe])
-    finest = min(timeframe, *cache.timeframes, key=lambda t: t.length)
-    spans, windows = cache.get(snapshot, finest)
-    if missing := subtract(intervals, spans):
-        scanned = _scan_trades(engine, trades, snapshot, finest, missing)
-        spans, windows = coalesce([*spans, *missing]), pl.concat([windows, scanned])
-        if windows.height > _MAX_CACHED_WINDOWS:
-            spans, windows = intervals, windows.filter(is_in_intervals("window_start", intervals))
-        cache.put(snapshot, finest, spans, windows)
-    return _sum_windows(windows, timeframe, intervals)
+    if cache and pairs is None and (cached := cache.pop(snapshot, timeframe, intervals)) is not None:
+        return cached
+    totals = _scan_trades(engine, trades, snapshot, timeframe, intervals, pairs=pairs)
+    if cache and pairs is None:
+        cache.put_longer(snapshot, timeframe, intervals, totals)
+    return totals
 
 
 def _scan_trades(
-    engine: Engine, trades: Table, snapshot: int, timeframe: Timeframe, intervals: Sequence[Interval]
+    engine: Engine,
+    trades: Table,
+    snapshot: int,
+    timeframe: Timeframe,
+    intervals: Sequence[Interval],
+    *,
+    pairs: pl.DataFrame | None,
 ) -> pl.DataFrame:
     from pyspark.sql import functions as F  # noqa: N812 - its name everywhere
 
     rows = read_trades_between(engine, trades, snapshot, merge_to_at_most(intervals, MAX_INTERVALS))
+    if pairs is not None:
+        rows = keep_pairs(engine, rows, timeframe, pairs)
     micros = F.unix_micros("timestamp")
     start = F.timestamp_micros(micros - F.pmod(micros, F.lit(timeframe.micros)))
     totals = rows.groupBy("exchange", "symbol", start.alias("window_start")).agg(
@@ -107,22 +108,5 @@ def _scan_trades(
         F.min("price").alias("low_price"),
     )
     scanned = pl.DataFrame(totals.select(*_NO_TOTALS.columns).toArrow()).cast(_NO_TOTALS.schema)
-    # The scan may read more than the intervals. These windows must not be cached, or they would count twice.
+    # The scan may read more than the intervals.
     return scanned.filter(is_in_intervals("window_start", intervals))
-
-
-def _sum_windows(windows: pl.DataFrame, timeframe: Timeframe, intervals: Sequence[Interval]) -> pl.DataFrame:
-    micros = pl.col("window_start").dt.epoch("us")
-    start = pl.from_epoch(micros - micros % timeframe.micros, "us").dt.replace_time_zone("UTC")
-    return (
-        windows.filter(is_in_intervals("window_start", intervals))
-        .with_columns(start.alias("window_start"))
-        .group_by(KEY_COLUMNS)
-        .agg(
-            pl.col("trade_count").sum(),
-            pl.col("volume").sum(),
-            pl.col("high_price").max(),
-            pl.col("low_price").min(),
-        )
-        .cast(_NO_TOTALS.schema)
-    )

@@ -1,8 +1,8 @@
 """The order of the trades of a window, which decides open and close: by time, then by id, then by price.
 
 The exact order is a struct. An engine keeps an object a group to find its least and greatest value, which is
-slow and large with a million groups. The packed order is one decimal of the same order. It covers windows of
-up to a minute, and ids that are numbers or that this project generated. Other trades have no packed order.
+slow and large with a million groups. The packed order is one decimal of the same order. It covers prices
+below 10^9, and ids that are numbers below 9.9 x 10^9 or that this project generated. Other trades have none.
 """
 
 from typing import TYPE_CHECKING
@@ -11,39 +11,37 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from k2_ohlcv.domain.intervals import MICROSECOND
-from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
+from k2_ohlcv.domain.intervals import DAY, MICROSECOND
+from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.domain.types import PRICE
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-#: Windows up to this length have a packed order.
-MAX_PACKED_WINDOW = TIMEFRAMES[0].length
-
 #: The columns of the packed order of the opening and of the closing trade, and the number of trades with one.
 OPEN_ORDER, CLOSE_ORDER, ORDERED_TRADES = "open_order", "close_order", "ordered_trades"
 
-#: The tie-breaks of one microsecond: ids that are numbers below the limit, then generated ids.
-_TIE_LIMIT = 2**36
-_TIES = 2 * _TIE_LIMIT
-#: A price in 1e-8 is below this. The packed order is (time x _TIES + tie) x 10^10 + price, in decimals.
-_PRICE_LIMIT = 10 ** (PRICE.precision - PRICE.scale)
-_PRICE_UNITS = 10**PRICE.precision
-assert (MAX_PACKED_WINDOW // MICROSECOND) * _TIES < 2**63, "time and tie must fit 63 bits"
+#: The packed order is (time x _TIES + tie) x _PRICES + price, with the time in microseconds since the start
+#: of the window, and the price in 1e-8. Together they have at most 38 digits in windows of a day.
+_TIES, _PRICES = 10**10, 10**17
+assert (DAY // MICROSECOND) * _TIES * _PRICES < 10**38
+#: Ties below this are ids that are numbers. The others are ordinals of generated ids.
+_ORDINALS = 99 * 10**8
+#: Microseconds up to this times _TIES fit a bigint, which is faster than a decimal.
+_MAX_BIGINT_MICROS = 2**63 // _TIES - 1
 
 _MICROS = "unix_micros(timestamp)"
 _NUMBER = "try_cast(trade_id AS BIGINT)"
 #: The ordinal of a generated id, `<microseconds>-<ordinal>`. Times since 2001 have 16 digits.
 _ORDINAL = "try_cast(substring(trade_id, 18) AS BIGINT)"
 # A text such as '007', '+5' or ' 7' is also cast to a number. Such ids are ordered as text, so they have no
-# packed order. A number has at most 11 digits here and a generated id has more, so numbers come first.
+# packed order. A number has at most 10 digits here and a generated id has more, so numbers come first.
 _TIE_OF_ID = (
-    f"CASE WHEN {_NUMBER} BETWEEN 0L AND {_TIE_LIMIT - 1}L AND CAST({_NUMBER} AS STRING) = trade_id "
+    f"CASE WHEN {_NUMBER} BETWEEN 0L AND {_ORDINALS - 1}L AND CAST({_NUMBER} AS STRING) = trade_id "
     f"THEN {_NUMBER} "
-    f"WHEN {_ORDINAL} BETWEEN 0L AND {_TIE_LIMIT - 1}L "
+    f"WHEN {_ORDINAL} BETWEEN 0L AND {_TIES - _ORDINALS - 1}L "
     f"AND concat(CAST({_MICROS} AS STRING), '-', CAST({_ORDINAL} AS STRING)) = trade_id "
-    f"THEN {_ORDINAL} + {_TIE_LIMIT}L END"
+    f"THEN {_ORDINAL} + {_ORDINALS}L END"
 )
 
 
@@ -63,14 +61,21 @@ def add_packed_order(trades: "DataFrame", timeframe: Timeframe, *, has_ids: bool
     """Add the packed order of trades in windows of a timeframe, null for trades without one."""
     from pyspark.sql import functions as F  # noqa: N812
 
-    assert timeframe.length <= MAX_PACKED_WINDOW
-    tie = _TIE_OF_ID if has_ids else "0L"
-    order = f"pmod({_MICROS}, {timeframe.micros}L) * {_TIES}L + ({tie})"
-    # Types of exactly the needed digits, so that no engine reduces the scale of the sum.
-    shifted = (
-        f"CAST(CAST({order} AS DECIMAL(19, 0)) * CAST({_PRICE_LIMIT} AS DECIMAL(11, 0)) AS DECIMAL(29, 0))"
-    )
-    return trades.withColumn(OPEN_ORDER, F.expr(f"CAST({shifted} + price AS DECIMAL(38, {PRICE.scale}))"))
+    micros, tie = f"pmod({_MICROS}, {timeframe.micros}L)", _TIE_OF_ID if has_ids else "0L"
+    if timeframe.micros <= _MAX_BIGINT_MICROS:
+        order = f"CAST({micros} * {_TIES}L + ({tie}) AS DECIMAL(21, 0))"
+    else:
+        order = f"CAST({micros} AS DECIMAL(11, 0)) * {_whole(_TIES)} + CAST({tie} AS DECIMAL(11, 0))"
+    # Whole numbers throughout: an engine that runs out of digits would reduce the scale of a sum.
+    units = f"CAST(price * {_whole(10**PRICE.scale)} AS DECIMAL(18, 0))"
+    packed = f"CAST(CAST({order} AS DECIMAL(21, 0)) * {_whole(_PRICES)} + {units} AS DECIMAL(38, 0))"
+    is_small = f"price < {_PRICES // 10**PRICE.scale}"
+    return trades.withColumn(OPEN_ORDER, F.expr(f"CASE WHEN {is_small} THEN {packed} END"))
+
+
+def _whole(number: int) -> str:
+    """A power of ten as a decimal of its own digits."""
+    return f"CAST({number} AS DECIMAL({len(str(number))}, 0))"
 
 
 def unpack_prices(windows: pa.Table) -> pa.Table:
@@ -81,8 +86,8 @@ def unpack_prices(windows: pa.Table) -> pa.Table:
 
 
 def _price_of(packed: pa.Array) -> pa.Array:
-    """The prices in packed orders: the remainders of a division by `_PRICE_UNITS`, in units of 1e-8."""
-    remainder = pl.col("packed").to_physical() % pl.lit(_PRICE_UNITS, pl.Int128)
+    """The prices in packed orders: the remainders of a division by `_PRICES`, in units of 1e-8."""
+    remainder = pl.col("packed").to_physical() % pl.lit(_PRICES, pl.Int128)
     units = pl.DataFrame({"packed": packed}).select(remainder.cast(pl.Int64)).to_series().to_numpy()
     bits = np.stack([units, units >> 63], axis=1)  # little-endian two's complement of 128 bits
     return pa.Array.from_buffers(pa.decimal128(*PRICE), len(units), [None, pa.py_buffer(bits.tobytes())])

@@ -6,7 +6,6 @@ Row checks use `invariants.row_invariants`, as commits do. Reading tables and tr
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 
 import polars as pl
 
@@ -166,17 +165,12 @@ def uncompared_finding(check: str, timeframe: Timeframe, *, pending: int, behind
     )
 
 
-def check_rollup(stored: pl.DataFrame, minutes: pl.DataFrame, timeframe: Timeframe) -> Finding:
-    """Compare stored candles with the roll-up of stored 1m candles.
-
-    Args:
-        stored: candle rows with the column `partition`.
-        minutes: the 1m candles of the same span.
-        timeframe: the timeframe of `stored`.
-    """
-    start = pl.col("window_start").dt.truncate(f"{timeframe.length // timedelta(minutes=1)}m")
+def roll_up_minutes(minutes: pl.DataFrame, timeframe: Timeframe) -> pl.DataFrame:
+    """Roll up stored 1m candles, to compare them with the candles of a longer timeframe."""
+    micros = pl.col("window_start").dt.epoch("us")
+    start = pl.from_epoch(micros - micros % timeframe.micros, "us").dt.replace_time_zone("UTC")
     ordered = minutes.sort("window_start").with_columns(start.alias("window_start"))
-    rolled = ordered.group_by(KEY_COLUMNS).agg(
+    return ordered.group_by(KEY_COLUMNS).agg(
         pl.col("trade_count").sum(),
         pl.col("volume").sum().cast(pl.Decimal(*VOLUME)),
         pl.col("high_price").max(),
@@ -184,6 +178,16 @@ def check_rollup(stored: pl.DataFrame, minutes: pl.DataFrame, timeframe: Timefra
         pl.col("open_price").first(),
         pl.col("close_price").last(),
     )
+
+
+def check_rollup(stored: pl.DataFrame, rolled: pl.DataFrame, timeframe: Timeframe) -> Finding:
+    """Compare stored candles with the roll-up of stored 1m candles.
+
+    Args:
+        stored: candle rows with the column `partition`.
+        rolled: the roll-up of the 1m candles of the same span, from `roll_up_minutes`.
+        timeframe: the timeframe of `stored`.
+    """
     columns = (*TOTAL_COLUMNS, "open_price", "close_price")
     return _compare_rows("timeframes_agree", timeframe, stored, {"1m": rolled}, columns)
 

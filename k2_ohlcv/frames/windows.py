@@ -32,20 +32,21 @@ WINDOW_SCHEMA = pa.schema(
 )
 
 
-def roll_up(windows: pa.Table, timeframe: Timeframe) -> pa.Table:
+def roll_up(windows: pl.DataFrame, timeframe: Timeframe) -> pl.DataFrame:
     """Roll up whole windows into windows of a longer timeframe, exactly.
 
     Windows of one timeframe do not overlap. The open of a longer window is therefore the open of its earliest
     shorter window, and needs no order of trades. A sum that does not fit its type becomes null.
 
     Args:
-        windows: rows of `WINDOW_SCHEMA`, each window once. Their lengths divide the timeframe's length.
+        windows: the columns of `WINDOW_SCHEMA`, each window once. Their lengths divide the length of the
+            timeframe.
         timeframe: the timeframe of the result.
     """
     micros = pl.col("window_start").dt.epoch("us")
     start = pl.from_epoch(micros - micros % timeframe.micros, "us").dt.replace_time_zone("UTC")
-    frame = pl.DataFrame(windows).sort("window_start").with_columns(start.alias("window_start"))
-    rolled = frame.group_by("symbol", "exchange", "window_start").agg(
+    ordered = windows.sort("window_start").with_columns(start.alias("window_start"))
+    rolled = ordered.group_by("symbol", "exchange", "window_start").agg(
         pl.col("open_price").first(),
         pl.col("high_price").max(),
         pl.col("low_price").min(),
@@ -55,7 +56,7 @@ def roll_up(windows: pa.Table, timeframe: Timeframe) -> pa.Table:
         _exact_sum("notional", NOTIONAL),
         pl.col(INVALID_ROWS).sum(),
     )
-    return rolled.to_arrow().cast(WINDOW_SCHEMA)
+    return rolled.select(WINDOW_SCHEMA.names).cast(windows.schema)
 
 
 def _exact_sum(name: str, type_: ExactDecimal) -> pl.Expr:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 from pyiceberg.expressions import AlwaysTrue
@@ -179,17 +180,36 @@ def _cut_files(groups: pl.DataFrame, timeframe: Timeframe) -> tuple[pl.DataFrame
     Returns:
         The rows in the order of the files, sorted by key in each file; and the number of rows of each file.
     """
+    if groups.is_empty():
+        return groups.select(*CANDLE_TYPES), ()
     partition = pl.col("window_start").dt.truncate("1d" if timeframe.grain is Grain.DAY else "1mo")
-    keys = [partition.alias("partition"), pl.col("group")]
-    size = pl.len().over(keys)
-    pieces = (size / FILE_ROWS).round().clip(lower_bound=1)
-    # Rows of one window share a file, so that the time spans of files do not overlap.
-    position = pl.col("window_start").rank("min").over(keys) - 1
-    cut = groups.with_columns(
-        partition.alias("partition"), (position * pieces // size).cast(pl.UInt32).alias("piece")
-    ).sort("partition", "group", "piece", *KEY_COLUMNS)
-    lengths = cut.group_by("partition", "group", "piece", maintain_order=True).len()["len"]
-    return cut.select(*CANDLE_TYPES), tuple(lengths.to_list())
+    columns = groups.select(
+        partition.dt.epoch("us"), "group", pl.col("window_start").dt.epoch("us").alias("start")
+    )
+    partitions, group, starts = (columns.to_series(i).to_numpy() for i in range(3))
+    _, ordinals = np.unique(partitions, return_inverse=True)
+    _, files, sizes = np.unique(ordinals * 2**32 + group, return_inverse=True, return_counts=True)
+    pieces = np.zeros(len(files), np.int64)
+    for file in np.flatnonzero(sizes > 1.5 * FILE_ROWS):
+        rows = np.flatnonzero(files == file)
+        pieces[rows] = _cut_by_time(starts[rows])
+    keys = files * (pieces.max() + 1) + pieces
+    # Numbers instead of names: sorting a million rows by text takes seconds.
+    markets = groups.select("exchange", "symbol").unique().sort("exchange", "symbol").with_row_index("market")
+    named = groups.select("exchange", "symbol").join(
+        markets, on=["exchange", "symbol"], how="left", maintain_order="left"
+    )
+    order = np.lexsort((starts, named["market"].to_numpy(), keys))
+    _, file_rows = np.unique(keys, return_counts=True)
+    return groups.select(*CANDLE_TYPES)[order], tuple(file_rows.tolist())
+
+
+def _cut_by_time(starts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The number of the piece of each row. Rows of one window share a piece, so pieces do not overlap."""
+    count = round(len(starts) / FILE_ROWS)
+    ordered = np.sort(starts)
+    edges = ordered[[len(starts) * i // count for i in range(1, count)]]
+    return np.searchsorted(edges, starts, side="right")
 
 
 @dataclass(frozen=True)
@@ -214,6 +234,34 @@ class CandleFileChange:
     def is_empty(self) -> bool:
         """Whether the stored candles already equal the computed ones."""
         return not self.removed and not self.rows.num_rows
+
+
+def read_candles(
+    table: Table, timeframe: Timeframe, intervals: Sequence[Interval]
+) -> tuple[pl.DataFrame, list[str]]:
+    """Read all rows of the data files that may have rows of some intervals, or have misplaced rows there.
+
+    Args:
+        table: the candle table.
+        timeframe: the timeframe of the table.
+        intervals: the intervals.
+
+    Returns:
+        The rows in the columns of `CANDLE_TYPES`, with `partition`, the key of the partition that stores the
+        row, `misplaced`, and `task`, the index of the file; and the paths of the files.
+    """
+    chosen = IntervalSet(intervals)
+    files = _partition_files(table, timeframe, timeframe.grain.partitions(intervals))
+    tasks = [
+        task
+        for task in plan_scan_tasks(table, timeframe, files)[0]
+        if _may_have_rows(table, timeframe, task, chosen)
+    ]
+    rows = _read_rows(table, timeframe, tasks, range(len(tasks)))
+    keys = [timeframe.grain.key(file_partition(task.file, timeframe.grain)) for task in tasks]
+    partition = pl.lit(pl.Series(keys, dtype=pl.String)).gather("task").alias("partition")
+    paths = [task.file.file_path for task in tasks]
+    return rows.select(*CANDLE_TYPES, partition, "misplaced", "task"), paths
 
 
 def _add_audit_columns(computed: pl.DataFrame, now: datetime) -> pl.DataFrame:

@@ -113,8 +113,8 @@ class Plan:
         lines = [
             f"{table}: {self.reason or self._change_text()}.",
             f"  {self._windows_text()} in {len(self.intervals)} intervals of {len(self.partitions)} "
-            f"partitions are made equal to trades snapshot {self.trades_to}, reading {self.files_read} trades "
-            "files:",
+            f"partitions are made equal to trades snapshot {self.trades_to}, reading {self.files_read} "
+            "trades files:",
             *(f"    {interval}" for interval in self.intervals[:_MAX_LISTED]),
         ]
         if more > 0:

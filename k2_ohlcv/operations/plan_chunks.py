@@ -4,21 +4,17 @@ A chunk is bounded by its trades and by its windows. The number of windows is kn
 computed, so each chunk is sized by the windows per trade of the chunk before.
 """
 
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
-from datetime import datetime, timedelta
 
 from k2_ohlcv.domain.intervals import Interval, coalesce, intersect_all
-from k2_ohlcv.domain.timeframe import Grain, Timeframe
 from k2_ohlcv.lake.metadata.files import LiveFile
+from k2_ohlcv.lake.metadata.row_estimates import RowsPerDay
 from k2_ohlcv.operations.plan import Plan
 
 #: The maximum number of trades to read for one commit.
 MAX_CHUNK_TRADES = 12_500_000
 #: The maximum number of trades of the first chunk, before the windows per trade are known.
 MAX_FIRST_TRADES = 2_500_000
-#: A partition with too many trades is cut into pieces of at least this length.
-_LEAST_PIECE = timedelta(hours=1)
 
 
 class Chunks:
@@ -40,9 +36,9 @@ class Chunks:
         indivisible: Collection[Interval] = (),
     ) -> None:
         self._plan = plan
-        self._trades = TradesPerDay(files)
+        self._trades = RowsPerDay(files)
         self._max_windows = max_windows
-        self._max_trades: float = MAX_FIRST_TRADES
+        self._max_trades: float = min(MAX_FIRST_TRADES, MAX_CHUNK_TRADES)
         self._indivisible = set(indivisible)
 
     def add_result(self, trades: int, windows: int) -> None:
@@ -72,37 +68,4 @@ class Chunks:
                 yield intervals
             else:
                 for interval in intervals:
-                    yield from ([piece] for piece in _cut(interval, self._plan.timeframe))
-
-
-def _cut(interval: Interval, timeframe: Timeframe) -> Iterator[Interval]:
-    """Cut an interval into pieces of whole windows and at least `_LEAST_PIECE`."""
-    length = max(timeframe.length, _LEAST_PIECE)
-    start = interval.start
-    while start < interval.end:
-        end = min(interval.end, timeframe.floor(start) + length)
-        yield Interval(start, end)
-        start = end
-
-
-class TradesPerDay:
-    """Estimates the number of trades of intervals, from the rows and time spans of files."""
-
-    def __init__(self, files: Sequence[LiveFile]) -> None:
-        self._rows: dict[datetime, float] = defaultdict(float)
-        for file in files:
-            if not file.is_delete:
-                length = file.span.end - file.span.start
-                for day in Grain.DAY.partitions([file.span]):
-                    overlap = file.span.intersect(day)
-                    assert overlap
-                    self._rows[day.start] += file.file.record_count * ((overlap.end - overlap.start) / length)
-
-    def estimate(self, interval: Interval) -> float:
-        """Estimate the trades of an interval, as if the trades of a day were spread evenly."""
-        rows = 0.0
-        for day in Grain.DAY.partitions([interval]):
-            overlap = interval.intersect(day)
-            assert overlap
-            rows += self._rows.get(day.start, 0.0) * ((overlap.end - overlap.start) / (day.end - day.start))
-        return rows
+                    yield from ([piece] for piece in self._plan.timeframe.cut(interval))

@@ -22,7 +22,7 @@ from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.engine import rollup
 from k2_ohlcv.engine.session import Engine
 from k2_ohlcv.engine.window_cache import WindowCache
-from k2_ohlcv.frames.candles import candles_from_windows
+from k2_ohlcv.frames.candles import candles_from_windows, is_in_intervals
 from k2_ohlcv.frames.selection import WindowSelection
 from k2_ohlcv.frames.windows import WINDOW_SCHEMA
 from k2_ohlcv.lake.candles import CandleFileChange, StoredCandles
@@ -43,6 +43,10 @@ from k2_ohlcv.operations.reports import (
     partition_reports,
     refused_windows,
 )
+
+#: Selected windows of single markets, as a share of the stored candles of their windows, from which all
+#: markets are computed.
+_MOST = 0.25
 
 _log = structlog.get_logger(__name__)
 
@@ -190,9 +194,9 @@ class _Attempt:
         The engine computes only days that have trades. The request for a month then matches the cached
         windows of the daily tables of the same run.
         """
-        selection = self.plan.selection.clip(chunk)
-        computed, refused = candles_from_windows(self._compute_windows(selection), self.plan.timeframe)
         stored = StoredCandles.load(candles, self.plan.timeframe, chunk)
+        selection = _widen(self.plan.selection.clip(chunk), self.plan.timeframe, stored.rows)
+        computed, refused = candles_from_windows(self._compute_windows(selection), self.plan.timeframe)
         return stored.change(computed, refused, selection, datetime.now(UTC)), computed
 
     def _compute_windows(self, selection: WindowSelection) -> pa.Table:
@@ -201,11 +205,13 @@ class _Attempt:
         if plan.trades_to is None:
             return WINDOW_SCHEMA.empty_table()
         compute = partial(rollup.compute_windows, self.engine, self.trades, plan.trades_to, plan.timeframe)
-        windows = compute(intersect_all(selection.intervals, plan.days), cache=self.cache)
-        if selection.pairs.is_empty():
-            return windows
-        single = WindowSelection(pairs=selection.pairs).cover(plan.timeframe)
-        return pa.concat_tables([windows, compute(intersect_all(single, plan.days), pairs=selection.pairs)])
+        parts = [WINDOW_SCHEMA.empty_table()]
+        if whole := intersect_all(selection.intervals, plan.days):
+            parts.append(compute(whole, cache=self.cache))
+        pairs = WindowSelection(pairs=selection.pairs)
+        if single := intersect_all(pairs.cover(plan.timeframe), plan.days):
+            parts.append(compute(single, pairs=pairs.pairs))
+        return pa.concat_tables(parts)
 
     def _create_if_missing(self, candles: Table) -> Table:
         """Return the table to commit to. Create the table if it is missing.
@@ -228,6 +234,15 @@ class _Attempt:
         if plan.changed_behind_bounds:
             reason = plan.changed_behind_bounds_text
             _log.warning("another writer changed frozen or expired candles", table=table, reason=reason)
+
+
+def _widen(selection: WindowSelection, timeframe: Timeframe, stored: pl.DataFrame) -> WindowSelection:
+    """Select all markets if most of them are selected anyway. Computing all markets then costs less."""
+    if selection.pairs.is_empty():
+        return selection
+    cover = selection.cover(timeframe)
+    markets = stored.filter(is_in_intervals("window_start", cover)).height
+    return WindowSelection(tuple(cover)) if selection.pairs.height >= markets * _MOST else selection
 
 
 def _refused_windows_error(attempt: _Attempt, report: ReconcileReport) -> RefusedWindowsError:

@@ -8,10 +8,11 @@ from datetime import datetime
 import polars as pl
 
 from k2_ohlcv.domain.errors import InvariantError
-from k2_ohlcv.domain.intervals import Interval
+from k2_ohlcv.domain.intervals import Interval, subtract
 from k2_ohlcv.domain.timeframe import Grain, Timeframe
 from k2_ohlcv.domain.window_counts import WindowCounts
 from k2_ohlcv.frames.candles import MAX_SAMPLE_ROWS
+from k2_ohlcv.frames.selection import WindowSelection
 from k2_ohlcv.lake.candles import CandleFileChange
 from k2_ohlcv.lake.watermark import RefusedWindow, Watermark
 from k2_ohlcv.operations.plan import Plan
@@ -23,13 +24,21 @@ class ReconciledWindows:
 
     Attributes:
         snapshot: the trades snapshot; None if trades have no snapshot.
-        intervals: the intervals of the windows.
+        intervals: intervals that have all of the windows.
         refused: windows in the intervals that break an invariant. Their stored candles are unchanged.
+        selection: the windows; None for all windows of the intervals.
     """
 
     snapshot: int | None
     intervals: tuple[Interval, ...]
     refused: tuple[RefusedWindow, ...] = ()
+    selection: WindowSelection | None = None
+
+    @property
+    def compared(self) -> WindowSelection:
+        """The windows to compare: all but the refused ones."""
+        selection = self.selection or WindowSelection(self.intervals)
+        return selection.clip(subtract(self.intervals, [r.window for r in self.refused]))
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,7 @@ class ReconcileReport:
     @property
     def reconciled_windows(self) -> ReconciledWindows:
         """The windows that the run reconciled with the trades."""
-        return ReconciledWindows(self.trades_snapshot, self.plan.intervals, self.refused)
+        return ReconciledWindows(self.trades_snapshot, self.plan.intervals, self.refused, self.plan.selection)
 
     @property
     def watermark_moved(self) -> bool:

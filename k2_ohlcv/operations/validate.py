@@ -9,13 +9,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+import polars as pl
+
 from k2_ohlcv.domain.intervals import Interval, coalesce, subtract
+from k2_ohlcv.domain.memory import max_windows
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
 from k2_ohlcv.engine.session import Engine
 from k2_ohlcv.engine.totals import TotalsCache
 from k2_ohlcv.frames import checks
+from k2_ohlcv.frames.candles import is_in_intervals
 from k2_ohlcv.frames.checks import CHECKS, Finding, merge_findings
 from k2_ohlcv.frames.gaps import GapFinder
+from k2_ohlcv.lake.candles import read_candles
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.metadata.pending_changes import reject_missing_trades
 from k2_ohlcv.operations.reports import ReconciledWindows
@@ -44,7 +49,8 @@ def validate(
         timeframe: the timeframe of the candle table.
         intervals: the intervals to examine. Row checks and gaps examine whole partitions.
         reconciled: the windows that a run has just reconciled. They are compared with the trades snapshot of
-            that run. Without it, windows are compared with the current trades, except dirty windows.
+            that run. Row checks then examine the files that may have these windows, and gaps the windows
+            alone. Without it, windows are compared with the current trades, except dirty windows.
         earlier_findings: partitions whose refused windows are already in the findings of another call.
         now: the current time for freshness; by default this moment.
         cache: totals of trades, shared with validations of other candle tables.
@@ -64,17 +70,17 @@ class _Validation:
     """The checks of one candle table, and their findings so far.
 
     Attributes:
-        candles: the candle table.
         comparison: compares windows with trades and with 1m.
         gaps: finds spans without a candle.
         partitions: the partitions to examine.
+        examined: the intervals to examine: the partitions, or the windows of a run.
         findings: findings by check name, in the order of `CHECKS`.
     """
 
-    candles: CandleTableState
     comparison: Comparison
     gaps: GapFinder
     partitions: Sequence[Interval]
+    examined: Sequence[Interval]
     findings: dict[str, list[Finding]] = field(default_factory=lambda: {check.name: [] for check in CHECKS})
 
     @classmethod
@@ -102,30 +108,50 @@ class _Validation:
             too_late=candles.too_late,
             expired=candles.bounds.expired_before,
         )
-        return cls(candles, comparison, gaps, coalesce(timeframe.grain.partitions(intervals)))
+        partitions = coalesce(timeframe.grain.partitions(intervals))
+        return cls(comparison, gaps, partitions, coalesce(intervals) if reconciled else partitions)
 
     def check_chunks(self, cache: TotalsCache | None, progress: Callable[[str], None] | None) -> None:
         """Check the stored rows chunk by chunk, so that memory stays bounded."""
-        timeframe = self.candles.timeframe
-        for chunk in split_into_chunks(self.partitions, timeframe) or [[]]:
+        comparison, candles = self.comparison, self.comparison.candles
+        timeframe, read = candles.timeframe, set[str]()
+        max_rows = max_windows(comparison.engine.memory_mb)
+        chunks = split_into_chunks(self.examined, candles, comparison.minutes, max_rows)
+        for chunk in chunks if self.examined else [[]]:
             if progress and chunk:
                 span = f"{chunk[0].start:%Y-%m-%d} to {chunk[-1].end:%Y-%m-%d}"
                 progress(f"{timeframe.table}: checking {span}")
-            stored = self.candles.read(chunk)
-            self._add(checks.check_rows(stored, timeframe))
-            self._add(self.comparison.compare(stored, chunk, cache))
+            rows, paths = read_candles(candles.table, timeframe, chunk)
+            is_stored_here = ~pl.col("misplaced") & is_in_intervals("window_start", chunk)
+            stored = rows.filter(is_stored_here)
+            new = [index for index, path in enumerate(paths) if path not in read]
+            beside = rows.filter(~is_stored_here & pl.col("task").is_in(new) & self._is_checked_beside)
+            self._add(checks.check_rows(pl.concat([stored, beside]), timeframe))
+            self._add(comparison.compare(stored, chunk, cache))
             self.gaps.add_candles(stored, chunk)
+            read.update(paths)
+
+    @property
+    def _is_checked_beside(self) -> pl.Expr:
+        """Which further rows of the files get the row checks: misplaced rows; after a run, all rows.
+
+        A run may have rewritten the files. Rows of the examined intervals are in another chunk.
+        """
+        if self.comparison.is_of_run:
+            return pl.col("misplaced") | ~is_in_intervals("window_start", self.examined)
+        return pl.col("misplaced")
 
     def check_table(
         self, reconciled: ReconciledWindows | None, earlier_findings: Sequence[Interval], now: datetime
     ) -> None:
         """Add the findings that do not depend on a chunk."""
-        comparison, timeframe = self.comparison, self.candles.timeframe
+        comparison, candles = self.comparison, self.comparison.candles
         self._add(comparison.uncompared_findings())
-        self._add(find_refused(self.candles, subtract(self.partitions, earlier_findings), reconciled))
+        self._add(find_refused(candles, subtract(self.partitions, earlier_findings), reconciled))
         self._add([self.gaps.build_finding()])
-        self._add([measure_freshness(self.candles, comparison.trades, now)])
-        self._add([measure_trade_times(comparison.engine, comparison.trades, comparison.snapshot, timeframe)])
+        self._add([measure_freshness(candles, comparison.trades, now)])
+        times = (comparison.engine, comparison.trades, comparison.snapshot, candles.timeframe)
+        self._add([measure_trade_times(*times)])
 
     def _add(self, findings: Iterable[Finding]) -> None:
         for finding in findings:

@@ -3,28 +3,26 @@
 Comparing the windows is in `validation_comparison`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
-import polars as pl
-from pyiceberg.expressions import AlwaysTrue
-from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.table import Table
 
-from k2_ohlcv.domain.intervals import DAY, Interval, coalesce, intersect_all, subtract
+from k2_ohlcv.domain.intervals import Interval, coalesce, intersect_all, subtract
 from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.frames import checks
-from k2_ohlcv.frames.candles import CANDLE_TYPES
 from k2_ohlcv.frames.checks import Finding
-from k2_ohlcv.lake.delete_files import plan_scan_tasks
+from k2_ohlcv.frames.selection import WindowSelection
 from k2_ohlcv.lake.history_bounds import HistoryBounds
-from k2_ohlcv.lake.metadata.files import file_partition, live_files
+from k2_ohlcv.lake.metadata.files import live_files
 from k2_ohlcv.lake.metadata.pending_changes import PendingChanges
+from k2_ohlcv.lake.metadata.row_estimates import RowsPerDay
 from k2_ohlcv.lake.metadata.snapshot_diff import trades_spans
 from k2_ohlcv.lake.watermark import Watermark
 
-#: The time span of rows in memory. 31 days of 1m candles with 50 markets are two million rows.
-_CHUNK_LENGTH = 31 * DAY
+#: After a run over single markets, longer windows are not compared with 1m.
+_LONGEST_COMPARED = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -59,20 +57,6 @@ class CandleTableState:
     def outside_bounds(self, intervals: Sequence[Interval]) -> list[Interval]:
         """Return the windows of the intervals that are before a history bound."""
         return self.timeframe.align(subtract(intervals, self.bounds.clip(intervals)))
-
-    def read(self, intervals: Sequence[Interval]) -> pl.DataFrame:
-        """Read the partitions of the intervals. The column `partition` has the key of the partition."""
-        partitions = set(self.timeframe.grain.partitions(intervals))
-        scan = ArrowScan(self.table.metadata, self.table.io, self.table.schema(), AlwaysTrue())
-        frames = [pl.DataFrame(schema={**CANDLE_TYPES, "partition": pl.String})]
-        grain, current = self.timeframe.grain, self.table.metadata.current_snapshot_id
-        files = live_files(self.table, current)
-        chosen = [f for f in files if not f.is_delete and file_partition(f.file, grain) in partitions]
-        for task in plan_scan_tasks(self.table, self.timeframe, chosen)[0]:
-            rows = pl.DataFrame(scan.to_table([task])).cast(pl.Schema(CANDLE_TYPES))
-            key = grain.key(file_partition(task.file, grain))
-            frames.append(rows.with_columns(pl.lit(key).alias("partition")))
-        return pl.concat(frames)
 
 
 def _find_dirty(table: Table, trades: Table, timeframe: Timeframe) -> Sequence[Interval]:
@@ -127,10 +111,14 @@ class ComparisonScope:
         return checks.uncompared_finding(check, timeframe, pending=self.pending, behind=self.outside_bounds)
 
 
-def find_not_comparable(candles: CandleTableState, minutes: CandleTableState) -> Finding | None:
-    """Return a finding if a table cannot be compared with 1m, else None.
+def find_not_comparable(
+    candles: CandleTableState, minutes: CandleTableState, selection: WindowSelection | None
+) -> Finding | None:
+    """Return a finding if a table is not compared with 1m, else None.
 
-    The comparison requires candles in the 1m table, and a watermark in both tables.
+    The comparison requires candles in the 1m table, and a watermark in both tables. After a run that
+    reconciled windows of single markets, windows longer than an hour are left to the audit: a comparison
+    would read the 1m candles of all markets in these windows.
     """
     if candles.timeframe == minutes.timeframe or minutes.table.current_snapshot() is None:
         return Finding("timeframes_agree", candles.timeframe.name, 0)
@@ -138,15 +126,33 @@ def find_not_comparable(candles: CandleTableState, minutes: CandleTableState) ->
         return Finding(
             "timeframes_agree", candles.timeframe.name, 0, note="one of the tables is not complete yet"
         )
+    if selection and not selection.pairs.is_empty() and candles.timeframe.length > _LONGEST_COMPARED:
+        note = "windows of single markets were not compared; the audit compares whole days"
+        return Finding("timeframes_agree", candles.timeframe.name, 0, note=note)
     return None
 
 
-def split_into_chunks(intervals: Sequence[Interval], timeframe: Timeframe) -> list[list[Interval]]:
-    """Split intervals at partition boundaries, so that the rows of each chunk fit in memory."""
-    chunks: list[list[Interval]] = []
-    for partition in timeframe.grain.partitions(intervals):
-        if chunks and partition.end - chunks[-1][0].start <= _CHUNK_LENGTH:
-            chunks[-1].append(partition)
-        else:
-            chunks.append([partition])
-    return [coalesce(chunk) for chunk in chunks]
+def split_into_chunks(
+    intervals: Sequence[Interval], candles: CandleTableState, minutes: CandleTableState, max_rows: int
+) -> Iterator[list[Interval]]:
+    """Split intervals so that the stored rows of each chunk, and their 1m rows, fit in memory."""
+    tables = {state.timeframe: state.table for state in (candles, minutes)}
+    rows = [RowsPerDay(live_files(t, t.metadata.current_snapshot_id)) for t in tables.values()]
+
+    def estimate(interval: Interval) -> float:
+        return sum(table.estimate(interval) for table in rows)
+
+    chunk: list[Interval] = []
+    size = 0.0
+    for partition in candles.timeframe.grain.partitions(intervals):
+        of_partition = intersect_all(intervals, [partition])
+        is_large = sum(map(estimate, of_partition)) > max_rows
+        pieces = [[p] for i in of_partition for p in candles.timeframe.cut(i)] if is_large else [of_partition]
+        for piece in pieces:
+            added = sum(map(estimate, piece))
+            if chunk and size + added > max_rows:
+                yield coalesce(chunk)
+                chunk, size = [], 0.0
+            chunk, size = [*chunk, *piece], size + added
+    if chunk:
+        yield coalesce(chunk)

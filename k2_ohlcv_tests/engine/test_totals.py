@@ -9,7 +9,7 @@ import pytest
 
 from k2_ohlcv.domain.intervals import DAY, Interval
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
-from k2_ohlcv.engine import totals
+from k2_ohlcv.engine import totals, window_cache
 from k2_ohlcv.engine.rollup import MAX_INTERVALS
 from k2_ohlcv.operations.reconcile import refresh
 from k2_ohlcv.operations.validate import validate
@@ -27,9 +27,9 @@ def scans(monkeypatch: pytest.MonkeyPatch) -> Scans:
     intervals: Scans = []
     real = totals._scan_trades
 
-    def scan(*arguments: Any) -> Any:
+    def scan(*arguments: Any, **options: Any) -> Any:
         intervals.append(arguments[-1])
-        return real(*arguments)
+        return real(*arguments, **options)
 
     monkeypatch.setattr(totals, "_scan_trades", scan)
     return intervals
@@ -54,24 +54,23 @@ def test_trades_are_scanned_once_for_all_tables(sail: EngineLake, scans: Scans) 
     assert sorted(i.start.date() for scan in scans for i in scan) == [AT.date(), later.date()]
 
 
-def test_the_cache_of_windows_is_bounded(
+def test_the_cache_of_totals_is_bounded(
     sail: EngineLake, scans: Scans, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The windows that were used last stay in the cache. The others are scanned again."""
+    """Totals that do not fit are scanned again. Those of longer windows are kept first."""
     lakes.add_trades(sail.lake, week_of_trades())
-    monkeypatch.setattr(totals, "_MAX_CACHED_WINDOWS", 30)
-    cache, trades = totals.TotalsCache([MINUTE]), sail.lake.trades()
-    for at in (AT, AT + DAY, AT + DAY, AT):
-        computed = totals.compute_totals(
+    monkeypatch.setattr(window_cache, "_MAX_CACHED_ROWS", 30)
+    cache, trades = totals.TotalsCache(TIMEFRAMES), sail.lake.trades()
+    for timeframe in TIMEFRAMES:
+        totals.compute_totals(
             sail.engine,
             trades,
             table_history.current_snapshot_id(trades),
-            MINUTE,
-            [day_interval(at)],
+            timeframe,
+            [day_interval(AT)],
             cache=cache,
         )
-        assert computed.height == (24 if at == AT else 48)
-    assert len(scans) == 3
+    assert len(scans) == 3, "24 windows of 1h and 1 of 1d are kept, those of 5m and 30m are not"
 
 
 def test_more_intervals_than_a_scan_takes_are_counted_once(sail: EngineLake, scans: Scans) -> None:

@@ -6,11 +6,10 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from k2_ohlcv.domain.candle import KEY_COLUMNS
 from k2_ohlcv.domain.intervals import MICROSECOND, Interval, to_micros
 from k2_ohlcv.domain.timeframe import find_timeframe
 from k2_ohlcv.frames import selection
-from k2_ohlcv.frames.selection import WindowSelection
+from k2_ohlcv.frames.selection import WindowSelection, no_pairs
 
 MINUTE = find_timeframe("1m")
 AT = datetime(2024, 2, 28, 23, 50, tzinfo=UTC)
@@ -33,8 +32,7 @@ def all_windows() -> pl.DataFrame:
     """A row of every market in each minute of half an hour around the trades."""
     starts = [AT + minute * MINUTE.length for minute in range(-5, 30)]
     rows = [(*market, start) for market in MARKETS for start in starts]
-    schema = {"exchange": pl.String, "symbol": pl.String, "window_start": pl.Datetime("us", "UTC")}
-    return pl.DataFrame(rows, schema=schema, orient="row").select(KEY_COLUMNS)
+    return pl.DataFrame(rows, schema=no_pairs().schema, orient="row")
 
 
 @given(

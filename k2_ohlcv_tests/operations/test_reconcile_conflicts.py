@@ -25,12 +25,15 @@ from k2_ohlcv_tests.support.crash import Interrupted, interrupt_windows
 from k2_ohlcv_tests.support.engine_lake import EngineLake
 from k2_ohlcv_tests.support.trades import AT, make_trade, week_of_trades
 
+#: The most trades of a day of `week_of_trades`. A commit of as many has one day.
+TRADES_PER_DAY = 48
+
 
 def test_the_watermark_is_set_in_the_last_commit(sail: EngineLake, monkeypatch: pytest.MonkeyPatch) -> None:
     """After an error between two commits, the first part is stored and the watermark is unset."""
     trades = week_of_trades()
     lakes.add_trades(sail.lake, trades)
-    monkeypatch.setattr(plan_chunks, "MAX_CHUNK_PARTITIONS", 2)
+    monkeypatch.setattr(plan_chunks, "MAX_CHUNK_TRADES", TRADES_PER_DAY)
     real = reconcile.commit_change
 
     def commit_once(*args: object) -> object:
@@ -155,7 +158,7 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, commits: int) -> None:
 
 def test_a_refresh_skips_committed_windows(three_days: EngineLake, monkeypatch: pytest.MonkeyPatch) -> None:
     """New trades arrive between the two, and committed windows are not computed again."""
-    monkeypatch.setattr(plan_chunks, "MAX_CHUNK_PARTITIONS", 1)
+    monkeypatch.setattr(plan_chunks, "MAX_CHUNK_TRADES", 0)
     late_trades = [make_trade(1000 + n, AT + n * DAY + timedelta(minutes=5)) for n in range(3)]
     lakes.add_trades(three_days.lake, late_trades)
     interrupt_after(monkeypatch, 2)
@@ -173,7 +176,7 @@ def test_a_refresh_skips_committed_windows(three_days: EngineLake, monkeypatch: 
 def test_an_interrupted_first_refresh_is_continued(sail: EngineLake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the partitions that were not committed are computed."""
     lakes.add_trades(sail.lake, week_of_trades())
-    monkeypatch.setattr(plan_chunks, "MAX_CHUNK_PARTITIONS", 1)
+    monkeypatch.setattr(plan_chunks, "MAX_CHUNK_TRADES", TRADES_PER_DAY)
     interrupt_after(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         sail.refresh(MINUTE)

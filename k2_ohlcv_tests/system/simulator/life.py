@@ -49,8 +49,8 @@ EXTERNAL_STEPS: dict[str, tuple[Step, int]] = {
     "roll back candles": (external_writers.roll_back_candles, 3),
     "change candles": (external_writers.change_candles, 4),
 }
-#: The limit on partitions of one commit of a refresh. Small commits have one partition.
-SMALL_COMMITS = "k2_ohlcv.operations.plan_chunks.MAX_CHUNK_PARTITIONS"
+#: The limit on trades of one commit of a refresh. Small commits have a part of a day.
+SMALL_COMMITS = "k2_ohlcv.operations.plan_chunks.MAX_CHUNK_TRADES"
 #: One of this many commands has a fault.
 COMMANDS_PER_FAULT = 3
 
@@ -102,7 +102,7 @@ class Life:
         world.hooks.armed = fault
         small = rng.random() < 0.5
         try:
-            with patch(SMALL_COMMITS, 1) if small else nullcontext():
+            with patch(SMALL_COMMITS, 10) if small else nullcontext():
                 COMMANDS[name][0](world)
         except BaseException as error:
             if fault is None or not fault.happened or not isinstance(error, ALLOWED[fault.effect]):
