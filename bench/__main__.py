@@ -51,7 +51,7 @@ def bench(
     rows: list[Row] = []
     with console.status("generating trades, once") as status:
         _ = data.lake, data.csv
-        for name in suites or SUITES:
+        for name in suites or [name for name, suite in SUITES.items() if not suite.is_opt_in]:
             rows += SUITES[name].measure(data, runs, partial(_show_progress, status, name))
     kind = "Quick benchmark, too small for the goals," if quick else "Benchmark"
     title = f"{kind} on {data.rows:,} generated trades a day over 4 markets, {data.days} days"

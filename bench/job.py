@@ -22,6 +22,7 @@ class Job:
         end: the end of the interval, in microseconds since the epoch.
         again: keep earlier results. Otherwise they are removed first, which is not measured.
         out: the folder for results that are not in the lake.
+        check: run the checks of the tables too.
     """
 
     home: str
@@ -31,6 +32,7 @@ class Job:
     end: int = 0
     again: bool = False
     out: str = ""
+    check: bool = False
 
     @property
     def timeframes(self) -> list[Timeframe]:

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from bench import trades
 from bench.lake import Dataset, append_trades, bench_settings, open_lake
-from k2_ohlcv.domain.intervals import DAY, day_start, to_micros
+from k2_ohlcv.domain.intervals import DAY, EPOCH, day_start, to_micros
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv.engine.session import open_engine
 from k2_ohlcv.engine.window_cache import WindowCache
@@ -94,3 +95,41 @@ def five_minute_batches(data: Dataset, count: int) -> Iterator[pa.Table]:
         first, end = moments.searchsorted(edges).tolist()
         moved = pa.array(moments[first:end] - offset).cast(pa.timestamp("us", "UTC"))
         yield day.slice(first, end - first).set_column(at, "timestamp", moved)
+
+
+def late_trades(data: Dataset, count: int, seed: int) -> pa.Table:
+    """Trades of the first day that are stored already, with new ids."""
+    rows = data.generate_day(trades.FIRST_DAY)
+    chosen = np.sort(np.random.default_rng(seed).choice(rows.num_rows, count, replace=False))
+    late = rows.take(pa.array(chosen))
+    # Ids above those of every stored trade.
+    ids = pa.array(np.arange(count) + 9_000_000_000 + seed * 1_000_000).cast(pa.string())
+    return late.set_column(late.schema.get_field_index("trade_id"), "trade_id", ids)
+
+
+def years_lake(root: Path, rows: int, days: int) -> Path:
+    """A lake of three quiet markets over many days, all in one snapshot, without candles."""
+    home = root / f"years-{rows}x{days}"
+    done = home / "complete"
+    if not done.exists():
+        shutil.rmtree(home, ignore_errors=True)
+        append_trades(open_lake(home), _years_of_trades(rows, days))
+        done.touch()
+    return home
+
+
+def _years_of_trades(rows: int, days: int) -> pa.Table:
+    random = np.random.default_rng(1)
+    first = to_micros(day_start(trades.FIRST_DAY)) - days * to_micros(EPOCH + DAY)
+    at = np.sort(random.integers(first, first + days * to_micros(EPOCH + DAY), rows))
+    symbols = pa.array([market.symbol for market in trades.MARKETS[:3]])
+    return pa.table(
+        {
+            "exchange": pa.repeat(trades.EXCHANGE, rows),
+            "symbol": symbols.take(pa.array(random.integers(0, 3, rows))),
+            "trade_id": pa.array(np.arange(rows)).cast(pa.string()),
+            "timestamp": pa.array(at).cast(pa.timestamp("us", "UTC")),
+            "price": trades.to_decimals(random.integers(10**8, 10**12, rows), 18),
+            "quantity": trades.to_decimals(random.integers(10**5, 10**10, rows), 19),
+        }
+    )

@@ -12,6 +12,7 @@ ENGINES = {
     "Polars": "bench.engines.polars",
     "ingest": "bench.engines.ingestion",
     "refresh": "bench.engines.refresh",
+    "first refresh": "bench.engines.first_refresh",
     "retention": "bench.engines.retention",
     "validate": "bench.engines.validation",
     "Spark MERGE": "bench.engines.spark_merge",

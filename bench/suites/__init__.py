@@ -6,15 +6,31 @@ from dataclasses import dataclass
 from bench.compare import Report
 from bench.lake import Dataset
 from bench.report import Row
-from bench.suites import all_timeframes, ingestion, one_day, refresh, retention, ten_days, validation
+from bench.suites import (
+    all_timeframes,
+    ingestion,
+    one_day,
+    refresh,
+    retention,
+    ten_days,
+    validation,
+    wide_day,
+    wide_refresh,
+    wide_week,
+    years,
+)
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite: a description, and the function that measures data with a number of warm runs."""
+    """A suite: a description, and the function that measures data with a number of warm runs.
+
+    An opt-in suite runs only if it is named.
+    """
 
     about: str
     measure: Callable[[Dataset, int, Report], list[Row]]
+    is_opt_in: bool = False
 
 
 SUITES: Mapping[str, Suite] = {
@@ -24,5 +40,11 @@ SUITES: Mapping[str, Suite] = {
     "ingest": Suite("a CSV of one day into trades", ingestion.measure),
     "refresh": Suite("five minutes of new trades, in a small and a large lake", refresh.measure),
     "validate": Suite("every check of seven days of all five tables", validation.measure),
+    "wide": Suite("all five tables of a day of 2,000 markets", wide_day.measure),
+    "wide-refresh": Suite("new and late trades in a day of 2,000 markets", wide_refresh.measure),
+    "years": Suite("the first refresh of ten years", years.measure),
+    "wide-week": Suite(
+        "a rebuild and every check of seven days of 2,000 markets, only if named", wide_week.measure, True
+    ),
     "retention": Suite("90 day-partitions of the 1m table dropped", retention.measure),
 }

@@ -164,25 +164,34 @@ def _candle_outcome() -> pl.Expr:
 
 
 def is_in_intervals(column: str, intervals: Sequence[Interval]) -> pl.Expr:
-    """Return an expression: whether the time in a column lies in one of the intervals.
+    """Return an expression: whether the time in a column lies in one of the intervals."""
+    return _overlaps(pl.col(column).dt.epoch("us"), pl.col(column).dt.epoch("us") + 1, intervals)
 
-    The expression compares microseconds. Polars would create a frame for each literal of a time type. The
-    cost does not grow with the number of intervals.
+
+def overlaps_intervals(start: str, end: str, intervals: Sequence[Interval]) -> pl.Expr:
+    """Return an expression: whether the span from one column to another overlaps one of the intervals."""
+    return _overlaps(pl.col(start).dt.epoch("us"), pl.col(end).dt.epoch("us"), intervals)
+
+
+def _overlaps(start: pl.Expr, end: pl.Expr, intervals: Sequence[Interval]) -> pl.Expr:
+    """Compare microseconds: Polars would create a frame for each literal of a time type.
+
+    The cost does not grow with the number of intervals.
     """
     disjoint = coalesce(intervals)
     if not disjoint:
         return pl.lit(False)
-    micros = pl.col(column).dt.epoch("us")
     starts, ends = (
-        pl.Series([to_micros(m) for m in side], dtype=pl.Int64)
-        for side in zip(*((i.start, i.end) for i in disjoint), strict=True)
+        pl.Series([to_micros(getattr(interval, side)) for interval in disjoint], dtype=pl.Int64)
+        for side in ("start", "end")
     )
     if len(disjoint) == 1:
-        is_inside: pl.Expr = (micros >= starts[0]) & (micros < ends[0])
+        is_inside: pl.Expr = (end > starts[0]) & (start < ends[0])
         return is_inside
-    # The interval that starts last before the time. Index -1 stands for no such interval.
-    index = pl.lit(starts).search_sorted(micros, side="right").cast(pl.Int64) - 1
-    return (index >= 0) & (micros < pl.lit(ends).gather(index.clip(lower_bound=0)))
+    # The first interval that ends after the start. The number of intervals stands for no such interval.
+    index = pl.lit(ends).search_sorted(start, side="right").cast(pl.Int64)
+    last = len(disjoint) - 1
+    return (index <= last) & (end > pl.lit(starts).gather(index.clip(upper_bound=last)))
 
 
 assert set(CANDLE_TYPES) == {*KEY_COLUMNS, *VALUE_COLUMNS, *AUDIT_COLUMNS}

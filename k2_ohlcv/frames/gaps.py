@@ -13,7 +13,7 @@ import polars as pl
 from k2_ohlcv.domain.candle import KEY_COLUMNS
 from k2_ohlcv.domain.intervals import Interval, coalesce, intersect_all, subtract
 from k2_ohlcv.domain.timeframe import Timeframe
-from k2_ohlcv.frames.candles import CANDLE_TYPES, MAX_SAMPLE_ROWS, is_in_intervals
+from k2_ohlcv.frames.candles import CANDLE_TYPES, MAX_SAMPLE_ROWS, is_in_intervals, overlaps_intervals
 from k2_ohlcv.frames.checks import Finding
 
 #: Reasons: no trades, candles dropped (or trades too late to be computed), candles not computed yet.
@@ -22,6 +22,12 @@ NO_TRADES, EXPIRED, NOT_COMPUTED = KINDS = ("no trades then", "expired", "not co
 ALL_MARKETS = "*"
 
 _FIRST_MOMENT = datetime.min.replace(tzinfo=UTC)
+_GAP_TYPES = {
+    "exchange": pl.String(),
+    "symbol": pl.String(),
+    "start": CANDLE_TYPES["window_start"],
+    "end": CANDLE_TYPES["window_end"],
+}
 _KEY_TYPES = {name: CANDLE_TYPES[name] for name in KEY_COLUMNS}
 
 
@@ -74,25 +80,31 @@ class GapFinder:
     def _add_market_gaps(self, rows: pl.DataFrame) -> None:
         """Add the gaps between consecutive candles of each market."""
         length = self._timeframe.length
-        after = pl.col("window_start").shift(-1).over("exchange", "symbol", order_by="window_start")
-        jumps = rows.with_columns(after.alias("next")).filter(
-            pl.col("next") - pl.col("window_start") > length
+        ordered = rows.sort(KEY_COLUMNS)
+        is_same = pl.col("exchange").eq_missing(pl.col("exchange").shift(-1)) & pl.col("symbol").eq_missing(
+            pl.col("symbol").shift(-1)
         )
-        columns = jumps.sort("window_start").select("exchange", "symbol", "window_start", "next")
-        for exchange, symbol, start, end in columns.iter_rows():
-            self._add_gap(exchange, symbol, Interval(start + length, end))
+        end = pl.when(is_same).then(pl.col("window_start").shift(-1)).alias("end")
+        gaps = ordered.with_columns(end).select(
+            "exchange", "symbol", (pl.col("window_start") + length).alias("start"), "end"
+        )
+        self._add_gaps(gaps.filter(pl.col("end") > pl.col("start")))
 
-    def _add_gap(self, exchange: str, symbol: str, span: Interval) -> None:
-        """Count a gap by its reason, and keep the first gaps as samples."""
-        if intersect_all([span], self._pending):
-            reason = NOT_COMPUTED
-        else:
-            expired = intersect_all([span], [*self._dropped, *self._too_late])
-            reason = EXPIRED if expired else NO_TRADES
-        self._counts[reason] += 1
-        if len(self._samples) < MAX_SAMPLE_ROWS:
-            market = {"exchange": exchange, "symbol": symbol}
-            self._samples.append({**market, "start": span.start, "end": span.end, "why": reason})
+    def _add_gaps(self, gaps: pl.DataFrame) -> None:
+        """Count gaps by their reason, and keep the first gaps as samples."""
+        is_pending = overlaps_intervals("start", "end", self._pending)
+        is_expired = overlaps_intervals("start", "end", [*self._dropped, *self._too_late])
+        why = pl.when(is_pending).then(pl.lit(NOT_COMPUTED)).when(is_expired).then(pl.lit(EXPIRED))
+        gaps = gaps.with_columns(why.otherwise(pl.lit(NO_TRADES)).alias("why"))
+        self._counts.update(dict(gaps.group_by("why").len().iter_rows()))
+        missing = MAX_SAMPLE_ROWS - len(self._samples)
+        self._samples += (
+            gaps.bottom_k(missing, by=["start", "exchange", "symbol"])
+            .sort("start", "exchange", "symbol")
+            .to_dicts()
+            if missing > 0
+            else []
+        )
 
     def build_finding(self) -> Finding:
         """Build the finding of all gaps.
@@ -102,8 +114,8 @@ class GapFinder:
         market_gaps, self._samples = self._samples, []
         dropped = intersect_all(self._spans, self._dropped)
         pending = subtract(intersect_all(self._spans, self._pending), self._candle_spans)
-        for span in sorted([*dropped, *pending]):
-            self._add_gap(ALL_MARKETS, ALL_MARKETS, span)
+        spans = [(ALL_MARKETS, ALL_MARKETS, span.start, span.end) for span in sorted([*dropped, *pending])]
+        self._add_gaps(pl.DataFrame(spans, schema=_GAP_TYPES, orient="row"))
         rows = [*self._samples, *market_gaps][:MAX_SAMPLE_ROWS]
         counts = [f"{self._counts[reason]:,} {reason}" for reason in KINDS if self._counts[reason]]
         return Finding(

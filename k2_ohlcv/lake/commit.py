@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import accumulate
 
 import pyarrow as pa
 from pyiceberg.io.pyarrow import _dataframe_to_data_files
@@ -22,7 +21,7 @@ from pyiceberg.table.update.snapshot import ExpireSnapshots, _ManifestMergeManag
 from pyiceberg.typedef import EMPTY_DICT
 
 from k2_ohlcv.domain.retention import SnapshotInfo, snapshots_to_expire
-from k2_ohlcv.lake.data_files import partition_key, write_parts
+from k2_ohlcv.lake.data_files import write_parts
 from k2_ohlcv.lake.delete_files import applicable_delete_manifests
 from k2_ohlcv.lake.metadata.manifests import read_live_files
 from k2_ohlcv.lake.retry import CONFLICT_ERRORS, retry_conflicts
@@ -170,9 +169,7 @@ def _write_rows(table: Table, change: TableCommit, write_uuid: uuid.UUID) -> Ite
     assert change.rows is not None
     if not change.file_rows:
         return _dataframe_to_data_files(table.metadata, change.rows, table.io, write_uuid=write_uuid)
-    ends = list(accumulate(change.file_rows))
-    parts = [change.rows.slice(end - size, size) for end, size in zip(ends, change.file_rows, strict=True)]
-    return write_parts(table, [(partition_key(table, part), part) for part in parts], write_uuid)
+    return write_parts(table, change.rows, change.file_rows, write_uuid)
 
 
 def commit_with_retry(load: Callable[[], Table], change: Callable[[Table], TableCommit]) -> Table:

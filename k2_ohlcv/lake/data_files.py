@@ -1,8 +1,8 @@
 """Writes rows as data files of their partitions. No snapshot has the files until a commit adds them."""
 
 import uuid
-from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,46 +18,48 @@ FILE_ROWS = 1_250_000
 
 def write_files(table: Table, rows: pa.Table) -> Iterator[DataFile]:
     """Write trades, sorted by the partition column, as files of at most `FILE_ROWS` rows."""
-    parts = []
-    for key, part in _split_by_partition(table, rows):
-        file_count = -(-part.num_rows // FILE_ROWS)
-        size = -(-part.num_rows // file_count)
-        parts += [(key, part.slice(position, size)) for position in range(0, part.num_rows, size)]
-    return write_parts(table, parts, uuid.uuid4())
+    sizes: list[int] = []
+    runs = pc.run_end_encode(_partition_values(table, rows))
+    for start, end in pairwise([0, *runs.run_ends.to_pylist()]):
+        file_count = -(-(end - start) // FILE_ROWS)
+        size = -(-(end - start) // file_count)
+        sizes += [min(size, end - position) for position in range(start, end, size)]
+    return write_parts(table, rows, sizes, uuid.uuid4())
 
 
 def write_parts(
-    table: Table, parts: Iterable[tuple[PartitionKey, pa.Table]], write_uuid: uuid.UUID
+    table: Table, rows: pa.Table, sizes: Sequence[int], write_uuid: uuid.UUID
 ) -> Iterator[DataFile]:
-    """Write each part as one file of its partition, in parallel."""
-    schema = table.schema()
+    """Write rows as files, in parallel.
+
+    Args:
+        table: the table.
+        rows: the rows, in the order of the files. The rows of a file are of one partition.
+        sizes: the number of rows of each file.
+        write_uuid: a part of the names of the files.
+    """
+    schema, spec, field = table.schema(), table.spec(), table.spec().fields[0]
+    ends = list(accumulate(sizes))
+    starts = [end - size for end, size in zip(ends, sizes, strict=True)]
+    rows = rows.cast(schema.as_arrow()).combine_chunks()
+    values = _partition_values(table, rows).take(pa.array(starts, pa.int64())).to_pylist()
     tasks = (
         WriteTask(
             write_uuid=write_uuid,
             task_id=number,
             schema=schema,
-            record_batches=part.cast(schema.as_arrow()).combine_chunks().to_batches(),
-            partition_key=key,
+            record_batches=rows.slice(start, size).to_batches(),
+            partition_key=PartitionKey([PartitionFieldValue(field, value)], spec, schema),
         )
-        for number, (key, part) in enumerate(parts)
+        for number, (start, size, value) in enumerate(zip(starts, sizes, values, strict=True))
     )
     return write_file(io=table.io, table_metadata=table.metadata, tasks=tasks)
 
 
-def partition_key(table: Table, rows: pa.Table) -> PartitionKey:
-    """The partition of rows that all lie in one partition."""
-    ((key, _),) = _split_by_partition(table, rows.slice(0, 1))
-    return key
-
-
-def _split_by_partition(table: Table, rows: pa.Table) -> Iterator[tuple[PartitionKey, pa.Table]]:
-    """Split rows that are sorted by the partition column."""
+def _partition_values(table: Table, rows: pa.Table) -> pa.Array:
+    """The partition value of each row."""
     field = table.spec().fields[0]
     source = table.schema().find_field(field.source_id)
-    values = field.transform.pyarrow_transform(source.field_type)(rows[source.name].combine_chunks())
-    runs = pc.run_end_encode(values)
-    for (start, end), value in zip(
-        pairwise([0, *runs.run_ends.to_pylist()]), runs.values.to_pylist(), strict=True
-    ):
-        key = PartitionKey([PartitionFieldValue(field, value)], table.spec(), table.schema())
-        yield key, rows.slice(start, end - start)
+    column = rows.cast(table.schema().as_arrow())[source.name].combine_chunks()
+    values: pa.Array = field.transform.pyarrow_transform(source.field_type)(column)
+    return values

@@ -1,20 +1,19 @@
 """Splits a plan into chunks, one commit each, so that memory stays bounded. The plan itself is in `plan`.
 
 A chunk is bounded by its trades and by its windows. The number of windows is known only after a chunk is
-computed, so each chunk is sized by the windows per trade of the chunk before.
+computed. The first chunk is therefore sized by a sample of the trades, and each other one by the windows per
+trade of the chunk before.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
-from k2_ohlcv.domain.intervals import Interval, coalesce, intersect_all
+from k2_ohlcv.domain.intervals import Interval, IntervalSet, coalesce, intersect_all
 from k2_ohlcv.lake.metadata.files import LiveFile
 from k2_ohlcv.lake.metadata.row_estimates import RowsPerDay
 from k2_ohlcv.operations.plan import Plan
 
 #: The maximum number of trades to read for one commit.
 MAX_CHUNK_TRADES = 12_500_000
-#: The maximum number of trades of the first chunk, before the windows per trade are known.
-MAX_FIRST_TRADES = 2_500_000
 
 
 class Chunks:
@@ -24,6 +23,7 @@ class Chunks:
         plan: the plan.
         files: the live files of the trades.
         max_windows: the number of windows that one commit should have at most.
+        sample: estimates the windows per trade from a file of trades.
         indivisible: partitions that one commit must reconcile as a whole.
     """
 
@@ -33,13 +33,22 @@ class Chunks:
         files: Sequence[LiveFile],
         *,
         max_windows: int,
+        sample: Callable[[LiveFile], float],
         indivisible: Collection[Interval] = (),
     ) -> None:
         self._plan = plan
         self._trades = RowsPerDay(files)
         self._max_windows = max_windows
-        self._max_trades: float = min(MAX_FIRST_TRADES, MAX_CHUNK_TRADES)
         self._indivisible = set(indivisible)
+        self._max_trades: float = min(max_windows, MAX_CHUNK_TRADES)
+        covered = IntervalSet(plan.intervals)
+        largest = max(
+            (f for f in files if not f.is_delete and covered.has_overlap(f.span)),
+            key=lambda f: f.file.record_count,
+            default=None,
+        )
+        if largest and sum(map(self._trades.estimate, plan.intervals)) > self._max_trades:
+            self._max_trades = min(MAX_CHUNK_TRADES, max_windows / max(sample(largest), 1e-6))
 
     def add_result(self, trades: int, windows: int) -> None:
         """Adapt the size of the next chunks to the numbers of trades and windows of the last one."""

@@ -34,6 +34,7 @@ from k2_ohlcv.lake.metadata.files import live_files
 from k2_ohlcv.lake.missing_table import MissingTable
 from k2_ohlcv.lake.retry import retry_conflicts
 from k2_ohlcv.lake.watermark import RefusedWindow, Watermark
+from k2_ohlcv.lake.window_sample import sample_windows_per_trade
 from k2_ohlcv.operations.plan import Plan, plan_rebuild, plan_refresh
 from k2_ohlcv.operations.plan_chunks import Chunks
 from k2_ohlcv.operations.reports import (
@@ -183,6 +184,7 @@ class _Attempt:
             plan,
             live_files(self.trades, plan.trades_to),
             max_windows=max_windows(self.engine.memory_mb),
+            sample=lambda file: sample_windows_per_trade(self.trades, file, plan.timeframe),
             indivisible=partitions_with_unreadable_deletes(candles, plan.timeframe),
         )
 

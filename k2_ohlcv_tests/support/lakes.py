@@ -95,7 +95,8 @@ def commit_candles(
     selection = WindowSelection(tuple(intervals))
     change = StoredCandles.load(table, timeframe, intervals).change(computed, refused, selection, now)
     removed = tuple(task.file for task in change.removed)
-    return commit_change(table, TableCommit(removed, change.rows, properties or {}, summary or {}))
+    commit = TableCommit(removed, change.rows, properties or {}, summary or {}, file_rows=change.file_rows)
+    return commit_change(table, commit)
 
 
 def set_watermark(lake: Lake, timeframe: Timeframe, snapshot: int) -> None:
