@@ -20,10 +20,10 @@ from k2_ohlcv_tests.support.trades import make_trade
 
 
 def _embedded(
-    spark: SparkSession, _: bool, workspace: Path, *, connection: ServerConnection | None
+    spark: SparkSession, _: bool, workspace: Path, *, connection: ServerConnection | None, memory_mb: int
 ) -> Engine:
     """An engine that finds tables by location, as that of the server in this process does."""
-    return Engine(spark, True, workspace, SailStorage(), connection)
+    return Engine(spark, True, workspace, SailStorage(), connection, memory_mb)
 
 
 def test_a_run_whose_server_dies(

@@ -106,6 +106,7 @@ def test_a_refresh_reads_the_windows_that_changed(current_lake: Lake) -> None:
         "to": after,
         "dirty": [[i.start.isoformat(), i.end.isoformat()] for i in plan.intervals],
         "partitions": ["2024-02-28"],
+        "market_windows": 2,
         "reason": None,
         "files_changed": 1,
         "files_read": 2,
