@@ -69,7 +69,7 @@ def soak(
 def _required_assertions(result: SoakResult) -> Iterator[Assertion]:
     most_files = max(result.most_files.values())
     yield Assertion(
-        f"at most {MAX_FILES} data files in any partition of a candle table, after any batch",
+        f"at most {MAX_FILES} small data files in any partition of a candle table, after any batch",
         ", ".join(f"{name} {count}" for name, count in result.most_files.items()),
         is_true=most_files <= MAX_FILES,
     )

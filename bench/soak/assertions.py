@@ -16,6 +16,7 @@ from bench.engines.duckdb import DuckDbEngine
 from bench.job import candle_job
 from k2_ohlcv.domain.intervals import Interval
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain
+from k2_ohlcv.lake.candles import SMALL_FILE_ROWS
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.metadata.files import file_partition, live_files, table_grain
 
@@ -54,10 +55,11 @@ class TableSize:
 
     @classmethod
     def measure(cls, table: Table) -> "TableSize":
-        """Measure a table. `most_files` is the number of data files in its fullest partition."""
+        """Measure a table. `most_files` is the largest number of small data files in a partition."""
         snapshot = table.current_snapshot()
         manifests = snapshot.manifests(table.io) if snapshot else []
         live = live_files(table, snapshot.snapshot_id if snapshot else None)
+        small = [f for f in live if f.file.record_count < SMALL_FILE_ROWS]
         return cls(
             bytes=len(table.io.new_input(table.metadata_location)),
             manifests=len(manifests),
@@ -65,7 +67,7 @@ class TableSize:
             snapshots=len(table.metadata.snapshots),
             files=len(live),
             most_files=max(
-                Counter(file_partition(f.file, table_grain(table)) for f in live).values(), default=0
+                Counter(file_partition(f.file, table_grain(table)) for f in small).values(), default=0
             ),
         )
 

@@ -51,7 +51,7 @@ class SoakResult:
         refreshes: the seconds of each refresh, by timeframe.
         commits: the seconds of each cheap commit, by table.
         trades: the number of appended trades.
-        most_files: by timeframe, the largest number of data files in a partition after any batch.
+        most_files: by timeframe, the largest number of small files in a partition after any batch.
         day: the sizes of the tables after the day.
         end: the sizes of the tables at the end.
         idle: whether a second refresh immediately after the last batch committed nothing.
