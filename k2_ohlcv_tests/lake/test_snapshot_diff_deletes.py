@@ -57,7 +57,7 @@ def list_dirty(lake: Lake, before: int | None) -> list[Interval]:
     """The dirty windows since a snapshot."""
     diff = diff_since(lake, before)
     assert diff.reason is None
-    return list(find_dirty_windows(lake.trades(), diff, MINUTE).intervals)
+    return find_dirty_windows(lake.trades(), diff, MINUTE).selection.cover(MINUTE)
 
 
 def windows(first: int, last: int) -> list[Interval]:
