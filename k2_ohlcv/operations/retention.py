@@ -33,7 +33,7 @@ from k2_ohlcv.lake.history_bounds import (
 from k2_ohlcv.lake.maintenance.compaction import CompactionResult, compact_partitions
 from k2_ohlcv.lake.maintenance.partition_drops import PartitionsToDrop, remember_frozen_before
 from k2_ohlcv.lake.metadata.files import file_sizes
-from k2_ohlcv.lake.metadata.pending_changes import PendingChanges
+from k2_ohlcv.lake.metadata.pending_changes import PendingChanges, reject_missing_trades
 from k2_ohlcv.lake.newest_trade import find_newest_trade
 from k2_ohlcv.lake.schemas import REJECTED_SPEC, TRADES_SPEC
 from k2_ohlcv.lake.watermark import Watermark
@@ -68,9 +68,12 @@ def retention(
 
     Raises:
         CommitConflictError: other writers won every attempt. Earlier steps stay committed.
+        MissingTradesError: candles exist, but there are no trades. Dry runs are refused too.
     """
     clock = now or datetime.now(UTC)
     trades = lake.trades()
+    for timeframe in timeframes:
+        reject_missing_trades(lake.candles(timeframe), trades)
     newest = None if as_of else find_newest_trade(trades)
     moment = as_of or latest_time(newest_trade_time(trades), trades, clock)
     limit = DropLimit(RetentionClocks(moment, clock) if moment else None, newest, limited)

@@ -30,8 +30,11 @@ _GROUP_LINES = 20_000
 
 def decode_lines(data: bytes) -> Iterator[str]:
     """Decode the lines of a block, without line ends. Bytes that are not UTF-8 are replaced."""
-    for line in BytesIO(data):  # splits only at newlines, like the count of lines
-        yield line.decode("utf-8", "replace").removesuffix("\n").removesuffix("\r")
+    return map(_decode_line, BytesIO(data))  # splits only at newlines, like the count of lines
+
+
+def _decode_line(line: bytes) -> str:
+    return line.decode("utf-8", "replace").removesuffix("\n").removesuffix("\r")
 
 
 def split_fields(line: str) -> list[str] | None:
@@ -153,13 +156,18 @@ class _ParsedLines:
 
 
 def _parse_by_line(block: LineBlock, layout: Layout) -> RawRows:
-    texts = enumerate(decode_lines(block.data), start=block.first_line)
+    # Blank lines are skipped before decoding: a small compressed file may have hundreds of millions.
+    lines_with_text = (
+        (number, _decode_line(line))
+        for number, line in enumerate(BytesIO(block.data), start=block.first_line)
+        if not line.isspace()
+    )
     columns, broken, lines = (
         [_ParsedLines().columns(layout)],
         [BROKEN_SCHEMA.empty_table()],
         [np.empty(0, np.int64)],
     )
-    while numbered_texts := list(islice(texts, _GROUP_LINES)):
+    while numbered_texts := list(islice(lines_with_text, _GROUP_LINES)):
         group = _ParsedLines()
         for number, text in numbered_texts:
             group.add(number, text, layout)

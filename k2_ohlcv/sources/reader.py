@@ -27,6 +27,8 @@ from k2_ohlcv.sources.rows import UNTERMINATED_REASON, ParsedBatch, parse_rows
 # Arrow releases the interpreter lock while it parses, so two threads are twice as fast. Each parallel block
 # takes about 100 MB, so the number of threads is small.
 _MAX_THREADS = 2
+#: The most rejected rows of a file. A file with more is no table of trades. Recording its rows takes long.
+MAX_REJECTED_ROWS = 1_000_000
 _T = TypeVar("_T")
 
 
@@ -50,7 +52,8 @@ def read_file(
         now: the current time by default. A trade more than a day later is rejected.
 
     Raises:
-        BadFileError: the file cannot be read completely. Some batches may have been yielded before.
+        BadFileError: the file cannot be read completely, or has more than `MAX_REJECTED_ROWS` rejected rows.
+            Some batches may have been yielded before.
         UsageError: the format or the market is unknown.
         OSError: the machine has no memory, disk space or open files left.
     """
@@ -58,7 +61,9 @@ def read_file(
     if not is_utf8(path):
         raise BadFileError(f"{make_printable_path(path)}: the file's name is not UTF-8: rename it")
     try:
-        yield from _read_batches(path, Market(exchange, symbol), format, landing, now or datetime.now(UTC))
+        market = Market(exchange, symbol)
+        batches = _read_batches(path, market, format, landing, now or datetime.now(UTC))
+        yield from _limit_rejected(batches, path)
     except K2Error:
         raise
     except Exception as error:
@@ -106,6 +111,21 @@ def _read_batches(
             raise BadFileError(
                 f"{make_printable_path(path)}: the file has a header and no rows: download it again"
             )
+
+
+def _limit_rejected(batches: Iterable[ParsedBatch], path: Path) -> Iterator[ParsedBatch]:
+    """Pass batches on, until too many rows are rejected."""
+    rejected = 0
+    for batch in batches:
+        rejected += batch.rejected.num_rows
+        if rejected > MAX_REJECTED_ROWS:
+            line, reason = (batch.rejected[name][-1].as_py() for name in ("line", "reason"))
+            raise BadFileError(
+                f"{make_printable_path(path)}: more than {MAX_REJECTED_ROWS:,} rows cannot be trades, for "
+                f"example line {line:,} ({make_printable(reason)}). The whole file is refused: check its "
+                "format, or download it again"
+            )
+        yield batch
 
 
 def _first_block(blocks: Iterator[LineBlock], path: Path) -> LineBlock:

@@ -19,6 +19,7 @@ KEYS = {"table", "cutoff", "partitions", "rows", "bytes", "files_removed", "byte
 
 @pytest.fixture
 def filled(lake: Lake) -> Lake:
+    lakes.add_trades(lake, trades_of_days(20))
     put_candles(lake, trades_of_days(20))
     return lake
 

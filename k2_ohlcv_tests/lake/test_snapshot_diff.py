@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import polars as pl
 import pytest
 
 from k2_ohlcv.domain.candle import Trade
@@ -211,3 +212,19 @@ def test_a_rollback_removes_files(lake: Lake) -> None:
     table_history.roll_back(lake.writable_trades(), first)
     assert count_changed_files(lake, before) == (1, 0)
     assert find_dirty(lake, before) == (windows([9, 12]), 1)
+
+
+def test_a_changed_value_makes_its_window_dirty(lake: Lake) -> None:
+    """Rows are compared by all their values except the time of ingestion."""
+    before = add(lake, 0, 3, 9)
+    table = lake.writable_trades()
+    is_changed = pl.col("trade_id") == "3"
+    table_history.rewrite_files(
+        table,
+        list(table.scan().plan_files()),
+        lambda rows: rows.with_columns(
+            pl.when(is_changed).then(pl.col("price") * 2).otherwise(pl.col("price")).cast(pl.Decimal(18, 8)),
+            pl.col("ingested_at") + timedelta(days=1),
+        ),
+    )
+    assert find_dirty(lake, before) == (windows([3]), 2)

@@ -125,8 +125,12 @@ def delete_positions(
     *,
     kind: FileFormat = FileFormat.PARQUET,
     partition: Record | None = None,
+    has_bounds: bool = False,
 ) -> None:
-    """Delete rows by data file and position, as Spark's merge-on-read of format version 2 does."""
+    """Delete rows by data file and position, as Spark's merge-on-read of format version 2 does.
+
+    With `has_bounds` the metadata has the bounds of the paths, so it names a single data file.
+    """
     rows = sorted(positions)
     paths = pa.table(
         {"file_path": [path for path, _ in rows], "pos": pa.array([p for _, p in rows], pa.int64())}
@@ -138,6 +142,7 @@ def delete_positions(
         len(rows),
         kind,
         partition=partition,
+        paths=(rows[0][0], rows[-1][0]) if has_bounds else None,
     )
 
 
@@ -184,9 +189,11 @@ def _commit(
     equality_ids: list[int] | None = None,
     partition: Record | None = None,
     spec: PartitionSpec | None = None,
+    paths: tuple[str, str] | None = None,
 ) -> None:
     table.refresh()
     spec = spec or table.spec()
+    path_field = _POSITIONS.fields[0].field_id
     file = DataFile.from_args(
         content=content,
         file_path=path,
@@ -195,6 +202,8 @@ def _commit(
         record_count=count,
         file_size_in_bytes=len(table.io.new_input(path)),
         equality_ids=equality_ids,
+        lower_bounds={path_field: paths[0].encode()} if paths else None,
+        upper_bounds={path_field: paths[1].encode()} if paths else None,
     )
     before, snapshot_id = table.current_snapshot(), uuid.uuid4().int >> 66
     assert before is not None

@@ -97,6 +97,7 @@ def assert_applied(lake: Lake) -> None:
 
 @pytest.fixture
 def filled(lake: Lake) -> Lake:
+    lakes.add_trades(lake, trades_of_days(20))
     put_candles(lake, trades_of_days(10))
     put_candles(lake, trades_of_days(20)[30:])
     return lake
