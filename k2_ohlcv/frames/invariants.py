@@ -75,6 +75,14 @@ def candle_schema(timeframe: Timeframe) -> "DataFrameSchema":
     )
 
 
+def _is_valid(frame: pl.DataFrame, timeframe: Timeframe) -> bool:
+    """Whether a frame passes `candle_schema`. pandera takes 70 ms for one row, and explains each failure."""
+    if frame.schema != pl.Schema(CANDLE_TYPES):
+        return False
+    is_valid = pl.all_horizontal(row_invariants(timeframe).values()).all()
+    return bool(frame.select(is_valid).item()) and not frame.select(KEY_COLUMNS).is_duplicated().any()
+
+
 def check_invariants(frame: pl.DataFrame, timeframe: Timeframe) -> None:
     """Check a frame of candles before its commit.
 
@@ -84,7 +92,7 @@ def check_invariants(frame: pl.DataFrame, timeframe: Timeframe) -> None:
     """
     from pandera.errors import SchemaErrors
 
-    if frame.is_empty():
+    if frame.is_empty() or _is_valid(frame, timeframe):
         return
     try:
         candle_schema(timeframe).validate(frame, lazy=True)
