@@ -5,6 +5,7 @@ computed. The first chunk is therefore sized by a sample of the trades, and each
 trade of the chunk before.
 """
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from k2_ohlcv.domain.intervals import Interval, IntervalSet, coalesce, intersect_all
@@ -37,17 +38,14 @@ class Chunks:
         indivisible: Collection[Interval] = (),
     ) -> None:
         self._plan = plan
-        self._trades = RowsPerDay(files)
         self._max_windows = max_windows
         self._indivisible = set(indivisible)
         self._max_trades: float = min(max_windows, MAX_CHUNK_TRADES)
         covered = IntervalSet(plan.intervals)
-        largest = max(
-            (f for f in files if not f.is_delete and covered.has_overlap(f.span)),
-            key=lambda f: f.file.record_count,
-            default=None,
-        )
-        if largest and sum(map(self._trades.estimate, plan.intervals)) > self._max_trades:
+        read = [f for f in files if not f.is_delete and covered.has_overlap(f.span)]
+        self._trades = RowsPerDay(read)
+        if sum(map(self._trades.estimate, plan.intervals)) > self._max_trades:
+            largest = max(read, key=lambda f: f.file.record_count)
             self._max_trades = min(MAX_CHUNK_TRADES, max_windows / max(sample(largest), 1e-6))
 
     def add_result(self, trades: int, windows: int) -> None:
@@ -57,24 +55,26 @@ class Chunks:
 
     def __iter__(self) -> Iterator[list[Interval]]:
         chunk: list[Interval] = []
-        trades_count = 0.0
-        for piece in self._pieces():
+        size = 0.0
+        intervals, partitions = self._plan.intervals, self._plan.partitions
+        pending = deque(intersect_all(intervals, [partition]) for partition in partitions)
+        while pending:
+            piece = pending.popleft()
             rows = sum(map(self._trades.estimate, piece))
-            if chunk and trades_count + rows > self._max_trades:
+            if rows > self._max_trades and len(parts := self._cut(piece)) > 1:
+                pending.extendleft([part] for part in reversed(parts))
+            elif chunk and size + rows > self._max_trades:
                 yield coalesce(chunk)
-                chunk, trades_count = [], 0.0
-            chunk += piece
-            trades_count += rows
+                chunk, size = [], 0.0
+                pending.appendleft(piece)  # the limit may be lower now
+            else:
+                chunk, size = [*chunk, *piece], size + rows
         if chunk:
             yield coalesce(chunk)
 
-    def _pieces(self) -> Iterator[list[Interval]]:
-        """The intervals of each partition, cut into pieces if the partition is too large for a chunk."""
-        for partition in self._plan.partitions:
-            intervals = intersect_all(self._plan.intervals, [partition])
-            rows = sum(map(self._trades.estimate, intervals))
-            if rows <= self._max_trades or partition in self._indivisible:
-                yield intervals
-            else:
-                for interval in intervals:
-                    yield from ([piece] for piece in self._plan.timeframe.cut(interval))
+    def _cut(self, piece: list[Interval]) -> list[Interval]:
+        """Cut a part of one partition into the smallest pieces, unless the partition must be whole."""
+        timeframe = self._plan.timeframe
+        if timeframe.grain.partition(piece[0].start) in self._indivisible:
+            return piece[:1]
+        return [part for interval in piece for part in timeframe.cut(interval)]
