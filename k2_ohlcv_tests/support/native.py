@@ -28,6 +28,7 @@ ROOT = DOCKER.parent
 _HOME = "/data"
 _HOST_OPTIONS = ("--host", "-h")
 _SECONDS = 180.0
+_SMALL_JVM = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
 
 
 class Native:
@@ -108,8 +109,9 @@ class Native:
         variables = {**image_environment(), **self.services[service].environment}
         texts = {key: self._translate_text(name, value) for key, value in variables.items()}
         path = f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"
-        # A container has one address, which Spark finds out. Here it is told.
-        alone = {"SPARK_LOCAL_IP": self.addresses[service]} if service.startswith("spark-") else {}
+        # A container has one address, which Spark finds out. Here it is told. Several JVMs share two cores.
+        alone = {"SPARK_LOCAL_IP": self.addresses[service], "JDK_JAVA_OPTIONS": _SMALL_JVM}
+        alone = alone if service.startswith("spark-") else {}
         return {"PATH": path, "HOME": str(self.root(name) / "data"), **alone, **texts}
 
     def start(self, name: str, seconds: float = _SECONDS) -> None:
