@@ -1,7 +1,7 @@
 """The production shape, started natively by docker/compose.yaml: from landing files to candles and back."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from urllib.request import urlopen
 
@@ -25,7 +25,6 @@ from k2_ohlcv_tests.support.production import (
 from k2_ohlcv_tests.support.trades import make_trade
 
 MINUTE, DAILY = find_timeframe("1m"), find_timeframe("1d")
-MONTH_DAYS = [f"{MONTH + day * DAY:%Y-%m-%d}" for day in range(DAYS)]
 LATE = [make_trade(100_000 + i, MONTH + i * DAY + timedelta(minutes=7), market=MARKET) for i in (3, 11)]
 
 
@@ -43,18 +42,10 @@ def spark() -> Iterator[Production]:
         yield services
 
 
-def backfill_month(running: Production, during: Callable[[], None] = lambda: None) -> None:
-    """Empty the 1m table behind Dagster's back, and have a backfill of the month make it again."""
-    running.finish_runs()
-    running.lake.candles(MINUTE).delete()
-    backfill = running.ui.backfill([MINUTE.table], MONTH_DAYS)
-    during()
-    wait_until(
-        lambda: running.ui.backfill_status(backfill).startswith("COMPLETED"),
-        seconds=300,
-        explain=running.explain,
-    )
-    assert running.ui.backfill_status(backfill) == "COMPLETED_SUCCESS", running.explain()
+def backfill_month(running: Production) -> None:
+    """A backfill from the UI makes the emptied 1m table again."""
+    backfill = running.empty_and_backfill(MINUTE)
+    assert running.wait_for_backfill(backfill) == "COMPLETED_SUCCESS", running.explain()
     running.follow()
 
 

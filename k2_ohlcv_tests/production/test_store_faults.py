@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -139,20 +140,23 @@ def test_postgres_commits_and_its_answer_is_lost(stores: Stores) -> None:
 
 def test_postgres_is_killed_before_a_commit_and_starts_again(stores: Stores) -> None:
     """What was not committed is not there, and is committed by the next attempt."""
-    trades = stores.more_trades()
+    trades, is_back = stores.more_trades(), threading.Event()
 
     def restart() -> None:
+        is_back.clear()
         stores.native.stop("postgres", signal.SIGQUIT)
         stores.native.start("postgres")
+        is_back.set()
 
     stores.postgres.before_commit, stores.postgres.hits = restart, 0
     with suppress(Exception):
         stores.ingest(trades)
-    assert stores.postgres.hits == 1
+    assert is_back.wait(60)
     stores.ingest(trades)
     stores.landed += trades
     stores.postgres.before_commit = restart
     with suppress(Exception):
         refresh(stores.lake, stores.engine, MINUTE)
     assert stores.postgres.hits == 2
+    assert is_back.wait(60)
     stores.settle()

@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from k2_ohlcv.domain.candle import Trade
-from k2_ohlcv.domain.timeframe import TIMEFRAMES
+from k2_ohlcv.domain.intervals import DAY
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.metadata.lag import TableLag
 from k2_ohlcv.lake.metadata.table_stats import trades_status
@@ -28,6 +29,7 @@ TRADES = [
     make_trade(i, MONTH + timedelta(minutes=5 * i), i * 37 % 101 + 100, f"0.{i % 9 + 1}", market=MARKET)
     for i in range(288 * DAYS)
 ]
+MONTH_DAYS = [f"{MONTH + day * DAY:%Y-%m-%d}" for day in range(DAYS)]
 #: Sensors look every three seconds, and tables are refreshed within a minute.
 FAST = {"K2_SENSOR_SECONDS": "3", "K2_REFRESH_SECONDS": "60", "K2_SNAPSHOT_DAYS": "0"}
 WORKERS = ("spark-worker#1", "spark-worker#2")
@@ -81,6 +83,18 @@ class Production:
     def finish_runs(self, seconds: float = 180) -> None:
         """Wait until no run is queued or at work."""
         wait_until(lambda: all(run["status"] in ENDED for run in self.ui.runs()), seconds, self.explain)
+
+    def empty_and_backfill(self, timeframe: Timeframe) -> str:
+        """Empty a table behind Dagster's back, and launch a backfill of the month. Returns its id."""
+        self.finish_runs()
+        self.lake.candles(timeframe).delete()
+        return self.ui.backfill([timeframe.table], MONTH_DAYS)
+
+    def wait_for_backfill(self, backfill: str, seconds: float = 300) -> str:
+        """Wait until a backfill has ended. Returns its status."""
+        ended = ("COMPLETED", "FAILED", "CANCELED")
+        wait_until(lambda: self.ui.backfill_status(backfill).startswith(ended), seconds, self.explain)
+        return self.ui.backfill_status(backfill)
 
     def explain(self) -> str:
         """What is known where something did not happen: runs, sensors and the output of the code server."""
