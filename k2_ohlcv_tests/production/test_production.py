@@ -22,6 +22,7 @@ from k2_ohlcv_tests.support.production import (
     production,
     stray_files,
 )
+from k2_ohlcv_tests.support.spark_server import require_java
 from k2_ohlcv_tests.support.trades import make_trade
 
 MINUTE, DAILY = find_timeframe("1m"), find_timeframe("1d")
@@ -38,6 +39,7 @@ def sail() -> Iterator[Production]:
 @pytest.fixture(scope="module")
 def spark() -> Iterator[Production]:
     """All services, Spark's too."""
+    require_java()
     with production(spark=True) as services:
         yield services
 

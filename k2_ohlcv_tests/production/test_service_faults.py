@@ -1,13 +1,16 @@
 """Services are killed while a backfill works on a Spark cluster. Tables end right, and nothing is stuck."""
 
+import json
 import signal
 from collections.abc import Iterator
+from urllib.request import urlopen
 
 import pytest
 
 from k2_ohlcv.domain.timeframe import find_timeframe
 from k2_ohlcv_tests.support.dagster_ui import ENDED, wait_until
 from k2_ohlcv_tests.support.production import TRADES, WORKERS, Production, production
+from k2_ohlcv_tests.support.spark_server import require_java
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 
@@ -19,6 +22,7 @@ PATIENCE = 600.0
 @pytest.fixture(scope="module")
 def running() -> Iterator[Production]:
     """All services, with a month of trades and all tables."""
+    require_java()
     with production(spark=True) as services:
         services.land("month.csv", TRADES)
         services.follow(PATIENCE)
@@ -80,3 +84,15 @@ def test_connect_is_killed_and_starts_again(running: Production) -> None:
     running.native.stop("spark-connect", signal.SIGKILL)
     running.native.start("spark-connect")
     assert_right(running)
+
+
+def test_a_driver_without_the_secret_is_refused(running: Production) -> None:
+    """A second Connect server that has another secret gets no executors, and ends."""
+    words = running.native.services["spark-connect"].command.copy()
+    words[words.index("--port") + 1] = "15003"
+    done = running.native.run("spark-connect", words, _SPARK_AUTH_SECRET="another")
+    assert done.returncode != 0
+    with urlopen(f"http://{running.native.addresses['spark-master']}:8080/json/", timeout=30) as answer:
+        state = json.load(answer)
+    assert len(state["activeapps"]) == 1, "the first one"
+    assert "another" not in done.stdout + done.stderr

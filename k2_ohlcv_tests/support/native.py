@@ -155,11 +155,11 @@ class Native:
         check = self.services[name.partition("#")[0]].healthcheck
         return not check or self.run(name, check).returncode == 0
 
-    def run(self, name: str, words: list[str]) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end in a service's environment, as `docker compose exec` does."""
+    def run(self, name: str, words: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end in a service's environment, as `docker compose exec --env` does."""
         return subprocess.run(
             self.translate(name, words),
-            env=self.environment(name),
+            env={**self.environment(name), **variables},
             cwd=self.root(name) / "data",
             capture_output=True,
             text=True,
