@@ -12,11 +12,11 @@ from k2_ohlcv_tests.support.dagster_ui import ENDED, wait_until
 from k2_ohlcv_tests.support.production import TRADES, WORKERS, Production, production
 from k2_ohlcv_tests.support.spark_server import require_java
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 
 MINUTE = find_timeframe("1m")
 #: Seconds for runs to end, to be retried and to be repeated, on a busy machine.
-PATIENCE = 600.0
+PATIENCE = 900.0
 
 
 @pytest.fixture(scope="module")

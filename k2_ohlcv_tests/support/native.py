@@ -27,7 +27,7 @@ ROOT = DOCKER.parent
 #: The working folder of our image, its user's home.
 _HOME = "/data"
 _HOST_OPTIONS = ("--host", "-h")
-_SECONDS = 180.0
+_SECONDS = 300.0
 _SMALL_JVM = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
 
 

@@ -30,8 +30,8 @@ TRADES = [
     for i in range(288 * DAYS)
 ]
 MONTH_DAYS = [f"{MONTH + day * DAY:%Y-%m-%d}" for day in range(DAYS)]
-#: Sensors look every three seconds, and tables are refreshed within a minute.
-FAST = {"K2_SENSOR_SECONDS": "3", "K2_REFRESH_SECONDS": "60", "K2_SNAPSHOT_DAYS": "0"}
+#: Sensors look every ten seconds, and tables are refreshed within a minute.
+FAST = {"K2_SENSOR_SECONDS": "10", "K2_REFRESH_SECONDS": "60", "K2_SNAPSHOT_DAYS": "0"}
 WORKERS = ("spark-worker#1", "spark-worker#2")
 _SPARK = {
     "SPARK_REMOTE": "sc://spark-connect:15002",
@@ -40,8 +40,8 @@ _SPARK = {
     "SPARK_EXECUTOR_MEMORY": "1g",
     "SPARK_CONNECT_MEMORY": "1g",
 }
-#: Seconds within which all tables follow the files that landed. An idle machine takes one minute.
-FOLLOW_SECONDS = 300.0
+#: Seconds within which all tables follow the files that landed. An idle machine takes two minutes.
+FOLLOW_SECONDS = 900.0
 
 
 @dataclass
@@ -80,7 +80,7 @@ class Production:
             return False
         return not any(TableLag.measure(self.lake, timeframe).is_stale for timeframe in TIMEFRAMES)
 
-    def finish_runs(self, seconds: float = 180) -> None:
+    def finish_runs(self, seconds: float = FOLLOW_SECONDS) -> None:
         """Wait until no run is queued or at work."""
         wait_until(lambda: all(run["status"] in ENDED for run in self.ui.runs()), seconds, self.explain)
 
@@ -90,7 +90,7 @@ class Production:
         self.lake.candles(timeframe).delete()
         return self.ui.backfill([timeframe.table], MONTH_DAYS)
 
-    def wait_for_backfill(self, backfill: str, seconds: float = 300) -> str:
+    def wait_for_backfill(self, backfill: str, seconds: float = FOLLOW_SECONDS) -> str:
         """Wait until a backfill has ended. Returns its status."""
         ended = ("COMPLETED", "FAILED", "CANCELED")
         wait_until(lambda: self.ui.backfill_status(backfill).startswith(ended), seconds, self.explain)
