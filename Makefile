@@ -18,10 +18,18 @@ LIVES ?= --lives 50 --steps 200 --processes 2
 # Test processes. Each has its own engine, which uses the other cores while it computes.
 WORKERS ?= 2
 
-.PHONY: help setup demo dev test lint hooks format bench soak lock clean clean-lake
+# `make up SPARK=1` also starts the Spark cluster, and runs compute there.
+SPARK ?=
+COMPOSE := docker compose --file docker/compose.yaml --env-file docker/.env
+# The S3 server of docker/compose.yaml. Without it `make test-production` uses moto instead.
+S3_SERVER := github.com/versity/versitygw/cmd/versitygw@v1.8.0
+PRODUCTION := $(PYTHON) -m pytest -n 0 k2_ohlcv_tests/production
+
+.PHONY: help setup demo dev test lint hooks format bench soak lock clean clean-lake up down logs test-production \
+  test-all lint-docker
 
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Make .venv with the pinned dependencies, unless it is up to date
 
@@ -77,6 +85,39 @@ bench: $(STAMP) ## Measure against DuckDB and Polars on generated trades
 soak: $(STAMP) ## Play a day of trading in fast time, then seeded lives with faults (LIVES="--seed 7")
 	$(PYTHON) -m bench.soak $(ARGS)
 	$(PYTHON) -m k2_ohlcv_tests.system.simulator $(LIVES)
+
+up: docker/.env ## Start the production shape with Docker (SPARK=1: with a Spark cluster)
+	$(COMPOSE) build prepare
+	$(if $(SPARK),SPARK_REMOTE=sc://spark-connect:15002) $(COMPOSE) $(if $(SPARK),--profile spark) up --detach
+	@echo "Dagster's UI: http://$$($(COMPOSE) port webserver 3000)"
+
+down: docker/.env ## Stop it. Its volumes, with all data, stay
+	$(COMPOSE) --profile spark down
+
+logs: docker/.env ## Follow the logs of its services (ARGS=code for one of them)
+	$(COMPOSE) --profile spark logs --follow --tail 100 $(ARGS)
+
+# The example, with a random secret in place of each `change-me`. An existing file stays.
+docker/.env:
+	@umask 077; while IFS= read -r line; do \
+	  echo "$${line/%=change-me/=$$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')}"; \
+	done < docker/example.env > $@.part && mv $@.part $@
+	@mkdir -p docker/landing; echo "made docker/.env with new secrets"
+
+test-production: $(STAMP) ## Run the services of docker/compose.yaml without containers (Java, Postgres)
+	$(PRODUCTION) -m "not faults" $(ARGS)
+
+test-all: $(STAMP) lint-docker .tools/versitygw ## All tests: also faults of services, the image's lint and make soak
+	$(MAKE) test
+	$(PRODUCTION)
+	$(MAKE) soak
+
+.tools/versitygw:
+	GOBIN=$(CURDIR)/.tools go install $(S3_SERVER)
+
+lint-docker: $(STAMP) ## Check the Dockerfile, and compose.yaml with Docker's own loader (needs Go)
+	$(VENV)/bin/hadolint docker/Dockerfile
+	cd docker/lint && go run . ../compose.yaml ../example.env
 
 lock: ## Renew the versions in requirements.txt from pyproject.toml (needs uv and a network)
 	uv pip compile --quiet --universal --extra dev --python-version 3.11 --no-header --no-annotate --upgrade \

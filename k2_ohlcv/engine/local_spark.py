@@ -15,11 +15,13 @@ from typing import Any
 
 from k2_ohlcv.domain.addresses import redact_address, redact_secrets
 from k2_ohlcv.domain.errors import EngineUnavailableError
-from k2_ohlcv.engine.spark_catalog import spark_catalog
+from k2_ohlcv.engine.spark_catalog import SparkCatalog, spark_catalog
 from k2_ohlcv.engine.spark_jars import fetch_spark_jars
 from k2_ohlcv.lake.catalog import CATALOG, catalog_properties
 from k2_ohlcv.settings import Settings
 
+#: The settings whose values Spark hides. Its default does not match a REST catalog's credential and headers.
+REDACTED = r"(?i)secret|password|passwd|token|access.?key|credential|\.header\."
 _STOP_SECONDS = 10.0
 _PUBLIC = {
     "spark.ui.enabled": "false",
@@ -36,8 +38,6 @@ _PRIVATE = {
     "spark.connect.grpc.binding.port": "0",
     "spark.sql.artifact.isolation.enabled": "true",
     "spark.sql.artifact.isolation.alwaysApplyClassloader": "true",
-    # Spark's default pattern does not match a REST catalog's credential and headers.
-    "spark.redaction.regex": r"(?i)secret|password|passwd|token|access.?key|credential|\.header\.",
 }
 
 
@@ -69,13 +69,18 @@ def local_config(settings: Settings) -> dict[str, str]:
             "found. Install it, or unset SPARK_REMOTE to compute in this process without Java."
         )
     catalog = spark_catalog(CATALOG, catalog_properties(settings))
+    jars = ",".join(str(jar) for jar in fetch_spark_jars(catalog.packages))
+    return {"spark.jars": jars, **server_config(catalog), **_PUBLIC}
+
+
+def server_config(catalog: SparkCatalog) -> dict[str, str]:
+    """Make the configuration that every Spark server of this project needs, with the catalog's secrets."""
     return {
-        "spark.jars": ",".join(str(jar) for jar in fetch_spark_jars(catalog.packages)),
         **catalog.config,
         # A cached table may not have the newest snapshot, which a run has pinned.
         f"spark.sql.catalog.{CATALOG}.cache-enabled": "false",
         "spark.sql.session.timeZone": "UTC",
-        **_PUBLIC,
+        "spark.redaction.regex": REDACTED,
     }
 
 

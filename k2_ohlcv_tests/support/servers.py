@@ -88,7 +88,7 @@ def postgres_server() -> Iterator[str]:
     # Only the user of pytest may enter pytest's folder, and Postgres runs as another user.
     home = Path(tempfile.mkdtemp(prefix="k2-postgres-"))
     try:
-        begin, data = _as_another_user(home), str(home / "data")
+        begin, data = as_another_user(home), str(home / "data")
         initdb = [*begin, str(binaries / "initdb"), "-D", data, "-U", "postgres", "-A", "trust"]
         initdb += ["--no-sync", "--no-locale", "-E", "UTF8"]
         subprocess.run(initdb, cwd="/", check=True, capture_output=True, timeout=120)
@@ -107,7 +107,7 @@ def postgres_server() -> Iterator[str]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _as_another_user(home: Path) -> list[str]:
+def as_another_user(home: Path) -> list[str]:
     """The start of a command that runs as user `postgres`. Postgres refuses to run as root."""
     if os.geteuid() != 0:
         return []
