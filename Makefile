@@ -117,7 +117,8 @@ test-all: $(STAMP) lint-docker .tools/versitygw ## All tests: also faults of ser
 
 lint-docker: $(STAMP) ## Check the Dockerfile, and compose.yaml with Docker's own loader (needs Go)
 	$(VENV)/bin/hadolint docker/Dockerfile
-	cd docker/lint && go run . ../compose.yaml ../example.env
+	rm -rf .tools/lint && mkdir -p .tools && cp -r docker/lint .tools/lint
+	cd .tools/lint && go mod tidy && go run . ../../docker/compose.yaml ../../docker/example.env
 
 lock: ## Renew the versions in requirements.txt from pyproject.toml (needs uv and a network)
 	uv pip compile --quiet --universal --extra dev --python-version 3.11 --no-header --no-annotate --upgrade \
