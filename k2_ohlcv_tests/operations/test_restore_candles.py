@@ -17,12 +17,17 @@ SPAN = Interval(AT, AT + timedelta(days=3))
 EXPECTED_FAILURES = {"freshness", "gaps"}
 
 
-def restored(bench: EngineLake) -> EngineLake:
-    """The lake after its catalog was lost and restored. The home has folders of earlier tests too."""
+def locations(bench: EngineLake) -> list[str]:
+    """The folders of the tables. The home has folders of earlier tests too."""
     tables = [bench.lake.trades(), bench.lake.candles(MINUTE), bench.lake.candles(DAILY)]
+    return [table.location() for table in tables]
+
+
+def restored(bench: EngineLake, folders: list[str]) -> EngineLake:
+    """The lake after its catalog was lost and restored."""
     lose_catalog(bench.lake, bench.home)
     bench = replace(bench, lake=lakes.open_lake(bench.home))
-    restore(bench.lake, locations=[table.location() for table in tables])
+    restore(bench.lake, locations=folders)
     return bench
 
 
@@ -33,7 +38,7 @@ def failed_checks(bench: EngineLake) -> set[str]:
 
 def test_nothing_is_dirty_after_a_restore(three_days: EngineLake) -> None:
     """Watermarks are restored with the tables. New trades are then found as before."""
-    bench = restored(three_days)
+    bench = restored(three_days, locations(three_days))
     assert all(preview_refresh(bench.lake, each).is_current for each in (MINUTE, DAILY))
     bench.assert_equal_to_trades(week_of_trades(), MINUTE, DAILY)
     assert not failed_checks(bench)
@@ -51,8 +56,9 @@ def test_candles_of_a_commit_that_is_lost_are_removed(three_days: EngineLake) ->
     late = replace(week_of_trades()[0], trade_id="late", timestamp=AT + timedelta(minutes=7))
     lakes.add_trades(three_days.lake, [late])
     three_days.refresh_tables(MINUTE, DAILY)
+    folders = locations(three_days)
     Path(newest(three_days.lake.trades()).removeprefix("file://")).write_text("{")
-    bench = restored(three_days)
+    bench = restored(three_days, folders)
     bench.refresh_tables(MINUTE, DAILY)
     bench.assert_equal_to_trades(week_of_trades(), MINUTE, DAILY)
     assert not failed_checks(bench)
