@@ -18,7 +18,7 @@ LIVES ?= --lives 50 --steps 200 --processes 2
 # Test processes. Each has its own engine, which uses the other cores while it computes.
 WORKERS ?= 2
 
-.PHONY: help setup demo dev test lint hooks format bench soak lock clean clean-lake
+.PHONY: help setup demo dev test lint audit hooks format bench soak lock clean clean-lake
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,10 +59,14 @@ dev: $(STAMP) ## Dagster's UI and daemon on http://127.0.0.1:3000 (PORT=...), on
 test: $(STAMP) ## Run the tests (ARGS="-k name" for some of them)
 	$(PYTHON) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
-lint: $(STAMP) ## Check style and types
+lint: $(STAMP) ## Check style, types, insecure code, and known vulnerabilities of dependencies
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(PYTHON) -m tools.audit requirements.txt
+
+audit: $(STAMP) ## Compare the pinned dependencies with known vulnerabilities (skipped without an answer)
+	$(PYTHON) -m tools.audit requirements.txt
 
 hooks: $(STAMP) ## Have git run the linters before each commit
 	$(VENV)/bin/pre-commit install

@@ -130,7 +130,7 @@ def test_old_runs_leave_and_the_newest_results_stay(instance: dg.DagsterInstance
     record = instance.event_log_storage.get_latest_asset_check_execution_by_key([CHECK])[CHECK]
     assert record.run_id == failed
     history = instance.event_log_storage.get_asset_check_execution_history(CHECK, limit=10)
-    assert [r.run_id for r in history if r.evaluation] == [second]
+    assert [r.run_id for r in history] == [failed, second]
     assert count(instance, AssetEventTagsTable, AssetEventTagsTable.c.id) == 2
 
 
