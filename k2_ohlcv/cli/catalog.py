@@ -8,8 +8,8 @@ from k2_ohlcv.operations.restore_catalog import restore_catalog
 
 _ACTIONS = {
     REGISTER: "is registered",
-    MOVE: "pointer moves forward",
-    KEEP: "stays: already the newest",
+    MOVE: "moves forward",
+    KEEP: "stays, as newest",
     ABSENT: "not in the warehouse",
     REFUSED: "refused",
 }
