@@ -18,7 +18,6 @@ from dagster._core.events import (
     StepMaterializationData,
 )
 from dagster._core.events import DagsterEventType as Kind
-from dagster._core.storage.event_log.schema import AssetEventTagsTable
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._core.storage.runs import SqlRunStorage
 from dagster._core.storage.runs.schema import RunTagsTable
@@ -131,7 +130,6 @@ def test_old_runs_leave_and_the_newest_results_stay(instance: dg.DagsterInstance
     assert record.run_id == failed
     history = instance.event_log_storage.get_asset_check_execution_history(CHECK, limit=10)
     assert [r.run_id for r in history] == [failed, second]
-    assert count(instance, AssetEventTagsTable, AssetEventTagsTable.c.id) == 2
 
 
 def test_a_second_purge_removes_nothing_and_runs_continue(instance: dg.DagsterInstance) -> None:
