@@ -25,8 +25,8 @@ COMPOSE := docker compose --file docker/compose.yaml --env-file docker/.env
 S3_SERVER := github.com/versity/versitygw/cmd/versitygw@v1.8.0
 PRODUCTION := $(PYTHON) -m pytest -n 0 k2_ohlcv_tests/production
 
-.PHONY: help setup demo dev test lint hooks format bench soak lock clean clean-lake up down logs test-production \
-  test-all lint-docker
+.PHONY: help setup demo dev test lint audit hooks format bench soak lock clean clean-lake up down logs \
+  test-production test-all lint-docker
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,10 +67,14 @@ dev: $(STAMP) ## Dagster's UI and daemon on http://127.0.0.1:3000 (PORT=...), on
 test: $(STAMP) ## Run the tests (ARGS="-k name" for some of them)
 	$(PYTHON) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
-lint: $(STAMP) ## Check style and types
+lint: $(STAMP) ## Check style, types, insecure code, and known vulnerabilities of dependencies
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(PYTHON) -m tools.audit requirements.txt
+
+audit: $(STAMP) ## Compare the pinned dependencies with known vulnerabilities (skipped without an answer)
+	$(PYTHON) -m tools.audit requirements.txt
 
 hooks: $(STAMP) ## Have git run the linters before each commit
 	$(VENV)/bin/pre-commit install

@@ -19,6 +19,8 @@ from k2_ohlcv.domain.timeframe import TIMEFRAMES, parse_day
 
 #: Public dumps of trades start later, although Bitcoin's first markets are older.
 DEFAULT_START_DATE = date(2013, 1, 1)
+#: How long Dagster's storage keeps ended runs by default.
+DAGSTER_RETENTION = 30 * DAY
 #: The default interval of the sensors.
 SENSOR_SECONDS = 30
 #: The shortest freshness window that Dagster accepts.
@@ -30,13 +32,7 @@ _CATALOG_SETTINGS = "PYICEBERG_CATALOG__K2__"
 _WITH_SPACE = "/._- +!';:=@,&$()"
 _WITHOUT_SPACE = "/._-+!';:=@,&$()~^|*[]"
 
-_UNITS = {
-    "m": timedelta(minutes=1),
-    "h": timedelta(hours=1),
-    "d": DAY,
-    "w": 7 * DAY,
-    "y": 365 * DAY,
-}
+_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": DAY, "w": 7 * DAY, "y": 365 * DAY}
 #: The longest lag of any candle table. Trades must be stored at least this long.
 _LONGEST_LAG = max(timeframe.fail_after for timeframe in TIMEFRAMES)
 
@@ -59,6 +55,7 @@ class Settings:
         external_retention: `K2_TRADES_KEPT`: how long the owner keeps the external trades. None is forever.
         retention: `K2_RETENTION_1M` to `_1D`, `K2_RETENTION_TRADES`, `K2_SNAPSHOT_DAYS`: retention of
             candles, trades and snapshots.
+        dagster_retention: `K2_DAGSTER_KEPT`: how long Dagster's storage keeps ended runs. None is forever.
         sensor_seconds: `K2_SENSOR_SECONDS`: the shortest interval of the sensors.
         refresh_seconds: `K2_REFRESH_SECONDS`: the lag at which each table is refreshed. None means the
             default of its timeframe.
@@ -74,6 +71,7 @@ class Settings:
     trades_columns: tuple[tuple[str, str], ...]
     external_retention: timedelta | None
     retention: RetentionPolicy
+    dagster_retention: timedelta | None
     sensor_seconds: int
     refresh_seconds: int | None
     memory_mb: int = DEFAULT_MEMORY_MB
@@ -103,6 +101,7 @@ class Settings:
             trades_columns=trades_columns,
             external_retention=_read_trades_retention(environ, "K2_TRADES_KEPT"),
             retention=_read_retention(environ),
+            dagster_retention=_read_dagster_retention(environ),
             sensor_seconds=_read_whole_number(environ, "K2_SENSOR_SECONDS", "seconds", 1) or SENSOR_SECONDS,
             refresh_seconds=_read_whole_number(environ, "K2_REFRESH_SECONDS", "seconds", MIN_REFRESH_SECONDS),
             memory_mb=_read_whole_number(environ, "K2_MEMORY_MB", "MB", MIN_MEMORY_MB) or DEFAULT_MEMORY_MB,
@@ -175,18 +174,18 @@ def _read_retention(environ: Mapping[str, str]) -> RetentionPolicy:
     return RetentionPolicy(candles, trades, (SNAPSHOT_DAYS if days is None else days) * DAY)
 
 
+def _read_dagster_retention(environ: Mapping[str, str]) -> timedelta | None:
+    why = "sensors and checks look back at runs of"
+    return _read_duration(environ, "K2_DAGSTER_KEPT", default=DAGSTER_RETENTION, least=DAY, why=why)
+
+
 def _read_trades_retention(environ: Mapping[str, str], name: str) -> timedelta | None:
     why = "candle tables may lag behind their trades by"
     return _read_duration(environ, name, least=_LONGEST_LAG, why=why)
 
 
 def _read_duration(
-    environ: Mapping[str, str],
-    name: str,
-    *,
-    default: timedelta | None = None,
-    least: timedelta,
-    why: str,
+    environ: Mapping[str, str], name: str, *, default: timedelta | None = None, least: timedelta, why: str
 ) -> timedelta | None:
     """Read a retention. None is forever. `why` is the reason for the least duration, for messages."""
     text = environ.get(name, "").strip()

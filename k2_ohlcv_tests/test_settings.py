@@ -8,7 +8,7 @@ from k2_ohlcv.domain.errors import UsageError
 from k2_ohlcv.domain.intervals import DAY
 from k2_ohlcv.domain.retention import SNAPSHOT_DAYS, RetentionPolicy
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
-from k2_ohlcv.settings import MIN_REFRESH_SECONDS, SENSOR_SECONDS, Settings
+from k2_ohlcv.settings import DAGSTER_RETENTION, MIN_REFRESH_SECONDS, SENSOR_SECONDS, Settings
 
 
 def read_retention(environ: dict[str, str]) -> RetentionPolicy:
@@ -56,6 +56,15 @@ def test_retention_is_never_shorter_than_the_freshness_limit() -> None:
             read_retention({variable: f"{least - 1}m"})
     with pytest.raises(UsageError, match="K2_RETENTION_TRADES"):
         read_retention({"K2_RETENTION_TRADES": "1d"})
+
+
+def test_the_retention_of_dagsters_runs_can_be_set() -> None:
+    def read(text: str) -> timedelta | None:
+        return Settings.from_environ({"K2_DAGSTER_KEPT": text}).dagster_retention
+
+    assert (read(""), read("90d"), read("off")) == (DAGSTER_RETENTION, 90 * DAY, None)
+    with pytest.raises(UsageError, match=r"K2_DAGSTER_KEPT='1h' is too short: .* at least that"):
+        read("1h")
 
 
 def test_sensor_and_refresh_intervals_can_be_set() -> None:

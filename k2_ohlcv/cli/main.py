@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from k2_ohlcv.cli.catalog_options import catalog
 from k2_ohlcv.cli.console import Console
 from k2_ohlcv.cli.exit_codes import exit_on_error
 from k2_ohlcv.cli.options import (
@@ -34,8 +35,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
 app.add_typer(trades)
+app.add_typer(catalog)
 
 
 @app.command(

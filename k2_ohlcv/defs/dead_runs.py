@@ -108,6 +108,13 @@ def mark_dead_runs(
     return [*ended, *_free_slots(instance, set(ended), besides)]
 
 
+def runs_at_work(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+    """The runs that have started and not ended. Runs whose process was killed are ended first."""
+    mark_dead_runs(instance)
+    statuses = [s for s in _UNFINISHED_STATUSES if s != dg.DagsterRunStatus.NOT_STARTED]
+    return list(instance.get_runs(filters=dg.RunsFilter(statuses=statuses)))
+
+
 def _end_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
     message = (
         f"The process of this run (pid {run.tags.get(PID_TAG, 'unknown')} on "

@@ -1,6 +1,7 @@
 """The schedules: retention and an audit of the stored candles, both every night.
 
-People can launch both jobs too. The work is in `operations.retention` and `operations.validate`.
+People can launch both jobs too. The work is in `operations.retention` and `operations.validate`. The
+retention job also purges old runs from Dagster's storage, with `run_history`.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from k2_ohlcv import logs
 from k2_ohlcv.defs import checks, retention_checks
 from k2_ohlcv.defs.failures import convert_errors
 from k2_ohlcv.defs.resources import LakeResource, SparkResource
+from k2_ohlcv.defs.run_history import purge_run_history
 from k2_ohlcv.domain.intervals import DAY, EPOCH, Interval, coalesce, day_start
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe, parse_day
 from k2_ohlcv.engine.totals import TotalsCache
@@ -89,11 +91,40 @@ def _retention_job() -> dg.JobDefinition:
             for reason in reasons if config.apply is None else ():
                 context.log.warning(f"A drop was held back: {reason}.")
 
-    @dg.job(name=RETENTION_JOB, description="Drop partitions past retention, and remove unreferenced files.")
+    @dg.job(
+        name=RETENTION_JOB,
+        description="Drop partitions past retention, remove unreferenced files, and purge old runs.",
+    )
     def retention_job() -> None:
         apply_retention()
+        purge_runs()
 
     return retention_job
+
+
+@dg.op(description="Remove old runs from Dagster's storage (K2_DAGSTER_KEPT). A dry run removes none.")
+def purge_runs(context: dg.OpExecutionContext, lake: LakeResource) -> None:
+    """Purge Dagster's storage. A failure of the other step does not prevent it, nor the reverse."""
+    kept = lake.settings.dagster_retention
+    if kept is None or _is_dry_run(context.run.run_config):
+        context.log.info("No run is purged: K2_DAGSTER_KEPT is off, or this is a dry run.")
+        return
+    report = purge_run_history(context.instance, datetime.now(UTC) - kept)
+    if report is None:
+        context.log.warning("No run is purged: Dagster's storage is neither SQLite nor Postgres.")
+        return
+    context.add_output_metadata(report.as_metadata())
+    context.log.info(
+        f"{report.runs:,} runs, {report.events:,} events and {report.checks:,} check evaluations older than "
+        f"{kept.days:,} days were removed. {report.runs_kept:,} old runs with the newest results are kept, "
+        f"and {report.runs_left:,} are left for the next night."
+    )
+
+
+def _is_dry_run(run_config: Any) -> bool:
+    """Whether the config of a retention run has `apply: false`."""
+    config = run_config.get("ops", {}).get("apply_retention", {}).get("config") or {}
+    return config.get("apply") is False
 
 
 def _audit_job() -> dg.JobDefinition:

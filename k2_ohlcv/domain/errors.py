@@ -34,6 +34,10 @@ class MissingTradesError(K2Error):
     """Candles exist, but the trades table is missing or has never had trades."""
 
 
+class CatalogRestoreError(K2Error):
+    """A table cannot be restored from the warehouse without a decision."""
+
+
 class InvariantError(K2Error):
     """A frame of candles breaks an invariant and was not committed.
 

@@ -5,6 +5,7 @@ of two snapshots in `metadata.snapshot_diff`.
 """
 
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.exceptions import (
@@ -17,7 +18,7 @@ from pyiceberg.schema import Schema
 from pyiceberg.table import Table
 from pyiceberg.utils.config import Config
 
-from k2_ohlcv.domain.errors import TableSpecError
+from k2_ohlcv.domain.errors import TableSpecError, UsageError
 from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.lake.embedded_catalog import embedded_properties, open_embedded
 from k2_ohlcv.lake.external_trades import ExternalTradesConfig, read_only_error
@@ -30,10 +31,21 @@ CATALOG = "k2"
 
 
 def catalog_properties(settings: Settings) -> dict[str, str]:
-    """The properties of the catalog `k2`: from PyIceberg's configuration, else for the embedded catalog."""
+    """The properties of the catalog `k2`: from PyIceberg's configuration, else for the embedded catalog.
+
+    Raises:
+        UsageError: the address of the warehouse has a user or a password.
+    """
     configured = Config().get_catalog_config(CATALOG)
     if configured:
-        return {str(key): str(value) for key, value in configured.items()}
+        properties = {str(key): str(value) for key, value in configured.items()}
+        if "@" in urlsplit(properties.get("warehouse", "")).netloc:
+            # Every table's metadata and many messages of libraries repeat this address.
+            raise UsageError(
+                "the warehouse of the catalog k2 has a user or a password in its address: set them as "
+                "s3.access-key-id and s3.secret-access-key"
+            )
+        return properties
     return embedded_properties(settings)
 
 

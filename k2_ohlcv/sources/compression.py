@@ -57,6 +57,12 @@ def detect_kind(path: Path) -> str:
     return detect_file_kind(head)
 
 
+#: Trades of exchanges unpack to 4 to 10 times their size. A bomb of zeros unpacks to 1,000 times.
+MAX_UNPACKED_RATIO = 200
+#: Bytes that every archive may unpack to. They harm nobody, and a small file may repeat one line.
+MIN_UNPACKED_LIMIT = 64 * 1024 * 1024
+
+
 def reject_unsupported(path: Path, head: bytes) -> None:
     """Reject a file of a known kind that ingestion does not support.
 
@@ -69,15 +75,29 @@ def reject_unsupported(path: Path, head: bytes) -> None:
 
 
 class _GuardedStream:
-    """A stream whose read errors name the file and the remedy."""
+    """A stream whose read errors name the file and the remedy. It ends with an error beyond its bound.
 
-    def __init__(self, path: Path, stream: Any) -> None:
+    Args:
+        path: the file.
+        stream: the unpacked bytes.
+        limit: the most unpacked bytes; None for a file that is not packed.
+    """
+
+    def __init__(self, path: Path, stream: Any, limit: int | None) -> None:
         self._path = path
         self._stream = stream
+        self._left = limit
 
     def read(self, size: int) -> bytes:
         with _convert_read_errors(self._path):
             part: bytes = self._stream.read(size)
+        if self._left is not None:
+            self._left -= len(part)
+            if self._left < 0:
+                raise BadFileError(
+                    f"{make_printable_path(self._path)}: unpacks to more than {MAX_UNPACKED_RATIO} times its "
+                    "size, which no file of trades does: if the file is right, unpack it first"
+                )
         return part
 
 
@@ -100,7 +120,8 @@ def open_decompressed(path: Path) -> Iterator[Stream]:
 
     Raises:
         BadFileError: the compression is broken, or a zip does not contain exactly one file. Damage further
-            on in the file is found only when the stream is read.
+            on in the file is found only when the stream is read, and so is an archive that unpacks to more
+            than 200 times its size.
     """
     kind = detect_kind(path)
     with ExitStack() as stack:
@@ -113,7 +134,8 @@ def open_decompressed(path: Path) -> Iterator[Stream]:
                 stream = stack.enter_context(pa.CompressedInputStream(file, "gzip"))
             else:
                 stream = stack.enter_context(path.open("rb"))
-        yield _GuardedStream(path, stream)
+        limit = max(MIN_UNPACKED_LIMIT, MAX_UNPACKED_RATIO * path.stat().st_size)
+        yield _GuardedStream(path, stream, limit if kind in {ZIP, GZIP} else None)
 
 
 def read_all(stream: Stream, size: int) -> bytes:

@@ -10,6 +10,7 @@ import pytest
 from k2_ohlcv.definitions import build_definitions
 from k2_ohlcv.defs import schedules
 from k2_ohlcv.defs.retention_checks import RETENTION_LIMIT_CHECK
+from k2_ohlcv.defs.run_history import PurgeReport
 from k2_ohlcv.defs.schedules import AUDIT_JOB, RETENTION_JOB, RetentionConfig, audit_scope
 from k2_ohlcv.domain.intervals import DAY, coalesce
 from k2_ohlcv.domain.timeframe import Grain, find_timeframe
@@ -155,6 +156,27 @@ def test_a_stray_trade_of_today_drops_no_history(lake: Lake, instance: dg.Dagste
     assert run(instance, RETENTION_JOB, apply=True).success
     assert lakes.read_candles(lake, MINUTE) == []
     assert evaluations(instance, MINUTE.table)[0].passed
+
+
+def test_the_retention_job_purges_old_runs(
+    home: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs older than K2_DAGSTER_KEPT are purged. A dry run and the setting `off` purge none."""
+    calls: list[datetime] = []
+
+    def purge(_: dg.DagsterInstance, before: datetime) -> PurgeReport:
+        calls.append(before)
+        return PurgeReport(runs=3)
+
+    monkeypatch.setattr(schedules, "purge_run_history", purge)
+    monkeypatch.setenv("K2_DAGSTER_KEPT", "2d")
+    assert run(instance, RETENTION_JOB, apply=False).success
+    assert calls == []
+    assert run(instance, RETENTION_JOB).success
+    assert timedelta(0) <= datetime.now(UTC) - 2 * DAY - calls[0] < timedelta(minutes=30)
+    monkeypatch.setenv("K2_DAGSTER_KEPT", "off")
+    assert run(instance, RETENTION_JOB).success
+    assert len(calls) == 1
 
 
 def test_the_schedule_runs_within_the_limit() -> None:

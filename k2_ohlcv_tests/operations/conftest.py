@@ -16,6 +16,8 @@ from k2_ohlcv_tests.support.corrections import TWO_MARKETS, WriteCsv, to_csv
 from k2_ohlcv_tests.support.engine_lake import EngineLake
 from k2_ohlcv_tests.support.forty_days import FORTY_DAYS, refresh_tables
 from k2_ohlcv_tests.support.ingested import START, AddIds, IngestFiles
+from k2_ohlcv_tests.support.lost_catalog import Reopen
+from k2_ohlcv_tests.support.servers import S3
 from k2_ohlcv_tests.support.trades import week_of_trades
 
 
@@ -90,3 +92,16 @@ def three_days(sail: EngineLake) -> EngineLake:
         lakes.add_trades(sail.lake, trades[first : first + 48])
     sail.refresh_tables(MINUTE, DAILY)
     return sail
+
+
+@pytest.fixture
+def reopen(tmp_path: Path, store: str, request: pytest.FixtureRequest) -> Reopen:
+    """Opens the lake again, with the catalog that is there now."""
+
+    def call() -> Lake:
+        if store == "files":
+            return lakes.open_lake(tmp_path)
+        s3: S3 = request.getfixturevalue("s3")
+        return lakes.on_s3(tmp_path, s3, request.getfixturevalue("bucket"))
+
+    return call

@@ -33,6 +33,17 @@ def open_temp_folder(workspace: Path) -> Iterator[Path]:
         lock.close()
 
 
+def is_in_use(workspace: Path) -> bool:
+    """Whether a living process has a temporary folder in the workspace. Nothing is removed."""
+    for lock_path in workspace.glob(f"{_PREFIX}*.lock"):
+        with lock_path.open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+    return False
+
+
 def _lock_path(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.lock")
 
