@@ -1,7 +1,6 @@
 """The entry point: the commands with their options and help. The work of a command is in its own module.
 
-Commands import those modules when called, so that `--help` is fast. With `--json` a command prints one JSON
-object on stdout and nothing else there. Progress and errors are on stderr.
+Commands import those modules when called, so that `--help` is fast. With `--json` stdout has one JSON object.
 """
 
 from pathlib import Path

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -156,7 +156,13 @@ def _build_parser(layout: Layout, market: Market, now: datetime) -> Callable[[Li
 
 
 def _map_parallel(parse: Callable[[_T], ParsedBatch], blocks: Iterable[_T]) -> Iterator[ParsedBatch]:
-    """Parse blocks on a few threads, and yield the batches in order."""
+    """Parse blocks on a few threads, and yield the batches in order. A single block needs no threads."""
+    blocks = iter(blocks)
+    head = list(islice(blocks, 2))
+    if len(head) < 2:
+        yield from map(parse, head)
+        return
+    blocks = chain(head, blocks)
     pending: deque[Future[ParsedBatch]] = deque()
     pool = ThreadPoolExecutor(_MAX_THREADS)
     try:
