@@ -46,7 +46,7 @@ app.add_typer(trades)
 )
 def ingest(
     files: Annotated[
-        list[Path], typer.Argument(metavar="PATH...", help="CSV, gzip, zip or Parquet files, or folders.")
+        list[Path], typer.Argument(metavar="FILE...", help="CSV, gzip, zip or Parquet files, or folders.")
     ],
     exchange: FileExchange = None,
     symbol: FileSymbol = None,
