@@ -13,8 +13,12 @@ from k2_ohlcv.settings import Settings
 
 if TYPE_CHECKING:
     import dagster as dg
+    from dagster._core.instance.ref import InstanceRef
 
 _CONFIG_FILE = "dagster.yaml"
+_BATCH_VARIABLE = "DAGSTER_EVENT_BATCH_SIZE"
+#: Events of one transaction. It takes less than a second, in which other processes wait.
+_BATCH_EVENTS = 200
 
 
 def _is_no_retry(record: logging.LogRecord) -> bool:
@@ -59,8 +63,36 @@ def open_instance(settings: Settings) -> Iterator["dg.DagsterInstance"]:
         "class": "NoOpComputeLogManager",
     }
     ref = InstanceRef.from_dir(str(home), overrides={"compute_logs": no_capture})
-    with _open_exclusively(home, lambda: DagsterInstance.from_ref(ref)) as instance:
+    with (
+        _batched_events(),
+        _open_exclusively(home, lambda: DagsterInstance.from_ref(_with_open_databases(ref))) as instance,
+    ):
         yield instance
+
+
+def _with_open_databases(ref: "InstanceRef") -> "InstanceRef":
+    """The same instance. Databases of Dagster's own SQLite storage stay open while the command runs."""
+    storage = ref.storage_data
+    if storage is None or storage.class_name != "DagsterSqliteStorage":
+        return ref
+    return ref._replace(
+        storage_data=storage._replace(
+            module_name="k2_ohlcv.cli.dagster_storage", class_name="OpenSqliteStorage"
+        )
+    )
+
+
+@contextmanager
+def _batched_events() -> Iterator[None]:
+    """Let Dagster store events that it emits together in one batch, unless the user chose a size."""
+    if _BATCH_VARIABLE in os.environ:
+        yield
+        return
+    os.environ[_BATCH_VARIABLE] = str(_BATCH_EVENTS)
+    try:
+        yield
+    finally:
+        del os.environ[_BATCH_VARIABLE]
 
 
 def _open_exclusively(home: Path, opener: "Callable[[], dg.DagsterInstance]") -> "dg.DagsterInstance":

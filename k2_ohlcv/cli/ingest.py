@@ -1,46 +1,53 @@
 """`k2-ohlcv ingest`: adds the trades of files. Reading and adding is in `operations.ingest`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from k2_ohlcv.cli.console import Console, table
-from k2_ohlcv.domain.errors import MissingTradesError
+from k2_ohlcv.domain.errors import BadFileError, MissingTradesError
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.metadata.pending_changes import reject_replacing_trades
 from k2_ohlcv.operations.ingest import IngestReport, ingest
+from k2_ohlcv.operations.ingest_folders import choose_files
 
-# Files with an unterminated last line that the output names.
+# Files that the output names, of those left out or with an unterminated last line.
 _MAX_FILES = 10
 
 
 def ingest_files(
     console: Console,
-    files: Sequence[Path],
+    paths: Sequence[Path],
     *,
     exchange: str | None,
     symbol: str | None,
     format: str,  # noqa: A002 # the name of the option
 ) -> None:
-    """Ingest files and show the result.
+    """Ingest files, and the files of folders, and show the result.
 
     Raises:
-        UsageError: an option has an invalid value.
-        BadFileError: a file cannot be opened or read to its end.
+        UsageError: an option has an invalid value, or a folder has no files.
+        BadFileError: a named file cannot be opened or read to its end, and nothing was added. Or files of a
+            folder were left out, and the others were added.
     """
     settings = console.settings
     lake = Lake.open(settings)
     lake.reject_external_trades()
+    chosen = choose_files(paths)
+    if not chosen.files:
+        raise BadFileError(_skipped_text(chosen.skipped, "there are no others"))
     try:
         reject_replacing_trades(lake)
     except MissingTradesError as missing:
         console.print_note(
             f"{missing}. This command creates a new table, and the next refresh follows that one."
         )
-    with console.progress("ingesting", total=len(files)) as steps:
+    with console.progress("ingesting", total=len(chosen.files)) as steps:
         report = ingest(
             lake,
-            [file.absolute() for file in files],
+            chosen.files,
+            folders=chosen.folders,
             exchange=exchange,
             symbol=symbol,
             format=format,
@@ -48,8 +55,21 @@ def ingest_files(
             landing=settings.landing,
             progress=lambda step, rows: steps.start_step(f"{rows:,} rows {step}"),
         )
+        report = replace(report, skipped={**chosen.skipped, **report.skipped})
         console.print_json(report.as_json())
     console.print_text(*_summary_lines(report))
+    if chosen.checksums:
+        console.print_note(f"{chosen.checksums:,} checksum files were left out.")
+    if report.skipped:
+        raise BadFileError(_skipped_text(report.skipped, "all others were ingested"))
+
+
+def _skipped_text(skipped: Mapping[Path, str], others: str) -> str:
+    """The files that were left out, with the reasons, and what became of the others."""
+    reasons = [f"  {reason}" for reason in islice(skipped.values(), _MAX_FILES)]
+    if (more := len(skipped) - _MAX_FILES) > 0:
+        reasons.append(f"  and {more:,} more: --json lists all")
+    return "\n".join([f"{len(skipped):,} files were left out; {others}:", *reasons])
 
 
 def _summary_lines(report: IngestReport) -> list[object]:

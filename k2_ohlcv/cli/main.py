@@ -1,7 +1,6 @@
 """The entry point: the commands with their options and help. The work of a command is in its own module.
 
-Commands import those modules when called, so that `--help` is fast. With `--json` a command prints one JSON
-object on stdout and nothing else there. Progress and errors are on stderr.
+Commands import those modules when called, so that `--help` is fast. With `--json` stdout has one JSON object.
 """
 
 from pathlib import Path
@@ -41,14 +40,14 @@ app.add_typer(catalog)
 
 @app.command(
     epilog=format_examples(
-        "k2-ohlcv ingest BTCUSDT-trades-2024-05-01.zip --exchange BINANCE --symbol BTCUSDT",
-        "k2-ohlcv ingest .k2/landing/KRAKEN/XBTUSD/*.csv",
-        "k2-ohlcv ingest trades.parquet --json",
+        "k2-ohlcv ingest BTCUSDT-trades-2024-05-01.zip",
+        "k2-ohlcv ingest downloads/",
+        "k2-ohlcv ingest futures/ --exchange BINANCE_UM",
     )
 )
 def ingest(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Files of trades: CSV, gzip, zip, Parquet.")
+        list[Path], typer.Argument(metavar="FILE...", help="CSV, gzip, zip or Parquet files, or folders.")
     ],
     exchange: FileExchange = None,
     symbol: FileSymbol = None,
@@ -58,6 +57,8 @@ def ingest(
     """Add the trades of files to the trades table, each trade once.
 
     The same file again adds nothing. Rows that cannot be trades go to rejected_trades, with the reason.
+    Files of folders that cannot be ingested are named, and the exit code is 1. All others are ingested.
+    The market is in an option, a column, the path EXCHANGE/SYMBOL/file, or the name of a Binance archive.
     """
     from k2_ohlcv.cli.ingest import ingest_files
 

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
     from k2_ohlcv.cli.dagster_runs import RunResult
 
-#: A gap of at most so many empty partitions does not split a block: recording them costs less.
-_GAP = 7
+_GAP = 7  # so many empty partitions do not split a block: recording them costs less
 _ALL_DAYS = Interval(datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
 
 
@@ -101,7 +100,7 @@ def run_rebuilds(
 
     There is one run a job, whatever the number of spans: only a run over all data can set the watermark.
     The run's partitions are those of the last span, and its config has the other spans. Dagster would record
-    every empty partition of a range from the first span to the last. Each takes 54 ms.
+    every empty partition from the first span to the last.
     """
     with console.progress("rebuilding", total=len(timeframes)) as steps:
         steps.start_step("starting Dagster")
@@ -234,9 +233,12 @@ def _partition_blocks(
 
 
 def _table_result(timeframe: Timeframe, run: "RunResult") -> TableResult:
+    from k2_ohlcv.defs.assets.candles import RUN_COUNTS
+
     parts = run.materialized.get(timeframe.table, [])
     numbers = next((part for part in parts if "seconds" in part), {})
-    snapshot = numbers.get("trades_snapshot")
+    snapshot, totals = numbers.get("trades_snapshot"), numbers.get(RUN_COUNTS)
+    counts = sum(map(WindowCounts.from_metadata, parts), WindowCounts())
     return TableResult(
         table=timeframe.table,
         timeframe=timeframe.name,
@@ -244,5 +246,5 @@ def _table_result(timeframe: Timeframe, run: "RunResult") -> TableResult:
         trades_read=int(str(numbers.get("trades_read", 0))),
         seconds=float(str(numbers.get("seconds", 0.0))),
         partitions=len(parts),
-        counts=sum(map(WindowCounts.from_metadata, parts), WindowCounts()),
+        counts=WindowCounts(**totals) if isinstance(totals, dict) else counts,
     )

@@ -6,6 +6,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from k2_ohlcv.cli.console import Console, ProgressSteps, table
+from k2_ohlcv.cli.light_imports import import_pyarrow
 from k2_ohlcv.domain.intervals import day_start
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe, find_timeframe
 from k2_ohlcv.domain.window_counts import WindowCounts
@@ -59,6 +60,7 @@ def _run_refreshes(
     console: Console, timeframes: Sequence[Timeframe], steps: ProgressSteps
 ) -> list[dict[str, Any]]:
     steps.start_step("measuring lag")
+    import_pyarrow()
     from k2_ohlcv.lake.catalog import Lake
     from k2_ohlcv.lake.metadata.lag import TableLag
 

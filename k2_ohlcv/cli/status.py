@@ -2,15 +2,22 @@
 
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from k2_ohlcv.cli.console import Console, table
+from k2_ohlcv.cli.light_imports import import_pyarrow
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
-from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.metadata.table_stats import TableStatus, candles_status, trades_status
+
+if TYPE_CHECKING:
+    from k2_ohlcv.lake.metadata.table_stats import TableStatus
 
 
 def show_status(console: Console) -> None:
     """Show the numbers of every table."""
+    import_pyarrow()
+    from k2_ohlcv.lake.catalog import Lake
+    from k2_ohlcv.lake.metadata.table_stats import candles_status, trades_status
+
     lake = Lake.open(console.settings)
     trades = trades_status(lake)
     candles = [(timeframe, candles_status(lake, timeframe)) for timeframe in TIMEFRAMES]
@@ -42,7 +49,7 @@ def show_status(console: Console) -> None:
     console.print_text(f"trades: {trades.rows:,}, {_text(trades.first)} to {_text(trades.last)}", result)
 
 
-def _as_json(status: TableStatus) -> dict[str, object]:
+def _as_json(status: "TableStatus") -> dict[str, object]:
     """A status as JSON: times in ISO 8601, the lag in seconds."""
     numbers = {
         name: value.isoformat() if isinstance(value, datetime) else value

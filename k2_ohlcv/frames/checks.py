@@ -43,13 +43,28 @@ CHECKS: tuple[Check, ...] = (
         "window_alignment",
         "windows have the length, the grid, the UTC date and the partition of their timeframe",
     ),
-    Check("unique_windows", "each exchange, symbol and window start has one row"),
+    Check(
+        "unique_windows",
+        "each exchange, symbol and window start has one row. After a run: in the files with the windows that it "
+        "reconciled",
+    ),
     Check(
         "reconciles_with_trades",
-        "candles and trades have the same windows, with equal count, volume, high and low",
+        "candles and trades have the same windows, with equal count, volume, high and low. After a run: the "
+        "windows that it reconciled. The audit compares whole days",
     ),
-    Check("timeframes_agree", "the candles are equal to the roll-up of the 1m candles", is_blocking=False),
-    Check("gaps", "always passes: lists spans without a candle, with the reason", is_blocking=False),
+    Check(
+        "timeframes_agree",
+        "the candles are equal to the roll-up of the 1m candles. After a run: the windows that it reconciled, but "
+        "no 1d candles after a refresh of single markets. The audit compares whole days",
+        is_blocking=False,
+    ),
+    Check(
+        "gaps",
+        "always passes: lists spans without a candle, with the reason. After a run: in the windows that it "
+        "reconciled",
+        is_blocking=False,
+    ),
     Check(
         "freshness",
         "the lag of the table's watermark is within its freshness policy",

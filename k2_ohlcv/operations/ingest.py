@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from k2_ohlcv.domain.errors import UsageError
+from k2_ohlcv.domain.errors import BadFileError, UsageError
 from k2_ohlcv.domain.intervals import Interval, from_micros
 from k2_ohlcv.lake import dedupe, rejected, trades
 from k2_ohlcv.lake.catalog import Lake
@@ -55,6 +55,8 @@ class IngestReport:
         per_day: added trades by UTC day.
         unterminated: the number of the last line of each file that does not end with a line break. Such a
             file may be truncated.
+        skipped: files of folders that were left out, with the reason.
+        skipped: files of folders that were left out, with the reason.
     """
 
     read: int
@@ -68,6 +70,7 @@ class IngestReport:
     shared: tuple[int, int] = (0, 0)
     per_day: Mapping[date, int] = field(default_factory=dict)
     unterminated: Mapping[str, int] = field(default_factory=dict)
+    skipped: Mapping[Path, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, object]:
         """Return the report as one JSON object."""
@@ -81,6 +84,7 @@ class IngestReport:
             "last": self.last.isoformat() if self.last else None,
             "snapshot": self.snapshot,
             "shared_timestamps": {"rows": self.shared[0], "timestamps": self.shared[1]},
+            "skipped": {str(path): reason for path, reason in self.skipped.items()},
         }
 
 
@@ -92,6 +96,7 @@ def ingest(
     symbol: str | None = None,
     format: str = "auto",  # noqa: A002 - as the option of the command line is called
     days: Sequence[Interval] | None = None,
+    folders: Mapping[Path, Path] | None = None,
     workspace: Path,
     landing: Path | None = None,
     progress: Progress | None = None,
@@ -106,6 +111,8 @@ def ingest(
         symbol: the symbol of all files. It overrides columns and paths.
         format: the format of all files, or `auto`.
         days: only rows in these intervals, and rows without a valid time, are read and counted.
+        folders: the folder in which a file was found. Such a file is left out where it cannot be read as a
+            whole or its market is unknown. All other files must be good.
         workspace: a folder for temporary files, about as large as the unpacked files.
         landing: the landing folder, with paths `<EXCHANGE>/<SYMBOL>/…`.
         progress: a function that receives progress.
@@ -120,20 +127,45 @@ def ingest(
         raise UsageError("no files to ingest: name at least one")
     lake.reject_external_trades()  # before reading, which may take hours
     parse = partial(read_file, exchange=exchange, symbol=symbol, format=format, landing=landing)
-    with open_temp_folder(workspace) as folder:
-        reader = FileReader(SortBuffer(folder), RejectedBuffer(folder), days)
-        return _Ingestion(lake, reader, files, progress).run(parse, batch_rows)
+    chosen, skipped = list(files), dict[Path, str]()
+    while True:
+        try:
+            with open_temp_folder(workspace) as folder:
+                reader = FileReader(SortBuffer(folder), RejectedBuffer(folder), days)
+                state = _Ingestion(lake, reader, chosen, folders or {}, progress)
+                state.skipped.update(skipped)
+                return state.run(parse, batch_rows)
+        except _LateSkipError as late:
+            # Rows of the file are among the others already. Read all others again.
+            chosen.remove(late.path)
+            skipped[late.path] = late.reason
+
+
+class _LateSkipError(Exception):
+    """A file of a folder cannot be read to its end, after some of its rows were collected."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(reason)
+        self.path = path
+        self.reason = reason
 
 
 class _Ingestion:
     """Reads files, commits their trades in batches, and counts the outcomes."""
 
     def __init__(
-        self, lake: Lake, reader: FileReader, files: Sequence[Path], progress: Progress | None
+        self,
+        lake: Lake,
+        reader: FileReader,
+        files: Sequence[Path],
+        folders: Mapping[Path, Path],
+        progress: Progress | None,
     ) -> None:
         self._lake = lake
         self._reader = reader
         self._files = files
+        self._folders = folders
+        self.skipped: dict[Path, str] = {}
         self._report_progress = progress or (lambda *_: None)
         self._now = datetime.now(UTC)
         self._totals: Counter[str] = Counter()
@@ -143,9 +175,7 @@ class _Ingestion:
         """Read all files, commit the trades batch by batch, and commit the rejected rows last."""
         reader, rows = self._reader, 0
         for number, path in enumerate(self._files):
-            for parsed in parse(path, now=self._now):
-                reader.add_batch(parsed, number, str(path))
-                self._report_progress("read", reader.read)
+            self._read_file(parse, number, path)
         for span in reader.sort_buffer.split_ranges(batch_rows):
             self._commit_batch(assign_ids(reader.sort_buffer.read(span.start, span.end), reader.daily_files))
             rows += span.rows
@@ -153,6 +183,20 @@ class _Ingestion:
         for rejected_rows in reader.rejected_buffer.read_batches():
             rejected.append_rejected(self._lake, rejected_rows, self._now)
         return self._report()
+
+    def _read_file(self, parse: Callable[..., Iterable[ParsedBatch]], number: int, path: Path) -> None:
+        """Collect the rows of a file. A file of a folder that cannot be read is left out as a whole."""
+        reader, before, folder = self._reader, self._reader.read, self._folders.get(path)
+        try:
+            for parsed in parse(path, folder=folder, now=self._now):
+                reader.add_batch(parsed, number, str(path))
+                self._report_progress("read", reader.read)
+        except (BadFileError, UsageError) as error:
+            if folder is None:
+                raise
+            if reader.read != before:
+                raise _LateSkipError(path, str(error)) from error
+            self.skipped[path] = str(error)
 
     def _commit_batch(self, batch: BatchWithIds) -> None:
         """Append the new trades of a batch, and buffer its conflicts and late trades as rejected rows."""
@@ -200,4 +244,5 @@ class _Ingestion:
             shared=(totals["shared rows"], totals["shared times"]),
             per_day=dict(sorted(self._per_day.items())),
             unterminated=reader.unterminated,
+            skipped=self.skipped,
         )

@@ -74,7 +74,7 @@ def reject_reason(landing: Path, name: Path) -> str | None:
             return _special_file_kind(path)
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, no permission, a zero byte
         return f"it cannot be read: {make_printable(getattr(error, 'strerror', None) or error)}"
-    return "it is outside the landing folder: copy it there"
+    return f"it is outside the folder {make_printable(landing.name)}: copy it there"
 
 
 def _special_file_kind(path: Path) -> str | None:

@@ -1,9 +1,11 @@
 """Finds the market (exchange and symbol) of a landing file.
 
 The sources of each name, in order of precedence: the option, a column of the file, the path
-`landing/<EXCHANGE>/<SYMBOL>/…`, the file name of the format (Kraken's `PAIR.csv`).
+`landing/<EXCHANGE>/<SYMBOL>/…`, the path `<EXCHANGE>/<SYMBOL>/file` in a folder that is ingested, the file
+name of the format (Kraken's `PAIR.csv`, Binance's `SYMBOL-trades-DATE.zip`).
 """
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,24 @@ def market_from_path(path: Path, landing: Path | None) -> Market:
     return Market(inside[0], inside[1]) if len(inside) > 2 else Market(None, None)
 
 
+# Folders such as `spot/daily` or `2024/05` are no markets.
+_EXCHANGE_FOLDER = re.compile(r"(?=.*[A-Z])[A-Z0-9_.-]+", re.ASCII)
+
+
+def market_from_folder(path: Path, folder: Path | None, named: Market) -> Market:
+    """Read the market from the path `<EXCHANGE>/<SYMBOL>/file` in a folder, else from the file name.
+
+    Args:
+        path: the file.
+        folder: the folder that is ingested; None if the caller named the file itself.
+        named: the market from the file name. Folders that name another symbol are no market.
+    """
+    inside = path.relative_to(folder).parts if folder is not None else ()
+    if len(inside) != 3 or not _EXCHANGE_FOLDER.fullmatch(inside[0]):
+        return named
+    return Market(inside[0], inside[1]) if named.symbol in (None, inside[1]) else named
+
+
 def resolve_market(
     path: Path, options: Market, columns: Collection[str], landing: Path | None, known: Market
 ) -> Market:
@@ -48,7 +68,7 @@ def resolve_market(
         options: the exchange and symbol that the caller gives.
         columns: the roles of the file's columns.
         landing: the landing folder, if there is one.
-        known: the market from the file name, for formats that define it.
+        known: the market from the file name, for formats that define it, or from the folder.
 
     Raises:
         UsageError: the exchange or the symbol is unknown, or its name is not valid.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,10 +18,10 @@ from k2_ohlcv.sources import csv_blocks, parquet
 from k2_ohlcv.sources.compression import detect_kind, is_machine_error, open_decompressed
 from k2_ohlcv.sources.detect import check_format, detect_format
 from k2_ohlcv.sources.file_kinds import PARQUET, TEXT
-from k2_ohlcv.sources.formats import kraken
+from k2_ohlcv.sources.formats import binance, kraken
 from k2_ohlcv.sources.formats.layout import Layout
 from k2_ohlcv.sources.line_blocks import LineBlock, cut_blocks
-from k2_ohlcv.sources.market import Market, resolve_market
+from k2_ohlcv.sources.market import Market, market_from_folder, resolve_market
 from k2_ohlcv.sources.rows import UNTERMINATED_REASON, ParsedBatch, parse_rows
 
 # Arrow releases the interpreter lock while it parses, so two threads are twice as fast. Each parallel block
@@ -39,6 +39,7 @@ def read_file(
     symbol: str | None = None,
     format: str = "auto",  # noqa: A002 - the name of the command-line option
     landing: Path | None = None,
+    folder: Path | None = None,
     now: datetime | None = None,
 ) -> Iterator[ParsedBatch]:
     """Read the trades and rejected rows of a file, in bounded batches in line order.
@@ -49,6 +50,8 @@ def read_file(
         symbol: takes precedence over a column and over the path.
         format: one of `detect.FORMATS`.
         landing: the landing folder, for paths `<EXCHANGE>/<SYMBOL>/…`.
+        folder: the folder that is ingested, for paths `<EXCHANGE>/<SYMBOL>/file` in it; None for a file that
+            the caller named itself.
         now: the current time by default. A trade more than a day later is rejected.
 
     Raises:
@@ -61,8 +64,8 @@ def read_file(
     if not is_utf8(path):
         raise BadFileError(f"{make_printable_path(path)}: the file's name is not UTF-8: rename it")
     try:
-        market = Market(exchange, symbol)
-        batches = _read_batches(path, market, format, landing, now or datetime.now(UTC))
+        market, places = Market(exchange, symbol), (landing, folder)
+        batches = _read_batches(path, market, format, places, now or datetime.now(UTC))
         yield from _limit_rejected(batches, path)
     except K2Error:
         raise
@@ -77,9 +80,9 @@ def read_file(
 
 
 def _read_batches(
-    path: Path, options: Market, name: str, landing: Path | None, now: datetime
+    path: Path, options: Market, name: str, places: tuple[Path | None, Path | None], now: datetime
 ) -> Iterator[ParsedBatch]:
-    kind = detect_kind(path)
+    kind, (landing, folder) = detect_kind(path), places
     if kind == PARQUET:
         if name not in ("auto", "table"):
             raise BadFileError(
@@ -87,7 +90,8 @@ def _read_batches(
                 "it is a plain table"
             )
         layout = parquet.parquet_layout(path)
-        market = resolve_market(path, options, layout.roles, landing, Market(None, None))
+        known = market_from_folder(path, folder, Market(None, None))
+        market = resolve_market(path, options, layout.roles, landing, known)
         yield from _map_parallel(
             lambda rows: parse_rows(rows, market, now), parquet.read_parquet(path, layout)
         )
@@ -97,11 +101,7 @@ def _read_batches(
         blocks = cut_blocks(stream, path, is_complete=kind != TEXT)
         first = _first_block(blocks, path)
         layout, first = detect_format(first, path, name)
-        known = (
-            kraken.market_from_filename(path, is_chosen=name == "kraken")
-            if layout is kraken.LAYOUT
-            else Market(None, None)
-        )
+        known = market_from_folder(path, folder, _market_from_filename(path, layout, name))
         market = resolve_market(path, options, layout.roles, landing, known)
         is_empty = True
         for batch in _map_parallel(_build_parser(layout, market, now), chain([first], blocks)):
@@ -128,6 +128,13 @@ def _limit_rejected(batches: Iterable[ParsedBatch], path: Path) -> Iterator[Pars
         yield batch
 
 
+def _market_from_filename(path: Path, layout: Layout, name: str) -> Market:
+    """The market in the file name, as far as the format defines it."""
+    if layout is kraken.LAYOUT:
+        return kraken.market_from_filename(path, is_chosen=name == "kraken")
+    return binance.market_from_filename(path, layout)
+
+
 def _first_block(blocks: Iterator[LineBlock], path: Path) -> LineBlock:
     first = next(blocks, None)
     if first is None:
@@ -149,7 +156,13 @@ def _build_parser(layout: Layout, market: Market, now: datetime) -> Callable[[Li
 
 
 def _map_parallel(parse: Callable[[_T], ParsedBatch], blocks: Iterable[_T]) -> Iterator[ParsedBatch]:
-    """Parse blocks on a few threads, and yield the batches in order."""
+    """Parse blocks on a few threads, and yield the batches in order. A single block needs no threads."""
+    blocks = iter(blocks)
+    head = list(islice(blocks, 2))
+    if len(head) < 2:
+        yield from map(parse, head)
+        return
+    blocks = chain(head, blocks)
     pending: deque[Future[ParsedBatch]] = deque()
     pool = ThreadPoolExecutor(_MAX_THREADS)
     try:

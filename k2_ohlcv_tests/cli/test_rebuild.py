@@ -1,13 +1,17 @@
 """The output of `k2-ohlcv rebuild` and `refresh`, and the end of a failed run."""
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
+from k2_ohlcv.cli.dagster_instance import open_instance
+from k2_ohlcv.defs.assets.candles import MAX_DETAILED_PARTITIONS, RUN_COUNTS
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
+from k2_ohlcv_tests.support import lakes
 from k2_ohlcv_tests.support.command_line import ROOT, call, run, write_trades_csv
 
 TABLES = {timeframe.table for timeframe in TIMEFRAMES}
@@ -150,3 +154,26 @@ def test_a_failure_is_logged_with_table_partitions_and_snapshot(
         assert (line["level"], line["table"], line["partitions"]) == ("error", "gold_ohlcv_1h", "2024-02-27")
         assert line["snapshot"] == ingested["snapshot"]
         assert "127.0.0.1:9" in line["error"]
+
+
+def test_a_run_of_many_partitions_records_few_numbers_of_each(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run's numbers are recorded once. The counts that the command shows are those of the whole run."""
+    days = [date(2024, 1, 1) + timedelta(days=5 * number) for number in range(8)]
+    file = write_trades_csv(tmp_path, *(f"{day}T01:00:00Z,10,1,{day.toordinal()}" for day in days))
+    assert call(capsys, "ingest", str(file), "--exchange", "X", "--symbol", "AB")[0] == 0
+    code, out, err = call(capsys, "rebuild", "--timeframe", "1h", "--json")
+    assert code == 0, err
+    (rebuilt,) = json.loads(out)["tables"]
+    assert (rebuilt["added"], rebuilt["partitions"], rebuilt["trades_read"]) == (8, 36, 8)
+    with open_instance(lakes.lake_settings(home)) as instance:
+        records = instance.fetch_materializations(dg.AssetKey("gold_ohlcv_1h"), limit=100).records
+    numbers = {}
+    for record in records:
+        assert record.asset_materialization is not None
+        numbers[str(record.partition_key)] = set(record.asset_materialization.metadata)
+    short = {"windows_written", "trades", "dagster/partition_row_count"}
+    assert len(numbers) == 36 > MAX_DETAILED_PARTITIONS
+    assert numbers.pop("2024-02-05") >= short | {"mode", "seconds", RUN_COUNTS}
+    assert all(names == short for names in numbers.values())

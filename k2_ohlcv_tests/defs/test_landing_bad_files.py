@@ -92,7 +92,7 @@ def test_the_job_reads_no_file_outside_the_landing_folder(landing: Landing, name
     assert not result.success
     message = failure_message(result)
     assert message.startswith("1 of 2 files failed")
-    assert "outside the landing folder" in message or "cannot be read" in message
+    assert "outside the folder landing" in message or "cannot be read" in message
     assert "root:" not in message
     assert read_trades(landing) == ["a"]
 

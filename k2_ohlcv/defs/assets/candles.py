@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     from k2_ohlcv.operations.reports import PartitionReport, ReconcileReport
 
 
+#: A run of more partitions records fewer numbers of each.
+MAX_DETAILED_PARTITIONS = 31
+#: The metadata entry with the window counts of the whole run, in a run of many partitions.
+RUN_COUNTS = "run_counts"
+
+
 class Mode(Enum):
     """Which windows a run reconciles. The launchpad shows the names of the members."""
 
@@ -92,10 +98,12 @@ def candles_asset(timeframe: Timeframe, settings: Settings) -> dg.AssetsDefiniti
             spark.run_state(context).reconciled[timeframe.name] = report.reconciled_windows
         _log_summary(context, config.mode, report)
         numbers = _run_numbers(config.mode, report)
+        with_unchanged = config.mode is Mode.rebuild
         _add_partition_metadata(
-            context, lake.lake, report, partitions, numbers, with_unchanged=config.mode is Mode.rebuild
+            context, lake.lake, report, partitions, numbers, with_unchanged=with_unchanged
         )
-        return dg.MaterializeResult(metadata=numbers)
+        # Dagster copies a result's metadata to every partition of a range.
+        return dg.MaterializeResult(metadata=None if _has_many_partitions(context, report) else numbers)
 
     return candles
 
@@ -194,6 +202,11 @@ def _with_text_ids(numbers: Mapping[str, object]) -> dict[str, object]:
     }
 
 
+def _has_many_partitions(context: dg.AssetExecutionContext, report: "ReconcileReport") -> bool:
+    """Whether a dozen entries of metadata for each partition would cost more than the candles."""
+    return max(len(context.partition_keys), len(report.partitions)) > MAX_DETAILED_PARTITIONS
+
+
 def _add_partition_metadata(
     context: dg.AssetExecutionContext,
     lake: Lake,
@@ -203,29 +216,35 @@ def _add_partition_metadata(
     *,
     with_unchanged: bool,
 ) -> None:
-    """Record the numbers of each partition. Dagster copies a result's metadata to every partition of a range.
+    """Record the numbers of each partition.
 
     The run names only some of its partitions. Each other one that changed gets its own materialization;
-    with `with_unchanged`, each other one that the run reconciled.
+    with `with_unchanged`, each other one that the run reconciled. In a run of many partitions the last one
+    that the run names has the run's numbers, once.
     """
-    timeframe = report.timeframe
+    timeframe, named = report.timeframe, context.partition_keys
     rows = count_rows_per_partition(lake.candles(timeframe))
     parts = {timeframe.grain.key(part.partition): part for part in report.partitions}
-    named = context.partition_keys
+    is_many = _has_many_partitions(context, report)
+    describe = _short_numbers if is_many else _partition_numbers
     for key in named:
-        context.add_asset_metadata(_partition_numbers(parts.get(key), rows.get(key, 0)), partition_key=key)
-    for key in parts.keys() - set(named):
+        context.add_asset_metadata(describe(parts.get(key), rows.get(key, 0)), partition_key=key)
+    if is_many:
+        totals = dg.MetadataValue.json(report.counts.as_json())
+        context.add_asset_metadata({**numbers, RUN_COUNTS: totals}, partition_key=named[-1])
+    for key in sorted(parts.keys() - set(named)):
         part = parts[key]
         if partitions.has_partition_key(key) and (with_unchanged or part.counts.written):
-            context.log_event(
-                dg.AssetMaterialization(
-                    timeframe.table,
-                    partition=key,
-                    metadata={**numbers, **_partition_numbers(part, rows.get(key, 0))},
-                )
-            )
+            metadata = {**({} if is_many else numbers), **describe(part, rows.get(key, 0))}
+            context.log_event(dg.AssetMaterialization(timeframe.table, partition=key, metadata=metadata))
 
 
 def _partition_numbers(part: "PartitionReport | None", rows: int) -> dict[str, int]:
     counts = part.counts if part else WindowCounts()
     return {**counts.as_metadata(), "trades": part.trades if part else 0, "dagster/partition_row_count": rows}
+
+
+def _short_numbers(part: "PartitionReport | None", rows: int) -> dict[str, int]:
+    """The numbers of a partition in a run of many."""
+    written, trades = (part.counts.written, part.trades) if part else (0, 0)
+    return {"windows_written": written, "trades": trades, "dagster/partition_row_count": rows}

@@ -3,9 +3,15 @@
 Times are in ms, or in µs for spot files since 2025. Futures files have a header since 2022. The quantity of
 COIN-M files is in contracts, as in the exchange's volumes. Their column of base amounts is not read.
 `trades` and `aggTrades` have different ids. Ingest only one of the two for a market.
+The archive's name has the symbol. The exchange is BINANCE only for spot layouts, as spot and futures archives
+have the same names.
 """
 
+import re
+from pathlib import Path
+
 from k2_ohlcv.sources.formats.layout import Layout
+from k2_ohlcv.sources.market import Market
 
 _TRADES_CELLS = {"trade_id": 0, "price": 1, "quantity": 2, "timestamp": 4}
 _AGG_TRADES_CELLS = {"trade_id": 0, "price": 1, "quantity": 2, "timestamp": 5}
@@ -71,3 +77,22 @@ LAYOUTS = (
         ),
     ),
 )
+
+# SYMBOL-trades-DATE.zip and SYMBOL-aggTrades-DATE.zip, of a day or a month. A few symbols have other letters.
+_ARCHIVE_NAME = re.compile(
+    r"([^\W a-z]{2,40})-(trades|aggTrades)-[0-9]{4}-[0-9]{2}(-[0-9]{2})?(\.[a-z]+){1,2}"
+)
+
+
+def archive_symbol(path: Path) -> tuple[str, str] | None:
+    """The symbol and the kind (`trades` or `aggTrades`) in an archive's name; None for other names."""
+    match = _ARCHIVE_NAME.fullmatch(path.name)
+    return (match[1], match[2]) if match else None
+
+
+def market_from_filename(path: Path, layout: Layout) -> Market:
+    """Read the market from the name of an archive whose content has this layout."""
+    named = archive_symbol(path)
+    if named is None or not layout.name.endswith(f" {named[1]}"):
+        return Market(None, None)
+    return Market("BINANCE" if "spot" in layout.name else None, named[0])

@@ -125,4 +125,5 @@ def _id_codes(rows: pa.Table) -> Int64s | None:
             return None
     texts = ids.dictionary_encode()
     codes: Int64s = texts.indices.to_numpy().astype(np.int64) * (int(markets.max()) + 1) + markets
-    return codes if len(np.unique(codes)) < len(codes) else None
+    ordered = np.sort(codes)  # np.unique hashes, which is several times slower for millions of codes
+    return codes if (ordered[1:] == ordered[:-1]).any() else None
