@@ -77,7 +77,7 @@ def candles_asset(timeframe: Timeframe, settings: Settings) -> dg.AssetsDefiniti
         partitions_def=partitions,
         freshness_policy=freshness_policy(timeframe, settings.refresh_seconds),
         description=f"Candles of {timeframe.name}, made equal to the trades of the chosen "
-        f"{timeframe.grain.value}s in one commit.",
+        f"{timeframe.grain.value}s.",
     )
     def candles(
         context: dg.AssetExecutionContext, config: CandlesConfig, lake: LakeResource, spark: SparkResource
