@@ -55,8 +55,8 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check(
         "timeframes_agree",
-        "the candles are equal to the roll-up of the 1m candles. After a run: the windows that it reconciled, "
-        "but no 1d candles after a refresh of single markets. The audit compares whole days",
+        "the candles are equal to the roll-up of the 1m candles. After a run: the windows that it reconciled "
+        "(no 1d candles after a refresh of single markets). The audit compares whole days",
         is_blocking=False,
     ),
     Check(
