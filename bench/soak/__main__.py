@@ -17,7 +17,7 @@ from bench.soak.generator import LATE_SHARE, TradeGenerator
 from bench.soak.run import LAG, Plan, SoakResult, run_soak
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv.engine.session import open_engine
-from k2_ohlcv.lake.candles import MAX_FILES
+from k2_ohlcv.lake.candle_layout import MAX_FILES
 from k2_ohlcv.lake.schemas import MIN_SNAPSHOTS_KEPT
 
 _DAY = 288

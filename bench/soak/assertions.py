@@ -16,7 +16,7 @@ from bench.engines.duckdb import DuckDbEngine
 from bench.job import candle_job
 from k2_ohlcv.domain.intervals import Interval
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain
-from k2_ohlcv.lake.candles import SMALL_FILE_ROWS
+from k2_ohlcv.lake.candle_layout import SMALL_FILE_ROWS
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.metadata.files import file_partition, live_files, table_grain
 

@@ -131,7 +131,7 @@ def _run_refresh(
 
 def _skip_table(lake: "Lake", lag: "TableLag", steps: ProgressSteps) -> dict[str, Any]:
     """The JSON of a table that is up to date. It has the fields of a run that had nothing to do."""
-    from k2_ohlcv.operations.plan import plan_refresh
+    from k2_ohlcv.operations.planning import plan_refresh
     from k2_ohlcv.operations.reports import ReconcileReport
 
     steps.finish_step(f"{lag.timeframe.table}: up to date")

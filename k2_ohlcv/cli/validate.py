@@ -11,7 +11,8 @@ from k2_ohlcv.domain.errors import CheckFailedError, UsageError
 from k2_ohlcv.domain.intervals import DAY, Interval, day_start
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe, find_timeframe, parse_day
 from k2_ohlcv.frames.candles import format_rows
-from k2_ohlcv.frames.checks import CHECKS, Finding
+from k2_ohlcv.frames.check_list import CHECKS
+from k2_ohlcv.frames.checks import Finding
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.metadata.table_stats import candles_status
 

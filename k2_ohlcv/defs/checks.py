@@ -20,7 +20,8 @@ from k2_ohlcv.domain.errors import InvariantError
 from k2_ohlcv.domain.intervals import DAY, Interval, day_start
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
 from k2_ohlcv.engine.session import Engine
-from k2_ohlcv.frames.checks import CHECKS, Check, Finding, merge_findings
+from k2_ohlcv.frames.check_list import CHECKS, Check
+from k2_ohlcv.frames.checks import Finding, merge_findings
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.metadata.table_stats import find_data_blocks
 from k2_ohlcv.operations.reports import RefusedWindowsError

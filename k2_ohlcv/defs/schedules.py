@@ -19,7 +19,7 @@ from k2_ohlcv.defs.run_history import purge_run_history
 from k2_ohlcv.domain.intervals import DAY, EPOCH, Interval, coalesce, day_start
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe, parse_day
 from k2_ohlcv.engine.totals import TotalsCache
-from k2_ohlcv.frames.checks import CHECKS
+from k2_ohlcv.frames.check_list import CHECKS
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.metadata.table_stats import count_rows_per_partition, find_data_blocks
 

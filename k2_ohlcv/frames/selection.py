@@ -1,6 +1,6 @@
 """Which windows a run reconciles: all markets in some intervals, and further windows of single markets.
 
-Finding dirty windows is in `lake.metadata.snapshot_diff`, choosing among them in `operations.plan`.
+Finding dirty windows is in `lake.metadata.dirty_windows`, choosing among them in `operations.planning`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,6 +16,10 @@ from k2_ohlcv.frames.candles import CANDLE_TYPES, is_in_intervals
 _KEY_TYPES = {name: CANDLE_TYPES[name] for name in KEY_COLUMNS}
 #: The maximum number of windows of single markets. With more, whole intervals of all markets cost less.
 MAX_PAIRS = 200_000
+
+#: Selected windows of single markets, as a share of the stored candles of their windows, from which all
+#: markets are selected.
+_MOST = 0.25
 
 
 def no_pairs() -> pl.DataFrame:
@@ -74,6 +78,19 @@ class WindowSelection:
             tuple(intersect_all(self.intervals, intervals)),
             self.pairs.filter(is_in_intervals("window_start", intervals)) if len(self.pairs) else self.pairs,
         )
+
+    def widen(self, timeframe: Timeframe, stored: pl.DataFrame) -> "WindowSelection":
+        """Select all markets if most of them are selected anyway. Computing all markets then costs less.
+
+        Args:
+            timeframe: the timeframe of the windows.
+            stored: the stored candles of the windows, in which the markets are counted.
+        """
+        if self.pairs.is_empty():
+            return self
+        cover = self.cover(timeframe)
+        candles = stored.filter(is_in_intervals("window_start", cover)).height
+        return WindowSelection(tuple(cover)) if self.pairs.height >= candles * _MOST else self
 
     def filter(self, rows: pl.DataFrame) -> pl.DataFrame:
         """The rows of candles whose window is selected, in the same order."""

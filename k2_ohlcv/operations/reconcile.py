@@ -1,7 +1,7 @@
 """Rebuild and refresh: make windows of a candle table equal to the trades, in atomic commits.
 
-`rebuild` and `refresh` differ only in their plan. Choosing the windows is in `plan`, report classes are in
-`reports`.
+`rebuild` and `refresh` differ only in their plan. Choosing the windows is in `planning`, report classes are
+in `reports`.
 """
 
 import time
@@ -22,21 +22,23 @@ from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.engine import rollup
 from k2_ohlcv.engine.session import Engine
 from k2_ohlcv.engine.window_cache import WindowCache
-from k2_ohlcv.frames.candles import candles_from_windows, is_in_intervals
+from k2_ohlcv.frames.candles import candles_from_windows
 from k2_ohlcv.frames.selection import WindowSelection
 from k2_ohlcv.frames.windows import WINDOW_SCHEMA
 from k2_ohlcv.lake.candles import CandleFileChange, StoredCandles
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.commit import TableCommit, commit_change
+from k2_ohlcv.lake.commit import commit_change
 from k2_ohlcv.lake.delete_files import partitions_with_unreadable_deletes
 from k2_ohlcv.lake.external_trades import ExternalTrades
 from k2_ohlcv.lake.metadata.files import live_files
 from k2_ohlcv.lake.missing_table import MissingTable
 from k2_ohlcv.lake.retry import retry_conflicts
-from k2_ohlcv.lake.watermark import RefusedWindow, Watermark
+from k2_ohlcv.lake.watermark import RefusedWindow
 from k2_ohlcv.lake.window_sample import sample_windows_per_trade
-from k2_ohlcv.operations.plan import Plan, plan_rebuild, plan_refresh
+from k2_ohlcv.operations.candle_commit import build_candle_commit
+from k2_ohlcv.operations.plan import Plan
 from k2_ohlcv.operations.plan_chunks import Chunks
+from k2_ohlcv.operations.planning import plan_rebuild, plan_refresh
 from k2_ohlcv.operations.reports import (
     PartitionReport,
     ReconcileReport,
@@ -44,10 +46,6 @@ from k2_ohlcv.operations.reports import (
     partition_reports,
     refused_windows,
 )
-
-#: Selected windows of single markets, as a share of the stored candles of their windows, from which all
-#: markets are computed.
-_MOST = 0.25
 
 _log = structlog.get_logger(__name__)
 
@@ -166,7 +164,7 @@ class _Attempt:
             change, computed = self._compute_change(candles, chunk) if chunk else (None, None)
             chunk_refused = refused_windows(change, plan.timeframe)
             mark = mark.with_reconciled(chunk, chunk_refused) if mark else None
-            commit = _table_commit(candles, change, mark, dict(plan.properties))
+            commit = build_candle_commit(candles, change, mark, dict(plan.properties))
             if commit is not None:
                 candles = commit_change(self._create_if_missing(candles), commit)
                 committed = True
@@ -197,7 +195,7 @@ class _Attempt:
         windows of the daily tables of the same run.
         """
         stored = StoredCandles.load(candles, self.plan.timeframe, chunk)
-        selection = _widen(self.plan.selection.clip(chunk), self.plan.timeframe, stored.rows)
+        selection = self.plan.selection.clip(chunk).widen(self.plan.timeframe, stored.rows)
         computed, refused = candles_from_windows(self._compute_windows(selection), self.plan.timeframe)
         return stored.change(computed, refused, selection, datetime.now(UTC)), computed
 
@@ -238,54 +236,9 @@ class _Attempt:
             _log.warning("another writer changed frozen or expired candles", table=table, reason=reason)
 
 
-def _widen(selection: WindowSelection, timeframe: Timeframe, stored: pl.DataFrame) -> WindowSelection:
-    """Select all markets if most of them are selected anyway. Computing all markets then costs less."""
-    if selection.pairs.is_empty():
-        return selection
-    cover = selection.cover(timeframe)
-    markets = stored.filter(is_in_intervals("window_start", cover)).height
-    return WindowSelection(tuple(cover)) if selection.pairs.height >= markets * _MOST else selection
-
-
 def _refused_windows_error(attempt: _Attempt, report: ReconcileReport) -> RefusedWindowsError:
     """Build the error that names the refused windows, and the trades without an exact value."""
     misfits, spans = "", [r.window for r in report.refused if r.check == "positive_metrics"]
     if isinstance(attempt.trades, ExternalTrades) and report.trades_snapshot is not None and spans:
         misfits = rollup.describe_invalid_rows(attempt.engine, attempt.trades, report.trades_snapshot, spans)
     return RefusedWindowsError.from_report(report, owns_trades=attempt.lake.has_own_trades, misfits=misfits)
-
-
-def _table_commit(
-    candles: Table, change: CandleFileChange | None, mark: Watermark | None, properties: dict[str, str]
-) -> TableCommit | None:
-    """Build the next commit. None if the stored candles and the stored watermark are already right."""
-    is_empty = change is None or change.is_empty
-    if isinstance(candles, MissingTable) and is_empty:
-        return None  # the first candles create the table
-    is_stored = mark is None or _is_watermark_stored(candles, mark, is_reconciled=change is not None)
-    missing = {key: value for key, value in properties.items() if candles.properties.get(key) != value}
-    if is_empty and is_stored and not missing:
-        return None
-    return TableCommit(
-        removed_files=() if change is None else tuple(task.file for task in change.removed),
-        rows=None if change is None else change.rows,
-        file_rows=() if change is None else change.file_rows,
-        properties={**missing, **(mark.properties() if mark else {})},
-        summary=mark.summary() if mark else {},
-    )
-
-
-def _is_watermark_stored(candles: Table, mark: Watermark, *, is_reconciled: bool) -> bool:
-    """Whether the candle table already has this watermark.
-
-    A watermark also counts as not stored if its time bounds now include more trades. These trades have been
-    reconciled, and would stay open under the stored bounds.
-    """
-    stored = Watermark.from_table(candles)
-    if mark != stored or not mark.is_mirrored(candles):
-        return False
-    has_later_end = is_reconciled and mark.until != stored.until
-    has_earlier_bound = stored.frozen_before is not None and (
-        mark.frozen_before is None or mark.frozen_before < stored.frozen_before
-    )
-    return not (has_later_end or has_earlier_bound)

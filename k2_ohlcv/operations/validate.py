@@ -18,9 +18,10 @@ from k2_ohlcv.engine.session import Engine
 from k2_ohlcv.engine.totals import TotalsCache
 from k2_ohlcv.frames import checks
 from k2_ohlcv.frames.candles import is_in_intervals
-from k2_ohlcv.frames.checks import CHECKS, Finding, merge_findings
+from k2_ohlcv.frames.check_list import CHECKS
+from k2_ohlcv.frames.checks import Finding, merge_findings
 from k2_ohlcv.frames.gaps import GapFinder
-from k2_ohlcv.lake.candles import read_candles
+from k2_ohlcv.lake.candle_files import read_candles
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.metadata.pending_changes import reject_missing_trades
 from k2_ohlcv.operations.reports import ReconciledWindows

@@ -18,7 +18,7 @@ from k2_ohlcv.frames import checks
 from k2_ohlcv.frames.candles import is_in_intervals
 from k2_ohlcv.frames.checks import Finding
 from k2_ohlcv.frames.selection import WindowSelection
-from k2_ohlcv.lake.candles import read_candles
+from k2_ohlcv.lake.candle_files import read_candles
 from k2_ohlcv.lake.metadata.snapshot_diff import trades_spans
 from k2_ohlcv.operations.reports import ReconciledWindows
 from k2_ohlcv.operations.validation_scope import CandleTableState, ComparisonScope, find_not_comparable

@@ -9,7 +9,7 @@ import pytest
 
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe, find_timeframe
 from k2_ohlcv.engine.session import open_engine
-from k2_ohlcv.frames.checks import CHECKS
+from k2_ohlcv.frames.check_list import CHECKS
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.history_bounds import EXPIRED_BEFORE
 from k2_ohlcv.operations.reconcile import refresh

@@ -12,7 +12,7 @@ from k2_ohlcv.definitions import build_definitions
 from k2_ohlcv.defs import jobs
 from k2_ohlcv.defs.retention_checks import RETENTION_LIMIT_CHECK
 from k2_ohlcv.domain.timeframe import Grain, Timeframe, find_timeframe
-from k2_ohlcv.frames.checks import CHECKS
+from k2_ohlcv.frames.check_list import CHECKS
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.operations import reconcile
 from k2_ohlcv.settings import Settings

@@ -13,7 +13,7 @@ from k2_ohlcv.defs.partitions import first_day, partitions_definition
 from k2_ohlcv.defs.retention_checks import RETENTION_LIMIT_CHECK
 from k2_ohlcv.domain.errors import UsageError
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
-from k2_ohlcv.frames.checks import CHECKS
+from k2_ohlcv.frames.check_list import CHECKS
 from k2_ohlcv.lake.schemas import CANDLE_SPECS, NAMESPACE, TRADES_SPEC, TRADES_TABLE
 from k2_ohlcv.settings import DEFAULT_START_DATE, Settings
 

@@ -16,8 +16,8 @@ from k2_ohlcv.engine.impossible_times import ImpossibleTimes, find_impossible_ti
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.external_trades import ExternalTradesConfig
 from k2_ohlcv.lake.history_bounds import newest_trade_time
-from k2_ohlcv.lake.metadata import files, pending_changes, snapshot_diff
-from k2_ohlcv.operations import plan as planning
+from k2_ohlcv.lake.metadata import dirty_windows, files, pending_changes, snapshot_diff
+from k2_ohlcv.operations import planning
 from k2_ohlcv.operations.reconcile import rebuild, refresh
 from k2_ohlcv.operations.validate import validate
 from k2_ohlcv_tests.support import external_tables, lakes
@@ -148,7 +148,7 @@ def test_a_file_with_a_time_beyond_tomorrow_is_read_again_each_day(
     refresh(lake, sail.engine, MINUTE)
     tomorrow = Interval(times.OLDEST_TRADE, possible_trade_times().end + DAY)
     real = times.possible_trade_times
-    for module in (times, files, snapshot_diff, pending_changes, planning):
+    for module in (times, files, snapshot_diff, dirty_windows, pending_changes, planning):
         monkeypatch.setattr(module, "possible_trade_times", lambda now=None: real(now) if now else tomorrow)
     assert not planning.plan_refresh(lake.candles(MINUTE), lake.trades(), MINUTE).is_current
     assert refresh(lake, sail.engine, MINUTE).committed

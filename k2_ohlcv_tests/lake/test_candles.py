@@ -7,7 +7,7 @@ import pytest
 
 from k2_ohlcv.domain.candle import Trade, aggregate
 from k2_ohlcv.domain.timeframe import find_timeframe
-from k2_ohlcv.lake import candles
+from k2_ohlcv.lake import candle_layout
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.metadata.files import LiveFile, live_files
 from k2_ohlcv_tests.support import lakes
@@ -37,8 +37,8 @@ def commit(lake: Lake, given_trades: list[Trade]) -> list[LiveFile]:
 @pytest.fixture(autouse=True)
 def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of eight rows. A file with fewer than two rows is small."""
-    monkeypatch.setattr(candles, "FILE_ROWS", 8)
-    monkeypatch.setattr(candles, "SMALL_FILE_ROWS", 2)
+    monkeypatch.setattr(candle_layout, "FILE_ROWS", 8)
+    monkeypatch.setattr(candle_layout, "SMALL_FILE_ROWS", 2)
 
 
 def test_many_candles_are_cut_by_time(lake: Lake) -> None:
@@ -79,10 +79,10 @@ def test_new_trades_leave_earlier_files_alone(lake: Lake) -> None:
 def test_small_files_are_joined_and_large_ones_stay(lake: Lake) -> None:
     """The commit that would add one small file too many joins the small files."""
     large = {f.path for f in commit(lake, trades(0, 20))}
-    minutes = range(30, 30 + candles.MAX_FILES + 3)
+    minutes = range(30, 30 + candle_layout.MAX_FILES + 3)
     most = max(len(commit(lake, trades(minute, 1, markets=1))) for minute in minutes)
     files = commit(lake, trades(60, 1, markets=1))
-    assert most == len(large) + candles.MAX_FILES
+    assert most == len(large) + candle_layout.MAX_FILES
     assert large < {f.path for f in files}
     assert len(files) <= len(large) + 8
     added = [t for minute in [*minutes, 60] for t in trades(minute, 1, markets=1)]

@@ -12,7 +12,7 @@ from pyiceberg.table import Table
 from k2_ohlcv.domain.candle import Trade, aggregate
 from k2_ohlcv.domain.timeframe import find_timeframe
 from k2_ohlcv.lake import commit as commits
-from k2_ohlcv.lake.candles import MAX_FILES
+from k2_ohlcv.lake.candle_layout import MAX_FILES
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.commit import TableCommit, commit_change
 from k2_ohlcv.lake.metadata.files import live_files

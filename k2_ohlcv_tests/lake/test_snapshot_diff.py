@@ -13,10 +13,10 @@ from k2_ohlcv.domain.timeframe import Grain, find_timeframe
 from k2_ohlcv.frames.selection import WindowSelection
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.commit import RETENTION_SUMMARY_KEY, TableCommit, commit_change
+from k2_ohlcv.lake.metadata.dirty_windows import find_dirty_windows
 from k2_ohlcv.lake.metadata.snapshot_diff import (
     SnapshotDiff,
     diff_snapshots,
-    find_dirty_windows,
     trades_spans,
 )
 from k2_ohlcv_tests.support import lakes, table_history
@@ -75,7 +75,7 @@ def test_a_file_of_one_window_is_read_for_its_markets(lake: Lake) -> None:
 
 def test_a_large_file_of_one_window_is_not_read(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may have too many windows of single markets. Its window is dirty for all markets."""
-    monkeypatch.setattr("k2_ohlcv.lake.metadata.snapshot_diff.MAX_PAIRS", 1)
+    monkeypatch.setattr("k2_ohlcv.lake.metadata.dirty_windows.MAX_PAIRS", 1)
     before = add(lake, 0)
     add(lake, 3, 3.9)
     assert find_dirty(lake, before) == (windows([3]), 0)
@@ -135,7 +135,7 @@ def test_an_unreadable_file_counts_with_its_bounds(lake: Lake, monkeypatch: pyte
     def fail(*_: object) -> None:
         raise FileNotFoundError
 
-    monkeypatch.setattr("k2_ohlcv.lake.metadata.snapshot_diff.ArrowScan.to_table", fail)
+    monkeypatch.setattr("k2_ohlcv.lake.metadata.dirty_windows.ArrowScan.to_table", fail)
     assert find_dirty(lake, before) == ([Interval(windows([3])[0].start, windows([9])[0].end)], 0)
 
 
@@ -147,7 +147,7 @@ def test_the_number_of_read_files_is_bounded(
     lake: Lake, monkeypatch: pytest.MonkeyPatch, name: str, limit: int, read: int
 ) -> None:
     """Beyond a number of rows or files, the remaining files count with their bounds."""
-    monkeypatch.setattr(f"k2_ohlcv.lake.metadata.snapshot_diff.{name}", limit)
+    monkeypatch.setattr(f"k2_ohlcv.lake.metadata.dirty_windows.{name}", limit)
     before = add(lake, 0)
     add(lake, 3, 9)
     add(lake, 1443, 1449)

@@ -16,7 +16,8 @@ from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.intervals import DAY, MICROSECOND, Interval
 from k2_ohlcv.domain.timeframe import find_timeframe
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.metadata.snapshot_diff import SnapshotDiff, diff_snapshots, find_dirty_windows
+from k2_ohlcv.lake.metadata.dirty_windows import find_dirty_windows
+from k2_ohlcv.lake.metadata.snapshot_diff import SnapshotDiff, diff_snapshots
 from k2_ohlcv_tests.support import external_tables, lakes, table_history
 from k2_ohlcv_tests.support.external_trades import open_external_trades
 from k2_ohlcv_tests.support.trades import make_trade

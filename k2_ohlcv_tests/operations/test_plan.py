@@ -13,7 +13,8 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.fingerprint import trades_fingerprint
 from k2_ohlcv.lake.history_bounds import FROZEN_BEFORE
 from k2_ohlcv.lake.watermark import RefusedWindow, Watermark
-from k2_ohlcv.operations.plan import MAX_INTERVALS, Plan, plan_rebuild, plan_refresh
+from k2_ohlcv.operations.plan import Plan
+from k2_ohlcv.operations.planning import MAX_INTERVALS, plan_rebuild, plan_refresh
 from k2_ohlcv_tests.support import lakes, table_history
 from k2_ohlcv_tests.support.trades import make_trade
 

@@ -11,7 +11,7 @@ from k2_ohlcv.domain.timeframe import Grain, find_timeframe
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.fingerprint import trades_fingerprint
 from k2_ohlcv.lake.watermark import Watermark
-from k2_ohlcv.operations.plan import plan_rebuild, plan_refresh
+from k2_ohlcv.operations.planning import plan_rebuild, plan_refresh
 from k2_ohlcv_tests.support import lakes, table_history
 from k2_ohlcv_tests.support.trades import make_trade
 

@@ -10,7 +10,7 @@ from k2_ohlcv.domain.intervals import DAY, Interval
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, find_timeframe
 from k2_ohlcv.lake.history_bounds import FROZEN_BEFORE, HistoryBounds, read_bound
 from k2_ohlcv.lake.watermark import Watermark
-from k2_ohlcv.operations.plan import plan_refresh
+from k2_ohlcv.operations.planning import plan_refresh
 from k2_ohlcv.operations.reconcile import preview_refresh
 from k2_ohlcv.operations.retention import retention
 from k2_ohlcv_tests.support import lakes, table_history

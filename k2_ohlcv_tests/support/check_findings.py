@@ -2,7 +2,8 @@
 
 from k2_ohlcv.domain.intervals import DAY, Interval
 from k2_ohlcv.domain.timeframe import Timeframe
-from k2_ohlcv.frames.checks import CHECKS, Finding
+from k2_ohlcv.frames.check_list import CHECKS
+from k2_ohlcv.frames.checks import Finding
 from k2_ohlcv_tests.support.candles import MINUTE, day_interval
 from k2_ohlcv_tests.support.engine_lake import EngineLake
 from k2_ohlcv_tests.support.trades import AT

@@ -1,7 +1,7 @@
 """The pending changes of a candle table: what differs between its watermark and the current trades.
 
 Reads metadata only. Combines the open intervals of the watermark with the changes of the trades since then.
-The choice of windows to recompute is in `operations.plan`.
+The choice of windows to recompute is in `operations.planning`.
 """
 
 from dataclasses import dataclass
