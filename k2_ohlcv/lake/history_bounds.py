@@ -4,6 +4,7 @@ Both bounds are table properties. The commit that drops partitions moves a bound
 (`maintenance.partition_drops`); only a person moves it back. An external trades table has no such property:
 its `frozen_before` is measured from its newest trade. A candle table keeps a copy of the trades' bound. The
 trades table may be created again without its property, and the frozen candles are then the only record.
+Retention therefore announces a drop of trades in every candle table before it, and copies the bound after it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,6 +26,9 @@ from k2_ohlcv.lake.watermark import Watermark
 FROZEN_BEFORE = "k2.frozen-before"
 #: On a candle table: candles of windows before this time have been dropped.
 EXPIRED_BEFORE = "k2.expired-before"
+#: On a candle table: retention drops trades before this time from the trades table with this UUID. The drop
+#: may have failed, so the bound of that table decides. Once the table is replaced, the announcement counts.
+FREEZING_BEFORE, FREEZING_TABLE = "k2.freezing-before", "k2.freezing-table"
 
 FIRST_MOMENT, _LAST_MOMENT = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
@@ -54,8 +58,27 @@ def bound_property_update(table: Table, name: str, bound: datetime) -> dict[str,
 
 def frozen_before_update(candles: Table, trades: Table) -> dict[str, str]:
     """The property that copies `frozen_before` of the project's trades to a candle table, if it has moved."""
-    bound = None if isinstance(trades, ExternalTrades) else read_bound(trades, FROZEN_BEFORE)
+    if isinstance(trades, ExternalTrades):
+        return {}
+    bounds = [read_bound(trades, FROZEN_BEFORE), _announced_by_replaced(candles, trades)]
+    bound = max((b for b in bounds if b is not None), default=None)
     return bound_property_update(candles, FROZEN_BEFORE, bound) if bound else {}
+
+
+def announcement_update(candles: Table, trades: Table, bound: datetime) -> dict[str, str]:
+    """The properties that announce a drop of the trades before a bound; empty where they add nothing."""
+    announcement = {FREEZING_BEFORE: bound.isoformat(), FREEZING_TABLE: str(trades.metadata.table_uuid)}
+    is_announced = all(candles.properties.get(key) == text for key, text in announcement.items())
+    if is_announced or not bound_property_update(candles, FROZEN_BEFORE, bound):
+        return {}
+    # The new announcement replaces the old one, so the bound of an old one is copied first.
+    return {**frozen_before_update(candles, trades), **announcement}
+
+
+def _announced_by_replaced(candles: Table, trades: Table) -> datetime | None:
+    """The bound that retention announced for an earlier trades table, which these trades have replaced."""
+    is_replaced = candles.properties.get(FREEZING_TABLE) != str(trades.metadata.table_uuid)
+    return read_bound(candles, FREEZING_BEFORE) if is_replaced else None
 
 
 def newest_trade_time(trades: Table) -> datetime | None:
@@ -106,8 +129,10 @@ def read_frozen_before(candles: Table, trades: Table, now: datetime) -> datetime
     The project writes no property to an external table. The bound is therefore computed at each call from the
     latest-trade time. Correcting a wrong retention setting corrects the bound.
     """
-    stored = [bound for table in (trades, candles) if (bound := read_bound(table, FROZEN_BEFORE))]
-    stored_bound, retention = max(stored, default=None), _external_retention(trades)
+    bounds = [read_bound(table, FROZEN_BEFORE) for table in (trades, candles)]
+    bounds.append(_announced_by_replaced(candles, trades))
+    stored_bound = max((b for b in bounds if b is not None), default=None)
+    retention = _external_retention(trades)
     if retention is None:
         return stored_bound
     latest = latest_time(latest_trade_at(candles, trades), trades, now)

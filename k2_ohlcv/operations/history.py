@@ -15,7 +15,7 @@ from k2_ohlcv.domain.intervals import Interval, intersect_all
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.commit import TableCommit, commit_with_retry
-from k2_ohlcv.lake.history_bounds import EXPIRED_BEFORE, FROZEN_BEFORE, read_bound
+from k2_ohlcv.lake.history_bounds import EXPIRED_BEFORE, FREEZING_BEFORE, FROZEN_BEFORE, read_bound
 from k2_ohlcv.lake.metadata.files import live_files
 from k2_ohlcv.lake.metadata.snapshot_diff import trades_spans
 from k2_ohlcv.lake.missing_table import MissingTable
@@ -143,6 +143,8 @@ def _candles_commit(
     """Build the commit that moves a bound of a candle table and opens the windows between the bounds."""
     old, mark = read_bound(candles, key), Watermark.from_table(candles)
     properties = {key: to.isoformat()}
+    if key == FROZEN_BEFORE and candles.properties.get(FREEZING_BEFORE):
+        properties[FREEZING_BEFORE] = ""  # an announcement of an earlier trades table ends with the bound
     if mark is None or old is None or old <= to:
         return TableCommit(properties=properties)
     files = live_files(candles, candles.metadata.current_snapshot_id)

@@ -31,7 +31,11 @@ from k2_ohlcv.lake.history_bounds import (
     read_bound,
 )
 from k2_ohlcv.lake.maintenance.compaction import CompactionResult, compact_partitions
-from k2_ohlcv.lake.maintenance.partition_drops import PartitionsToDrop, remember_frozen_before
+from k2_ohlcv.lake.maintenance.partition_drops import (
+    PartitionsToDrop,
+    announce_frozen_before,
+    remember_frozen_before,
+)
 from k2_ohlcv.lake.metadata.files import file_sizes
 from k2_ohlcv.lake.metadata.pending_changes import PendingChanges, reject_missing_trades
 from k2_ohlcv.lake.newest_trade import find_newest_trade
@@ -180,6 +184,10 @@ class _TradeRetention(TableRetention):
 
     def commit_protected_snapshots(self, table: Table) -> set[int]:
         return trades_table.protected_snapshots(self.lake, table)
+
+    def announce_bound(self, table: Table, bound: datetime) -> None:
+        for timeframe in TIMEFRAMES:
+            announce_frozen_before(partial(self.lake.candles, timeframe), table, bound)
 
     def copy_bound(self) -> None:
         if frozen_before := read_bound(self.load(), FROZEN_BEFORE):

@@ -65,6 +65,9 @@ class TableRetention(ABC):
         """Explain why old partitions were kept by the last call of `find_partitions`."""
         return ()
 
+    def announce_bound(self, _: Table, __: datetime) -> None:  # noqa: B027 - only for the trades table
+        """Announce the coming bound of the loaded table to other tables."""
+
     def copy_bound(self) -> None:  # noqa: B027 - only the trades table copies its bound
         """Copy the bound of this table to other tables."""
 
@@ -110,6 +113,7 @@ class TableRetention(ABC):
                 self.bound_property,
                 self.commit_protected_snapshots,
                 self.limit.properties,
+                announce=self.announce_bound,
             )
             if not drop.partitions and self._held_back is None:
                 self.limit.store_clocks(self.load)

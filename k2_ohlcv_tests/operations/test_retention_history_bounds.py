@@ -1,15 +1,25 @@
 """Candles before the history bounds never change, whatever happens to trades."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
 
-from k2_ohlcv.domain.candle import aggregate
+from k2_ohlcv.domain.candle import Trade, aggregate
 from k2_ohlcv.domain.errors import UsageError
 from k2_ohlcv.domain.intervals import DAY, Interval
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, find_timeframe
-from k2_ohlcv.lake.history_bounds import FROZEN_BEFORE, HistoryBounds, read_bound
+from k2_ohlcv.lake.history_bounds import (
+    FREEZING_BEFORE,
+    FROZEN_BEFORE,
+    HistoryBounds,
+    announcement_update,
+    read_bound,
+)
+from k2_ohlcv.lake.maintenance import partition_drops
 from k2_ohlcv.lake.watermark import Watermark
+from k2_ohlcv.operations import retention as retention_module
+from k2_ohlcv.operations.history import move_frozen_before
 from k2_ohlcv.operations.planning import plan_refresh
 from k2_ohlcv.operations.reconcile import preview_refresh
 from k2_ohlcv.operations.retention import retention
@@ -141,3 +151,72 @@ def test_without_bounds_no_window_is_skipped(sail: EngineLake) -> None:
     refresh_plan = plan_refresh(sail.lake.candles(MINUTE), sail.lake.trades(), MINUTE)
     assert refresh_plan.skipped == 0
     assert Watermark.from_table(sail.lake.candles(MINUTE)) is not None
+
+
+#: The step that copies the bound to candle tables, and the one that drops partitions.
+_STEPS = {"copy": (retention_module, "remember_frozen_before"), "drop": (partition_drops, "commit_change")}
+
+
+def _end_retention_early(sail: EngineLake, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """Apply retention of trades, which ends with an error when the named step of trades is due."""
+
+    def fail(*_: object) -> None:
+        raise ConnectionError("the process has ended")
+
+    settings = lakes.lake_settings(sail.home, K2_RETENTION_TRADES="2d", K2_RETENTION_1M="off")
+    with monkeypatch.context() as patch:
+        patch.setattr(*_STEPS[step], fail)
+        with pytest.raises(ConnectionError):
+            retention(sail.lake, settings.retention, apply=True)
+
+
+def _replace_trades(sail: EngineLake, trades: Sequence[Trade]) -> None:
+    sail.lake.catalog.drop_table(sail.lake.trades().name())
+    lakes.add_trades(sail.lake, trades)
+
+
+def test_an_interrupted_retention_freezes_candles_of_a_replaced_table(
+    sail: EngineLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process ends after the drop of trades and before the copies of the bound."""
+    trades = daily_trades(sail)
+    _end_retention_early(sail, monkeypatch, "copy")
+    bound = read_bound(sail.lake.trades(), FROZEN_BEFORE)
+    assert bound is not None
+    assert read_bound(sail.lake.candles(MINUTE), FROZEN_BEFORE) is None
+    _replace_trades(sail, [t for t in trades if t.timestamp >= bound])
+    refresh_all(sail)
+    sail.assert_equal_to_trades(trades)
+    assert {read_bound(sail.lake.candles(timeframe), FROZEN_BEFORE) for timeframe in TIMEFRAMES} == {bound}
+    move_frozen_before(sail.lake, bound - DAY, apply=True)
+    refresh_all(sail)
+    sail.assert_equal_to_trades([t for t in trades if t.timestamp >= bound])
+
+
+def test_an_announced_drop_that_failed_freezes_nothing(
+    sail: EngineLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A late trade before the announced bound still gets its candle, and then retention drops both days."""
+    trades = daily_trades(sail)
+    _end_retention_early(sail, monkeypatch, "drop")
+    assert read_bound(sail.lake.candles(MINUTE), FREEZING_BEFORE) is not None
+    late_trade = make_trade(1000, AT + timedelta(minutes=7))
+    lakes.add_trades(sail.lake, [late_trade])
+    refresh_all(sail)
+    sail.assert_equal_to_trades([*trades, late_trade])
+    assert read_bound(sail.lake.candles(MINUTE), FROZEN_BEFORE) is None
+
+
+def test_a_later_announcement_keeps_the_bound_of_a_replaced_table(
+    sail: EngineLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retention of the new trades table copies the older bound before it announces its own."""
+    daily_trades(sail)
+    _end_retention_early(sail, monkeypatch, "copy")
+    candles, trades = sail.lake.candles(MINUTE), sail.lake.trades()
+    bound = read_bound(trades, FROZEN_BEFORE)
+    assert bound is not None
+    assert announcement_update(candles, trades, bound) == {}, "the drop is announced already"
+    _replace_trades(sail, [make_trade(1000, AT)])
+    update = announcement_update(candles, sail.lake.trades(), bound + DAY)
+    assert (update[FROZEN_BEFORE], update[FREEZING_BEFORE]) == (bound.isoformat(), (bound + DAY).isoformat())

@@ -14,7 +14,12 @@ from pyiceberg.table.snapshots import Operation
 from k2_ohlcv.domain.intervals import Interval
 from k2_ohlcv.domain.retention import partitions_to_drop
 from k2_ohlcv.lake.commit import RETENTION_SUMMARY_KEY, TableCommit, commit_change, commit_with_retry
-from k2_ohlcv.lake.history_bounds import FROZEN_BEFORE, bound_property_update
+from k2_ohlcv.lake.history_bounds import (
+    FROZEN_BEFORE,
+    announcement_update,
+    bound_property_update,
+    read_bound,
+)
 from k2_ohlcv.lake.metadata.files import file_partition, live_files, table_grain
 from k2_ohlcv.lake.retry import retry_conflicts
 from k2_ohlcv.lake.watermark import carry_over_summary
@@ -60,6 +65,8 @@ def drop_partitions(
     bound_property: str,
     protected: Callable[[Table], Collection[int]] = lambda _: (),
     properties: Callable[[Table], Mapping[str, str]] = lambda _: {},
+    *,
+    announce: Callable[[Table, datetime], None] = lambda *_: None,
 ) -> PartitionsToDrop:
     """Drop whole partitions from a table and move its bound, in one commit of metadata alone.
 
@@ -69,6 +76,7 @@ def drop_partitions(
         bound_property: the property of the bound (`history_bounds`).
         protected: snapshots that the commit may not expire.
         properties: further table properties that the commit sets.
+        announce: announces the new bound of the table to other tables; called before each attempt to commit.
 
     Returns:
         The dropped partitions.
@@ -81,6 +89,7 @@ def drop_partitions(
         dropped = find_partitions(table)
         if not dropped.partitions:
             return dropped
+        announce(table, max(dropped.bound, read_bound(table, bound_property) or dropped.bound))
         change = TableCommit(
             removed_files=dropped.files,
             properties={**bound_property_update(table, bound_property, dropped.bound), **properties(table)},
@@ -92,6 +101,27 @@ def drop_partitions(
         return dropped
 
     return retry_conflicts(load, attempt, purpose="of retention")
+
+
+def announce_frozen_before(load: Callable[[], Table], trades: Table, bound: datetime) -> None:
+    """Announce in a candle table that the trades before a bound are about to be dropped.
+
+    If the process ends between the drop and `remember_frozen_before`, the announcement is the only record of
+    the bound beside the trades table. A table without a snapshot has no candles and is not changed.
+
+    Raises:
+        CommitConflictError: other writers won every attempt. No trades are dropped then.
+    """
+    table = load()
+    if table.current_snapshot() is None or not announcement_update(table, trades, bound):
+        return
+
+    def build_commit(candles: Table) -> TableCommit:
+        return TableCommit(
+            properties=announcement_update(candles, trades, bound), summary=carry_over_summary(candles)
+        )
+
+    commit_with_retry(load, build_commit)
 
 
 def remember_frozen_before(load: Callable[[], Table], bound: datetime) -> None:

@@ -1,13 +1,12 @@
 """The project's commands as steps, and the checks after each command has ended or failed."""
 
 from collections import Counter
-from contextlib import nullcontext, suppress
 from dataclasses import replace
 from decimal import Decimal
 
 from k2_ohlcv.domain.candle import Candle, Trade
 from k2_ohlcv.domain.errors import UsageError
-from k2_ohlcv.domain.intervals import DAY
+from k2_ohlcv.domain.intervals import DAY, Interval
 from k2_ohlcv.domain.retention import RetentionPolicy
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
 from k2_ohlcv.engine.window_cache import WindowCache
@@ -19,6 +18,9 @@ from k2_ohlcv.operations.reports import ReconcileReport, RefusedWindowsError
 from k2_ohlcv.operations.retention import retention as apply_retention
 from k2_ohlcv_tests.system.simulator.model import key_of
 from k2_ohlcv_tests.system.simulator.world import DAYS, UnexpectedStateError, World
+
+#: The folder for temporary files of ingestions, in the lake's folder.
+WORKSPACE = "work"
 
 
 def ingest(world: World) -> None:
@@ -33,6 +35,7 @@ def ingest(world: World) -> None:
         ingest_rows(world, rows, batch_rows=rng.choice([1, 5, 1000]))
     finally:
         world.check()
+    check_workspace(world)
     if not world.interruptions:
         check_complete(world, rows)
 
@@ -50,10 +53,13 @@ def ingest_rows(world: World, rows: list[Trade], batch_rows: int = 1000) -> None
         for t in rows
     ]
     path.write_text("\n".join(["exchange,symbol,timestamp,price,quantity,trade_id", *lines]) + "\n")
-    workspace = world.home / "work"
-    ingest_files(world.lake, [path], workspace=workspace, batch_rows=batch_rows)
-    if leftovers := [p.name for p in workspace.iterdir() if p.name != ".lock"]:
-        raise UnexpectedStateError(f"ingestion left {leftovers} in its workspace")
+    ingest_files(world.lake, [path], workspace=world.home / WORKSPACE, batch_rows=batch_rows)
+
+
+def check_workspace(world: World) -> None:
+    """No ingestion leaves files in the workspace. Each one that still runs has a folder there."""
+    if leftovers := [p.name for p in (world.home / WORKSPACE).iterdir() if p.name != ".lock"]:
+        raise UnexpectedStateError(f"ingestions left {leftovers} in their workspace")
 
 
 def check_added(world: World, rows: list[Trade]) -> None:
@@ -136,23 +142,29 @@ def remove_invalid(world: World) -> None:
 def rebuild(world: World) -> None:
     """Rebuild every partition of one table."""
     timeframe = world.rng.choice(TIMEFRAMES)
-    with suppress(RefusedWindowsError) if world.model.refused_windows(timeframe) else nullcontext():
-        rebuild_table(world.lake, world.engine, timeframe)
+    _rebuild(world, timeframe, None)
     world.check_honest(timeframe)
+
+
+def _rebuild(world: World, timeframe: Timeframe, intervals: list[Interval] | None) -> None:
+    """Rebuild a table. It may refuse windows that had invalid trades before it, or have some after it."""
+    is_expected = bool(world.model.refused_windows(timeframe))
+    try:
+        rebuild_table(world.lake, world.engine, timeframe, intervals)
+    except RefusedWindowsError:
+        if not is_expected and not world.model.refused_windows(timeframe):
+            raise
 
 
 def rebuild_some(world: World) -> None:
     """Rebuild some partitions of one table. Partitions before a history bound are refused."""
     timeframe, rng = world.rng.choice(TIMEFRAMES), world.rng
     chosen = [timeframe.grain.partition(world.today - rng.randrange(DAYS + 1) * DAY) for _ in range(2)]
-    bounds = [b for b in (world.model.frozen, world.model.expired.get(timeframe.name)) if b]
+    start = world.model.history_start(timeframe)
     try:
-        rebuild_table(world.lake, world.engine, timeframe, chosen)
-    except RefusedWindowsError:
-        if not world.model.refused_windows(timeframe):
-            raise
+        _rebuild(world, timeframe, chosen)
     except UsageError:
-        if not bounds or not any(p.end <= max(bounds) for p in chosen):
+        if start is None or not any(p.end <= start for p in chosen):
             raise
     world.check_honest(timeframe)
 

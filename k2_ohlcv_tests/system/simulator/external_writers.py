@@ -172,6 +172,7 @@ def recreate(world: World) -> None:
     world.lake.catalog.drop_table(TRADES_SPEC.identifier)
     ingest_rows(world, rows)
     world.note_trades()
+    world.note_announced_bounds()
 
 
 def roll_back_candles(world: World) -> None:

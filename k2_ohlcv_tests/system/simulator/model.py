@@ -36,6 +36,8 @@ class Model:
         states: the live rows at each snapshot that has been current.
         frozen: retention has dropped the trades before this time. It never decreases.
         expired: by timeframe, the time before which candles have been dropped.
+        announced: by timeframe, the time before which retention was about to drop trades of a table that
+            another writer has replaced. The candles before it may be the only record.
         preserved: by timeframe, the candles before a history bound. No refresh or rebuild may change them.
     """
 
@@ -43,12 +45,14 @@ class Model:
     states: dict[int, Counter[Trade]] = field(default_factory=dict)
     frozen: datetime | None = None
     expired: dict[str, datetime] = field(default_factory=dict)
+    announced: dict[str, datetime] = field(default_factory=dict)
     preserved: dict[str, list[Candle]] = field(default_factory=lambda: {t.name: [] for t in TIMEFRAMES})
 
     def history_start(self, timeframe: Timeframe) -> datetime | None:
-        """The later history bound of a table. Candles from here on follow from the trades."""
-        bounds = [b for b in (self.frozen, self.expired.get(timeframe.name)) if b is not None]
-        return max(bounds, default=None)
+        """The latest history bound of a table. Candles from here on follow from the trades."""
+        name = timeframe.name
+        bounds = [self.frozen, self.expired.get(name), self.announced.get(name)]
+        return max((b for b in bounds if b is not None), default=None)
 
     def candles_of_trades(self, timeframe: Timeframe) -> list[Candle]:
         """The candles of the live trades after the history bounds, without refused windows."""

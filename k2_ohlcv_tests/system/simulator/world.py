@@ -18,7 +18,13 @@ from k2_ohlcv.domain.intervals import DAY
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
 from k2_ohlcv.engine.session import Engine
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.history_bounds import EXPIRED_BEFORE, FROZEN_BEFORE, read_bound
+from k2_ohlcv.lake.history_bounds import (
+    EXPIRED_BEFORE,
+    FREEZING_BEFORE,
+    FREEZING_TABLE,
+    FROZEN_BEFORE,
+    read_bound,
+)
 from k2_ohlcv.lake.metadata import files, manifests
 from k2_ohlcv.lake.schemas import CANDLE_SPECS, TRADES_SPEC
 from k2_ohlcv.operations.reconcile import preview_refresh
@@ -129,6 +135,20 @@ class World:
         """Take the candles that another writer left before the history bounds. They cannot be corrected."""
         self.model.preserve(timeframe, self.stored(timeframe))
 
+    def note_announced_bounds(self) -> None:
+        """Take the bounds that retention announced for a trades table that another writer has replaced."""
+        table = self.table()
+        if table is None:
+            return
+        for timeframe in TIMEFRAMES:
+            candles = self.candles(timeframe)
+            if candles is None or candles.properties.get(FREEZING_TABLE) == str(table.metadata.table_uuid):
+                continue
+            bound, start = read_bound(candles, FREEZING_BEFORE), self.model.history_start(timeframe)
+            if bound is not None and (start is None or bound > start):
+                self.model.announced[timeframe.name] = bound
+                self.note_candles(timeframe)
+
     # Checks.
 
     def check_bounds(self) -> None:
@@ -152,6 +172,7 @@ class World:
             remaining = [c for c in stored if expired_before is None or c.window_start >= expired_before]
             self._assert_equal(f"{timeframe.table}: candles that were just frozen", expected, remaining)
             self.model.preserve(timeframe, stored)
+        self.note_announced_bounds()
 
     def check_honest(self, timeframe: Timeframe) -> bool:
         """A table that is reported as up to date equals the trades. Returns whether it is reported so."""
