@@ -165,12 +165,12 @@ def _aggregate(read: TradesFrame, timeframe: Timeframe) -> pa.Table:
     if pc.all(is_complete, min_count=0).as_py():
         return _with_invalid_rows(unpack_prices(windows))
     pairs = pl.DataFrame(windows.filter(pc.invert(is_complete)).select(list(KEY_COLUMNS)))
-    frame = read.frame
-    if pairs.height < windows.num_rows / 2:
-        frame = keep_pairs(read.engine, frame, timeframe, pairs)
+    # A join matches no null: it would lose the invalid windows without an exchange or symbol.
+    has_nulls = any(column.null_count() for column in pairs)
+    if has_nulls or pairs.height >= windows.num_rows / 2:
+        return _aggregate_exactly(read, timeframe)
+    frame = keep_pairs(read.engine, read.frame, timeframe, pairs)
     exact = _aggregate_exactly(replace(read, frame=frame), timeframe)
-    if pairs.height >= windows.num_rows / 2:
-        return exact
     complete = _with_invalid_rows(unpack_prices(windows.filter(is_complete)))
     return pa.concat_tables([complete, exact])
 

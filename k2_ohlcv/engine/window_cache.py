@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from k2_ohlcv.domain.intervals import Interval, coalesce, is_covered, subtract
+from k2_ohlcv.domain.intervals import Interval, coalesce, intersect_all, is_covered, subtract
 from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.frames.candles import is_in_intervals
 from k2_ohlcv.frames.windows import roll_up
@@ -74,17 +74,24 @@ class RollupCache(ABC):
         *,
         is_rolled_up: bool,
     ) -> None:
-        """Add rows of a snapshot, unless the cache is full. Rows of other snapshots are removed."""
+        """Add rows of a snapshot, unless the cache is full. Rows of other snapshots are removed.
+
+        Rows of an earlier scan in the same windows are removed. They may be of another length, so that both
+        together would count trades twice.
+        """
         self._entries = {key: entry for key, entry in self._entries.items() if key[0] == snapshot}
-        if rows.height + sum(entry.rows.height for entry in self._entries.values()) > _MAX_CACHED_ROWS:
-            return
-        entry = self._entries.get((snapshot, timeframe.name), _Entry([], rows.clear(), True))
-        outside = entry.rows.filter(~is_in_intervals("window_start", intervals))
-        self._entries[snapshot, timeframe.name] = _Entry(
-            coalesce([*entry.spans, *intervals]),
-            pl.concat([outside, rows]),
-            entry.is_rolled_up and is_rolled_up,
-        )
+        entry = self._entries.pop((snapshot, timeframe.name), _Entry([], rows.clear(), True))
+        if replaced := timeframe.align(intersect_all(entry.spans, intervals)):
+            kept = entry.rows.filter(~is_in_intervals("window_start", replaced))
+            entry = _Entry(subtract(entry.spans, replaced), kept, entry.is_rolled_up)
+        cached = sum(other.rows.height for other in self._entries.values()) + entry.rows.height
+        if rows.height + cached <= _MAX_CACHED_ROWS:
+            entry = _Entry(
+                coalesce([*entry.spans, *intervals]),
+                pl.concat([entry.rows, rows]),
+                entry.is_rolled_up and is_rolled_up,
+            )
+        self._entries[snapshot, timeframe.name] = entry
 
     def pop(self, snapshot: int, timeframe: Timeframe, intervals: Sequence[Interval]) -> pl.DataFrame | None:
         """Remove and return the rows of the intervals. None if the cache does not cover the intervals."""

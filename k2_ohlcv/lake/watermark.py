@@ -13,7 +13,7 @@ from datetime import datetime
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation, Snapshot
 
-from k2_ohlcv.domain.intervals import Interval, intersect_all, merge_to_at_most, subtract
+from k2_ohlcv.domain.intervals import Interval, coalesce, intersect_all, merge_to_at_most, subtract
 from k2_ohlcv.lake.interval_text import format_interval, format_moment, parse_interval, parse_moment
 from k2_ohlcv.lake.metadata.files import diff_files, file_partition, table_grain
 
@@ -96,10 +96,14 @@ class Watermark:
     def with_reconciled(
         self, reconciled: Sequence[Interval], refused: Iterable[RefusedWindow]
     ) -> "Watermark":
-        """The watermark after some intervals were reconciled, except for the refused windows."""
+        """The watermark after some intervals were reconciled, except for the refused windows.
+
+        Open intervals are not limited: a limit opens time between them, which no later commit would close.
+        """
         earlier = [r for r in self.refused if not intersect_all([r.window], reconciled)]
         all_refused = [*earlier, *refused]
-        open_ = _limit_open([*subtract(self.open_intervals, reconciled), *(r.window for r in all_refused)])
+        remaining = subtract(self.open_intervals, reconciled)
+        open_ = tuple(coalesce([*remaining, *(r.window for r in all_refused)]))
         touched = tuple(intersect_all(subtract(self.touched, reconciled), open_))
         watermark = replace(
             self, open_intervals=open_, refused=tuple(all_refused[:_MAX_REFUSED]), touched=touched
@@ -107,6 +111,10 @@ class Watermark:
         if open_:
             return watermark
         return replace(watermark, complete=self.snapshot_id, complete_latest_trade_at=self.latest_trade_at)
+
+    def limited(self) -> "Watermark":
+        """The watermark to store, with a limited number of open intervals."""
+        return replace(self, open_intervals=_limit_open(self.open_intervals))
 
     def with_open(self, intervals: Iterable[Interval]) -> "Watermark":
         """The watermark with further aligned intervals open."""

@@ -8,7 +8,7 @@ trade of the chunk before.
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 
-from k2_ohlcv.domain.intervals import Interval, IntervalSet, coalesce, intersect_all
+from k2_ohlcv.domain.intervals import Interval, IntervalSet, coalesce
 from k2_ohlcv.lake.metadata.files import LiveFile
 from k2_ohlcv.lake.metadata.row_estimates import RowsPerDay
 from k2_ohlcv.operations.plan import Plan
@@ -56,8 +56,8 @@ class Chunks:
     def __iter__(self) -> Iterator[list[Interval]]:
         chunk: list[Interval] = []
         size = 0.0
-        intervals, partitions = self._plan.intervals, self._plan.partitions
-        pending = deque(intersect_all(intervals, [partition]) for partition in partitions)
+        planned = IntervalSet(self._plan.intervals)
+        pending = deque(planned.clip(partition) for partition in self._plan.partitions)
         while pending:
             piece = pending.popleft()
             rows = sum(map(self._trades.estimate, piece))

@@ -164,7 +164,8 @@ class _Attempt:
             change, computed = self._compute_change(candles, chunk) if chunk else (None, None)
             chunk_refused = refused_windows(change, plan.timeframe)
             mark = mark.with_reconciled(chunk, chunk_refused) if mark else None
-            commit = build_candle_commit(candles, change, mark, dict(plan.properties))
+            stored_mark = mark.limited() if mark else None
+            commit = build_candle_commit(candles, change, stored_mark, dict(plan.properties))
             if commit is not None:
                 candles = commit_change(self._create_if_missing(candles), commit)
                 committed = True

@@ -67,6 +67,18 @@ def test_rows_that_cannot_be_read_exactly_fail_by_name_and_other_windows_are_com
     assert [c.window_start for c in stored] == [ROW_TIME + timedelta(hours=30)], "other windows are committed"
 
 
+@pytest.mark.parametrize("column", ["venue", "pair `x`"])
+def test_a_window_without_a_market_is_refused_whatever_its_ids_are(sail: EngineLake, column: str) -> None:
+    """An id that is no number has no packed order, so its window is computed again, beside many others."""
+    lake = create_external_lake(sail.lake, [])
+    table = sail.lake.catalog.load_table(lake.trades().name())
+    others = [VALID_ROW | {"event time": ROW_TIME + timedelta(minutes=i)} for i in range(4)]
+    external_tables.add_rows(table, [*others, VALID_ROW | {column: None, "seq.no": "a7"}])
+    with pytest.raises(RefusedWindowsError, match="1 windows"):
+        rebuild(lake, sail.engine, MINUTE)
+    assert len(lakes.read_candles(lake, MINUTE)) == len(others)
+
+
 @pytest.mark.spark
 @pytest.mark.xdist_group("spark")
 def test_spark_names_rows_that_cannot_be_read_exactly(spark: EngineLake) -> None:

@@ -4,14 +4,17 @@ from dataclasses import replace
 from datetime import timedelta
 
 import polars as pl
+import pytest
 from hypothesis import given, settings
 
 from k2_ohlcv.domain.candle import KEY_COLUMNS, Trade, aggregate
 from k2_ohlcv.domain.intervals import DAY, Interval
 from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
 from k2_ohlcv.domain.window_counts import WindowCounts
+from k2_ohlcv.lake import watermark
 from k2_ohlcv.lake.watermark import SNAPSHOT_PROPERTY
-from k2_ohlcv.operations.reconcile import ReconcileReport
+from k2_ohlcv.operations import plan_chunks
+from k2_ohlcv.operations.reconcile import ReconcileReport, preview_refresh
 from k2_ohlcv_tests.support import lakes, table_history
 from k2_ohlcv_tests.support.candles import MINUTE, day_interval, start_minutes
 from k2_ohlcv_tests.support.engine_lake import EngineLake
@@ -180,6 +183,18 @@ def test_a_rebuild_of_every_dirty_window_completes_the_watermark(sail: EngineLak
     assert not sail.rebuild(MINUTE, [day_interval(AT)]).watermark_moved
     assert sail.rebuild(MINUTE, [day_interval(AT + DAY)]).watermark_moved
     sail.assert_equal_to_trades([*trades, make_trade(10_000, AT + DAY)], MINUTE)
+
+
+def test_many_separate_days_complete_the_watermark(sail: EngineLake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stored watermark merges intervals that are too many. The run itself knows all of them."""
+    monkeypatch.setattr(watermark, "_MAX_OPEN", 2)
+    monkeypatch.setattr(plan_chunks, "MAX_CHUNK_TRADES", 1)
+    days = [make_trade(i, AT + 2 * i * DAY) for i in range(5)]
+    lakes.add_trades(sail.lake, days)
+    assert sail.rebuild(MINUTE).watermark_moved
+    assert preview_refresh(sail.lake, MINUTE).is_current
+    assert len(sail.lake.candles(MINUTE).snapshots()) == len(days)
+    sail.assert_equal_to_trades(days, MINUTE)
 
 
 def test_a_rebuild_without_trades_is_no_error(sail: EngineLake) -> None:

@@ -17,11 +17,15 @@ class RowsPerDay:
     """
 
     def __init__(self, files: Sequence[LiveFile]) -> None:
-        self._rows: dict[datetime, float] = defaultdict(float)
+        # All files without bounds have one span, of thousands of days.
+        rows_of_spans: dict[Interval, int] = defaultdict(int)
         for file in files:
             if not file.is_delete:
-                for day in Grain.DAY.partitions([file.span]):
-                    self._rows[day.start] += file.file.record_count * _share(file.span, day)
+                rows_of_spans[file.span] += file.file.record_count
+        self._rows: dict[datetime, float] = defaultdict(float)
+        for span, rows in rows_of_spans.items():
+            for day in Grain.DAY.partitions([span]):
+                self._rows[day.start] += rows * _share(span, day)
 
     def estimate(self, interval: Interval) -> float:
         """Estimate the rows of an interval, as if the rows of a day were spread evenly."""
