@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pyiceberg.table import Table
 
 from k2_ohlcv.domain.candle import KEY_COLUMNS
-from k2_ohlcv.domain.intervals import Interval, merge_to_at_most, to_micros
+from k2_ohlcv.domain.intervals import Interval, IntervalSet, merge_to_at_most, to_micros
 from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.domain.trading_times import clip_to_trading_times
 from k2_ohlcv.domain.types import NOTIONAL, VOLUME
@@ -33,19 +33,21 @@ from k2_ohlcv.frames.candles import is_in_intervals
 from k2_ohlcv.frames.windows import INVALID_ROWS, WINDOW_SCHEMA
 from k2_ohlcv.lake.external_trades import ExternalTrades
 from k2_ohlcv.lake.metadata.files import live_files
+from k2_ohlcv.lake.window_sample import sample_markets
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-#: The most intervals in a filter. Sail fails at 64 left-deep alternatives, and accepts 1,000 balanced ones.
-#: The filter is therefore bounded and balanced.
+#: The most intervals in a filter. Sail fails at 64 left-deep alternatives, so the filter is balanced too.
 MAX_INTERVALS = 64
 #: A filter of few intervals is cheap. A list of up to this many window starts can be added to the filter.
 _FEW_INTERVALS, _MAX_STARTS = 8, 2_000
 #: The most markets that are listed in a filter. Beyond that, the join with the pairs is the only filter.
 _MAX_LISTED_MARKETS = 50
 
-_COMPUTED_COLUMNS = [name for name in WINDOW_SCHEMA.names if name != INVALID_ROWS]
+#: Up to this many markets the exact order is faster: 0.35 s of processor time where the packed one takes 0.5.
+_FEW_MARKETS = 20
+
 _PRICES = ("open_price", "close_price")
 
 
@@ -83,13 +85,24 @@ def compute_windows(
         )
     if cache and (cached := cache.pop(snapshot, timeframe, intervals)) is not None:
         return cached.to_arrow().cast(WINDOW_SCHEMA)
-    windows = _aggregate(_read_trades(engine, trades, snapshot, timeframe, intervals), timeframe)
+    read = _read_trades(engine, trades, snapshot, timeframe, intervals)
+    aggregate = _aggregate_exactly if _has_few_markets(trades, snapshot, intervals) else _aggregate
+    windows = aggregate(read, timeframe)
     if len(intervals) > MAX_INTERVALS:
         frame = pl.DataFrame(windows).filter(is_in_intervals("window_start", intervals))
         windows = frame.to_arrow().cast(WINDOW_SCHEMA)
     if cache:
         cache.put_longer(snapshot, timeframe, intervals, pl.DataFrame(windows))
     return windows
+
+
+def _has_few_markets(trades: Table, snapshot: int, intervals: Sequence[Interval]) -> bool:
+    """Whether the trades have so few markets that the exact order costs less than the packed one."""
+    chosen = IntervalSet(intervals)
+    files = [f for f in live_files(trades, snapshot) if not f.is_delete and chosen.has_overlap(f.span)]
+    largest = max(files, key=lambda f: f.file.record_count, default=None)
+    markets = sample_markets(trades, largest) if largest else 0
+    return markets is not None and markets <= _FEW_MARKETS
 
 
 def _read_trades(

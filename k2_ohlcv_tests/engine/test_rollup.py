@@ -20,11 +20,12 @@ from k2_ohlcv_tests.support.windows import compute_candles, list_trade_days
 def check(each_engine: EngineLake, given_trades: list[Trade]) -> None:
     lakes.drop_tables(each_engine.lake)
     table, days = lakes.add_trades(each_engine.lake, given_trades), list_trade_days(given_trades)
-    for cache in (None, WindowCache(TIMEFRAMES)):
-        for timeframe in TIMEFRAMES:
-            assert compute_candles(each_engine.engine, table, timeframe, days, cache) == aggregate(
-                given_trades, timeframe
-            )
+    for cache, few in ((None, -1), (None, 100), (WindowCache(TIMEFRAMES), -1)):
+        with patch.object(rollup, "_FEW_MARKETS", few):  # -1: all trades take the packed order
+            for timeframe in TIMEFRAMES:
+                assert compute_candles(each_engine.engine, table, timeframe, days, cache) == aggregate(
+                    given_trades, timeframe
+                )
 
 
 @given(trades())

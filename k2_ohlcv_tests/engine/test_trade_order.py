@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from k2_ohlcv.domain.candle import Trade, aggregate
 from k2_ohlcv.domain.intervals import to_micros
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
+from k2_ohlcv.engine import rollup
 from k2_ohlcv_tests.support import lakes
 from k2_ohlcv_tests.support.engine_lake import EngineLake
 from k2_ohlcv_tests.support.trades import AT, make_trade
@@ -18,6 +20,8 @@ from k2_ohlcv_tests.support.windows import compute_candles, list_trade_days
 
 #: Few moments, so that most trades share one. The last is in another minute.
 MOMENTS = [AT, AT + timedelta(microseconds=1), AT + timedelta(seconds=59), AT + timedelta(minutes=61)]
+#: With this limit on the markets of the exact order, all trades take the packed one.
+NO_MARKETS = -1
 OTHER_IDS = [
     "7", "07", "007", "+7", " 7", "7 ", "-7", "7.0", "7e1", "10", "9", "0", "00", "1_0",
     "9899999999", "9900000000", "9999999999", "68719476735", "1234567890123456789", "99999999999999999999",
@@ -51,7 +55,9 @@ def check(lake: EngineLake, lots: list[list[Trade]]) -> None:
     table, days = lakes.add_trades(lake.lake, given_trades), list_trade_days(given_trades)
     for timeframe in TIMEFRAMES:
         expected = aggregate(given_trades, timeframe)
-        assert compute_candles(lake.engine, table, timeframe, days) == expected
+        for few in (NO_MARKETS, len(lots)):
+            with patch.object(rollup, "_FEW_MARKETS", few):
+                assert compute_candles(lake.engine, table, timeframe, days) == expected
 
 
 @settings(max_examples=15)
