@@ -36,7 +36,8 @@ def roll_up(windows: pl.DataFrame, timeframe: Timeframe) -> pl.DataFrame:
     """Roll up whole windows into windows of a longer timeframe, exactly.
 
     Windows of one timeframe do not overlap. The open of a longer window is therefore the open of its earliest
-    shorter window, and needs no order of trades. A sum that does not fit its type becomes null.
+    shorter window, and needs no order of trades. A volume that does not fit becomes null. A notional may
+    overflow: `candles.candles_from_windows` refuses such a window, because its high x volume is too large.
 
     Args:
         windows: the columns of `WINDOW_SCHEMA`, each window once. Their lengths divide the length of the
@@ -60,7 +61,7 @@ def roll_up(windows: pl.DataFrame, timeframe: Timeframe) -> pl.DataFrame:
 
 
 def _exact_sum(name: str, type_: ExactDecimal) -> pl.Expr:
-    """The sum of a column, null if it does not fit or if one of its values did not fit."""
+    """The sum of a column, null if it has too many digits or if one of its values did not fit."""
     column = pl.col(name)
     total = column.sum().cast(pl.Decimal(*type_), strict=False)
     return pl.when(column.null_count() == 0).then(total).alias(name)
