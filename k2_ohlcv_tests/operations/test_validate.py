@@ -73,6 +73,7 @@ def test_each_damage_fails_its_check_and_no_other(week_lake: EngineLake, damage_
         finding = find_check(week_lake, name)
         assert finding.partitions == ("2024-02-28",)
         assert finding.rows.height == min(failures[name], 20)
+        assert not {"misplaced", "task"} & {*finding.rows.columns}, "people see no columns of the reader"
 
 
 def test_a_row_in_the_wrong_partition_is_misaligned(week_lake: EngineLake) -> None:
