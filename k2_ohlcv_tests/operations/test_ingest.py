@@ -106,6 +106,7 @@ def test_a_file_of_bad_rows_alone(lake: Lake, ingest_files: IngestFiles) -> None
         "last": None,
         "snapshot": None,
         "shared_timestamps": {"rows": 0, "timestamps": 0},
+        "skipped": {},
     }
     assert len(read_rejected(lake)) == 399
 

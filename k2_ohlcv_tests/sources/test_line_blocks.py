@@ -20,13 +20,17 @@ from k2_ohlcv.sources.reader import read_file
 HEADER = b"timestamp,price,quantity,trade_id\n"
 ROW = b"1723161255,1,1,a\n"
 MIB = 1 << 20
-#: Prints the peak memory of reading, without that of the imports. Some 200 MiB are blocks in flight.
+#: Prints the peak memory of reading, without that of the imports. Some 200 MiB are blocks in flight. With
+#: `unlimited` the bounds of unpacked bytes and of rejected rows are lifted, so that all rows are read.
 READ = """
 import resource, sys
 from pathlib import Path
 from k2_ohlcv.domain.errors import BadFileError
+from k2_ohlcv.sources import compression, reader
 from k2_ohlcv.sources.reader import read_file
 from k2_ohlcv.sources.staging.rejected_buffer import RejectedBuffer
+if sys.argv[3] == "unlimited":
+    compression.MAX_UNPACKED_RATIO = reader.MAX_REJECTED_ROWS = 10**9
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 before, counts = peak(), [0, 0]
 buffer = RejectedBuffer(Path(sys.argv[2]))
@@ -43,11 +47,15 @@ print(peak() - before, *counts)
 """
 
 
-def measure_reading(path: Path, folder: Path) -> tuple[int, int, int]:
+def measure_reading(path: Path, folder: Path, limits: str = "unlimited") -> tuple[int, int, int]:
     """Peak memory of reading in MiB, number of trades, number of rejected rows."""
     done = subprocess.run(
-        [sys.executable, "-c", READ, str(path), str(folder)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", READ, str(path), str(folder), limits],
+        capture_output=True,
+        text=True,
+        check=True,
     )
+    assert ("refused" in done.stdout) == (limits == "limited")
     peak, trades, rejected = done.stdout.split()[-3:]
     return int(peak), int(trades), int(rejected)
 
@@ -81,6 +89,9 @@ def test_a_small_file_takes_bounded_memory(
     assert path.stat().st_size < 8 * MIB
     peak, trades, refused = measure_reading(path, tmp_path)
     assert (trades, refused) == (1, rejected)
+    assert peak < 700, f"{name}: {peak} MiB"
+    peak, trades, refused = measure_reading(path, tmp_path, "limited")
+    assert refused < rejected, "the limits end the reading early"
     assert peak < 700, f"{name}: {peak} MiB"
 
 
