@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from k2_ohlcv.domain.candle import AUDIT_COLUMNS, KEY_COLUMNS, NOTIONAL_LIMIT, VALUE_COLUMNS
 from k2_ohlcv.domain.intervals import Interval, coalesce, to_micros
-from k2_ohlcv.domain.timeframe import Timeframe
+from k2_ohlcv.domain.timeframe import Grain, Timeframe
 from k2_ohlcv.domain.types import PRICE, VOLUME
 from k2_ohlcv.frames.vwap import compute_vwap
 
@@ -161,6 +161,19 @@ def _candle_outcome() -> pl.Expr:
     )
     outcome_of_stored = pl.when(equal).then(pl.lit("unchanged")).otherwise(pl.lit("changed"))
     return pl.when(pl.col("row").is_null()).then(pl.lit("added")).otherwise(outcome_of_stored)
+
+
+def window_start_of(micros: pl.Expr, timeframe: Timeframe) -> pl.Expr:
+    """The start of the window of a time in microseconds since the epoch.
+
+    Checks floor times by expressions of their own, so that a mistake here is not repeated in them.
+    """
+    return pl.from_epoch(micros - micros % timeframe.micros, "us").dt.replace_time_zone("UTC")
+
+
+def partition_start_of(column: str, timeframe: Timeframe) -> pl.Expr:
+    """The start of the partition of a window start."""
+    return pl.col(column).dt.truncate("1d" if timeframe.grain is Grain.DAY else "1mo")
 
 
 def is_in_intervals(column: str, intervals: Sequence[Interval]) -> pl.Expr:

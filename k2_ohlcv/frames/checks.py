@@ -6,13 +6,14 @@ Row checks use `invariants.row_invariants`, as commits do. Reading tables and tr
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import polars as pl
 
 from k2_ohlcv.domain.candle import KEY_COLUMNS
-from k2_ohlcv.domain.timeframe import Grain, Timeframe
+from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.domain.types import VOLUME
-from k2_ohlcv.frames.candles import MAX_SAMPLE_ROWS
+from k2_ohlcv.frames.candles import MAX_SAMPLE_ROWS, partition_start_of
 from k2_ohlcv.frames.invariants import row_invariants
 
 #: Candle columns that a second, independent aggregation of the trades computes.
@@ -61,8 +62,7 @@ class Finding:
 
 def partition_key(column: str, timeframe: Timeframe) -> pl.Expr:
     """Return an expression: the key of the partition that contains a window start."""
-    start = pl.col(column).dt.truncate("1d" if timeframe.grain is Grain.DAY else "1mo")
-    return start.dt.strftime("%Y-%m-%d")
+    return partition_start_of(column, timeframe).dt.strftime("%Y-%m-%d")
 
 
 def check_rows(stored: pl.DataFrame, timeframe: Timeframe) -> list[Finding]:
@@ -118,8 +118,7 @@ def uncompared_finding(check: str, timeframe: Timeframe, *, pending: int, behind
 
 def roll_up_minutes(minutes: pl.DataFrame, timeframe: Timeframe) -> pl.DataFrame:
     """Roll up stored 1m candles, to compare them with the candles of a longer timeframe."""
-    micros = pl.col("window_start").dt.epoch("us")
-    start = pl.from_epoch(micros - micros % timeframe.micros, "us").dt.replace_time_zone("UTC")
+    start = pl.col("window_start").dt.truncate(f"{timeframe.length // timedelta(minutes=1)}m")
     ordered = minutes.sort("window_start").with_columns(start.alias("window_start"))
     return ordered.group_by(KEY_COLUMNS).agg(
         pl.col("trade_count").sum(),

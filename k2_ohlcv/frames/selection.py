@@ -11,7 +11,7 @@ import polars as pl
 from k2_ohlcv.domain.candle import KEY_COLUMNS
 from k2_ohlcv.domain.intervals import Interval, coalesce, from_micros, intersect_all
 from k2_ohlcv.domain.timeframe import Timeframe
-from k2_ohlcv.frames.candles import CANDLE_TYPES, is_in_intervals
+from k2_ohlcv.frames.candles import CANDLE_TYPES, is_in_intervals, window_start_of
 
 _KEY_TYPES = {name: CANDLE_TYPES[name] for name in KEY_COLUMNS}
 #: The maximum number of windows of single markets. With more, whole intervals of all markets cost less.
@@ -55,8 +55,7 @@ class WindowSelection:
         intervals = timeframe.align(spans)
         if moments is None or moments.is_empty():
             return cls(tuple(intervals))
-        micros = pl.col("micros")
-        start = pl.from_epoch(micros - micros % timeframe.micros, "us").dt.replace_time_zone("UTC")
+        start = window_start_of(pl.col("micros"), timeframe)
         pairs = moments.select("exchange", "symbol", start.alias("window_start")).unique()
         pairs = pairs.select(*KEY_COLUMNS).filter(~is_in_intervals("window_start", intervals))
         is_of_all = pl.any_horizontal(pl.col("exchange", "symbol").is_null())

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.domain.types import NOTIONAL, PRICE, VOLUME, ExactDecimal
+from k2_ohlcv.frames.candles import window_start_of
 
 #: The column that counts invalid rows, in trades and in their windows.
 INVALID_ROWS = "misfits"
@@ -44,8 +45,7 @@ def roll_up(windows: pl.DataFrame, timeframe: Timeframe) -> pl.DataFrame:
             timeframe.
         timeframe: the timeframe of the result.
     """
-    micros = pl.col("window_start").dt.epoch("us")
-    start = pl.from_epoch(micros - micros % timeframe.micros, "us").dt.replace_time_zone("UTC")
+    start = window_start_of(pl.col("window_start").dt.epoch("us"), timeframe)
     ordered = windows.sort("window_start").with_columns(start.alias("window_start"))
     rolled = ordered.group_by("symbol", "exchange", "window_start").agg(
         pl.col("open_price").first(),

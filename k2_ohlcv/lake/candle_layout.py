@@ -11,8 +11,8 @@ import numpy.typing as npt
 import polars as pl
 
 from k2_ohlcv.domain.intervals import Interval, to_micros
-from k2_ohlcv.domain.timeframe import Grain, Timeframe
-from k2_ohlcv.frames.candles import CANDLE_TYPES
+from k2_ohlcv.domain.timeframe import Timeframe
+from k2_ohlcv.frames.candles import CANDLE_TYPES, partition_start_of
 
 #: Rows of a data file. A file with more than one and a half times as many is cut by time. A late trade then
 #: rewrites little, and new trades leave the files of earlier hours alone.
@@ -45,7 +45,7 @@ def cut_files(groups: pl.DataFrame, timeframe: Timeframe) -> tuple[pl.DataFrame,
     """
     if groups.is_empty():
         return groups.select(*CANDLE_TYPES), ()
-    partition = pl.col("window_start").dt.truncate("1d" if timeframe.grain is Grain.DAY else "1mo")
+    partition = partition_start_of("window_start", timeframe)
     columns = groups.select(
         partition.dt.epoch("us"), "group", pl.col("window_start").dt.epoch("us").alias("start")
     )

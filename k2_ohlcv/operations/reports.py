@@ -9,9 +9,9 @@ import polars as pl
 
 from k2_ohlcv.domain.errors import InvariantError
 from k2_ohlcv.domain.intervals import Interval, subtract
-from k2_ohlcv.domain.timeframe import Grain, Timeframe
+from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.domain.window_counts import WindowCounts
-from k2_ohlcv.frames.candles import MAX_SAMPLE_ROWS
+from k2_ohlcv.frames.candles import MAX_SAMPLE_ROWS, partition_start_of
 from k2_ohlcv.frames.selection import WindowSelection
 from k2_ohlcv.lake.candles import CandleFileChange
 from k2_ohlcv.lake.watermark import RefusedWindow, Watermark
@@ -178,7 +178,7 @@ def partition_reports(
         computed: the candles computed from the trades.
         chunk: the reconciled intervals.
     """
-    start = pl.col("window_start").dt.truncate("1d" if timeframe.grain is Grain.DAY else "1mo")
+    start = partition_start_of("window_start", timeframe)
     trades = dict(computed.group_by(start).agg(pl.col("trade_count").sum()).iter_rows())
     outcomes: dict[datetime, dict[str, int]] = {}
     for partition_start, outcome, count in change.outcomes.group_by(start, "outcome").len().iter_rows():
