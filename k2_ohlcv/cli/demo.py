@@ -25,6 +25,7 @@ WEEK = Interval(datetime(2013, 11, 25, tzinfo=UTC), datetime(2013, 12, 2, tzinfo
 EXCHANGE, SYMBOL = sample.MARKET
 #: Significant digits of the independent candles.
 DIGITS = 12
+UNCHANGED = "Nothing changed: the tables had all candles already."
 
 
 def run_demo(console: Console) -> None:
@@ -60,10 +61,9 @@ def run_demo(console: Console) -> None:
         }
     )
     console.print_text(_rows_table(rows), "", _daily_table(daily, days), "")
-    unchanged = f"Nothing changed: the tables had all candles already. {seconds:.1f} s."
     console.print_text(
         f"{sum(days.values())} of {len(days)} full days agree with Bitcoincharts to {DIGITS} digits.",
-        summary_text(rebuilt, seconds) if changed else unchanged,
+        summary_text(rebuilt, seconds) if changed else f"{UNCHANGED} {seconds:.1f} s.",
         f"The Iceberg tables are under {tables_at(lake)}.",
         "To see the graph and its runs: make dev, then http://127.0.0.1:3000",
     )

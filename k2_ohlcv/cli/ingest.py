@@ -37,12 +37,7 @@ def ingest_files(
     chosen = choose_files(paths)
     if not chosen.files:
         raise BadFileError(_skipped_text(chosen.skipped, "there are no others"))
-    try:
-        reject_replacing_trades(lake)
-    except MissingTradesError as missing:
-        console.print_note(
-            f"{missing}. This command creates a new table, and the next refresh follows that one."
-        )
+    _note_replaced_table(console, lake)
     with console.progress("ingesting", total=len(chosen.files)) as steps:
         report = ingest(
             lake,
@@ -62,6 +57,16 @@ def ingest_files(
         console.print_note(f"{chosen.checksums:,} checksum files were left out.")
     if report.skipped:
         raise BadFileError(_skipped_text(report.skipped, "all others were ingested"))
+
+
+def _note_replaced_table(console: Console, lake: Lake) -> None:
+    """Say where candles exist and the trades table does not: a new one takes its place."""
+    try:
+        reject_replacing_trades(lake)
+    except MissingTradesError as missing:
+        console.print_note(
+            f"{missing}. This command creates a new table, and the next refresh follows that one."
+        )
 
 
 def _skipped_text(skipped: Mapping[Path, str], others: str) -> str:

@@ -78,16 +78,14 @@ def compute_windows(
     intervals = clip_to_trading_times(intervals)
     if not intervals:
         return WINDOW_SCHEMA.empty_table()
-    if pairs is not None:
-        read = _read_trades(engine, trades, snapshot, timeframe, intervals)
-        return _aggregate_exactly(
-            replace(read, frame=keep_pairs(engine, read.frame, timeframe, pairs)), timeframe
-        )
-    if cache and (cached := cache.pop(snapshot, timeframe, intervals)) is not None:
+    if pairs is None and cache and (cached := cache.pop(snapshot, timeframe, intervals)) is not None:
         return cached.to_arrow().cast(WINDOW_SCHEMA)
     read = _read_trades(engine, trades, snapshot, timeframe, intervals)
-    aggregate = _aggregate_exactly if _has_few_markets(trades, snapshot, intervals) else _aggregate
-    windows = aggregate(read, timeframe)
+    if pairs is not None:
+        read = replace(read, frame=keep_pairs(engine, read.frame, timeframe, pairs))
+        return _aggregate_exactly(read, timeframe)
+    is_exact = _has_few_markets(trades, snapshot, intervals)
+    windows = (_aggregate_exactly if is_exact else _aggregate)(read, timeframe)
     if len(intervals) > MAX_INTERVALS:
         frame = pl.DataFrame(windows).filter(is_in_intervals("window_start", intervals))
         windows = frame.to_arrow().cast(WINDOW_SCHEMA)

@@ -67,7 +67,7 @@ def retention(
             drop is only reported.
         as_of: the moment from which ages are measured. By default the newest trade, or now if earlier.
         timeframes: the candle tables. Trades and rejected trades are included only with all timeframes.
-        now: the current time, for the age of snapshots and files; by default this moment.
+        now: the current time, for the age of snapshots and files.
         progress: a function that receives progress texts.
 
     Raises:
@@ -84,8 +84,8 @@ def retention(
     tables = _choose_tables(lake, policy, moment, limit, timeframes)
     # With a later `as_of`, snapshots have the age of that day. Files have their age by the clock.
     snapshots_before = max(clock, as_of or clock) - policy.snapshots
-    reports = _process_tables(tables, snapshots_before, clock, apply=apply, progress=progress)
-    return RetentionReport(apply, tuple(reports), moment, newest)
+    reports = tuple(_process_tables(tables, snapshots_before, clock, apply=apply, progress=progress))
+    return RetentionReport(apply, reports, moment, newest)
 
 
 def _process_tables(

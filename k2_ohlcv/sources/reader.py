@@ -6,6 +6,7 @@ This is the entry point of `sources`: callers need no other module to read a fil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import chain, islice
@@ -63,10 +64,17 @@ def read_file(
     check_format(format)
     if not is_utf8(path):
         raise BadFileError(f"{make_printable_path(path)}: the file's name is not UTF-8: rename it")
-    try:
+    with _convert_errors(path):
         market, places = Market(exchange, symbol), (landing, folder)
         batches = _read_batches(path, market, format, places, now or datetime.now(UTC))
         yield from _limit_rejected(batches, path)
+
+
+@contextmanager
+def _convert_errors(path: Path) -> Iterator[None]:
+    """Raise any error of reading a file as `BadFileError`, except errors of the machine."""
+    try:
+        yield
     except K2Error:
         raise
     except Exception as error:
