@@ -5,8 +5,9 @@ DEFAULT_MEMORY_MB, MIN_MEMORY_MB = 2_048, 768
 
 #: Memory in MB of a process that holds no candles: libraries, engine and buffers of files.
 _BASE_MB = 500
-#: Bytes for each window of a commit: computed, stored, compared, sorted and encoded.
-_BYTES_PER_WINDOW = 2_000
+#: Bytes for each window of a commit: computed, stored, compared, sorted and encoded. Meanwhile the engine
+#: computes as many windows for the next commit.
+_BYTES_PER_WINDOW = 4_000
 
 
 def max_windows(memory_mb: int) -> int:

@@ -7,19 +7,22 @@ below 10^9, and ids that are numbers below 9.9 x 10^9 or that this project gener
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from k2_ohlcv.domain.intervals import DAY, MICROSECOND
 from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.domain.types import PRICE
+from k2_ohlcv.frames.decimal_units import decimals_from_units, units_from_decimals
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 #: The columns of the packed order of the opening and of the closing trade, and the number of trades with one.
 OPEN_ORDER, CLOSE_ORDER, ORDERED_TRADES = "open_order", "close_order", "ordered_trades"
+
+#: The price in 1e-8 as a bigint, and its greatest and least value. Comparing decimals takes longer.
+PRICE_UNITS, HIGH_UNITS, LOW_UNITS = "price_units", "high_units", "low_units"
 
 #: The packed order is (time x _TIES + tie) x _PRICES + price, with the time in microseconds since the start
 #: of the window, and the price in 1e-8. Together they have at most 38 digits in windows of a day.
@@ -58,7 +61,7 @@ def exact_order(*, has_ids: bool) -> "Column":
 
 
 def add_packed_order(trades: "DataFrame", timeframe: Timeframe, *, has_ids: bool) -> "DataFrame":
-    """Add the packed order of trades in windows of a timeframe, null for trades without one."""
+    """Add price units, and the packed order of trades in windows of a timeframe, null for some trades."""
     from pyspark.sql import functions as F  # noqa: N812
 
     micros, tie = f"pmod({_MICROS}, {timeframe.micros}L)", _TIE_OF_ID if has_ids else "0L"
@@ -70,7 +73,12 @@ def add_packed_order(trades: "DataFrame", timeframe: Timeframe, *, has_ids: bool
     units = f"CAST(price * {_whole(10**PRICE.scale)} AS DECIMAL(18, 0))"
     packed = f"CAST(CAST({order} AS DECIMAL(21, 0)) * {_whole(_PRICES)} + {units} AS DECIMAL(38, 0))"
     is_small = f"price < {_PRICES // 10**PRICE.scale}"
-    return trades.withColumn(OPEN_ORDER, F.expr(f"CASE WHEN {is_small} THEN {packed} END"))
+    return trades.withColumns(
+        {
+            OPEN_ORDER: F.expr(f"CASE WHEN {is_small} THEN {packed} END"),
+            PRICE_UNITS: F.expr(f"CAST({units} AS BIGINT)"),
+        }
+    )
 
 
 def _whole(number: int) -> str:
@@ -79,15 +87,10 @@ def _whole(number: int) -> str:
 
 
 def unpack_prices(windows: pa.Table) -> pa.Table:
-    """Replace the packed orders by the open and close prices. Every trade has a packed order."""
+    """Replace packed orders and price units by the four prices. Every trade has a packed order."""
     for order, price in ((OPEN_ORDER, "open_price"), (CLOSE_ORDER, "close_price")):
-        windows = windows.append_column(price, _price_of(windows[order].combine_chunks()))
-    return windows.drop_columns([OPEN_ORDER, CLOSE_ORDER, ORDERED_TRADES])
-
-
-def _price_of(packed: pa.Array) -> pa.Array:
-    """The prices in packed orders: the remainders of a division by `_PRICES`, in units of 1e-8."""
-    remainder = pl.col("packed").to_physical() % pl.lit(_PRICES, pl.Int128)
-    units = pl.DataFrame({"packed": packed}).select(remainder.cast(pl.Int64)).to_series().to_numpy()
-    bits = np.stack([units, units >> 63], axis=1)  # little-endian two's complement of 128 bits
-    return pa.Array.from_buffers(pa.decimal128(*PRICE), len(units), [None, pa.py_buffer(bits.tobytes())])
+        remainders = pl.select(units_from_decimals(windows[order]) % pl.lit(_PRICES, pl.Int128)).to_series()
+        windows = windows.append_column(price, decimals_from_units(remainders, PRICE))
+    for units, price in ((HIGH_UNITS, "high_price"), (LOW_UNITS, "low_price")):
+        windows = windows.append_column(price, decimals_from_units(pl.Series(windows[units]), PRICE))
+    return windows.drop_columns([OPEN_ORDER, CLOSE_ORDER, ORDERED_TRADES, HIGH_UNITS, LOW_UNITS])

@@ -60,7 +60,8 @@ def candles_from_windows(windows: pa.Table, timeframe: Timeframe) -> tuple[pl.Da
     Returns:
         The candles without `created_at` and `updated_at`, and the refused windows (`REFUSED_TYPES`).
     """
-    windows, refused = _split_computable(windows)
+    # The engine sends small batches. One piece a column takes half the time.
+    windows, refused = _split_computable(windows.combine_chunks())
     vwap = compute_vwap(windows["notional"], windows["volume"])
     frame = pl.DataFrame(windows.append_column("vwap", vwap).drop_columns("notional"))
     start = pl.col("window_start")

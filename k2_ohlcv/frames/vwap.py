@@ -1,23 +1,28 @@
 """The volume-weighted average price of windows, exact. The windows themselves are in `candles`."""
 
+import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from k2_ohlcv.domain.candle import SCALE
 from k2_ohlcv.domain.types import NOTIONAL, PRICE, VOLUME
+from k2_ohlcv.frames.decimal_units import decimals_from_units, units_from_decimals
+
+# A notional divided by a volume, both in their units, is a price in its unit.
+assert NOTIONAL.scale - VOLUME.scale == PRICE.scale == SCALE
 
 
-def compute_vwap(notional: pa.ChunkedArray, volume: pa.ChunkedArray) -> pa.ChunkedArray:
+def compute_vwap(notional: pa.ChunkedArray, volume: pa.ChunkedArray) -> pa.Array:
     """Divide notional by volume, and round half-even to 8 places.
 
-    decimal256 keeps 46 places of the quotient. With these types, a quotient that is not a tie differs from
-    a tie within those places. The rounding is therefore exact.
-
     Args:
-        notional: the exact sum of price x quantity of each window.
+        notional: the exact sum of price x quantity of each window. Not null.
         volume: the volume of each window, above zero.
     """
-    exact_volume = volume.cast(pa.decimal256(*VOLUME))
-    exact_notional = notional.cast(pa.decimal256(*NOTIONAL))
-    vwap = pc.round(pc.divide(exact_notional, exact_volume), ndigits=SCALE, round_mode="half_to_even")
-    return vwap.cast(pa.decimal256(76, SCALE)).cast(pa.decimal128(*PRICE))
+    whole = pl.col("notional") // pl.col("volume")
+    twice = 2 * (pl.col("notional") - pl.col("whole") * pl.col("volume"))
+    is_odd = pl.col("whole") % 2 == 1
+    is_rounded_up = (twice > pl.col("volume")) | ((twice == pl.col("volume")) & is_odd)
+    columns = {"notional": units_from_decimals(notional), "volume": units_from_decimals(volume)}
+    quotients = pl.DataFrame(columns).with_columns(whole.alias("whole"))
+    vwap = quotients.select(pl.col("whole") + is_rounded_up.cast(pl.Int128)).to_series()
+    return decimals_from_units(vwap, PRICE)

@@ -5,7 +5,8 @@ in `reports`.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -36,6 +37,7 @@ from k2_ohlcv.lake.retry import retry_conflicts
 from k2_ohlcv.lake.watermark import RefusedWindow
 from k2_ohlcv.lake.window_sample import sample_windows_per_trade
 from k2_ohlcv.operations.candle_commit import build_candle_commit
+from k2_ohlcv.operations.compute_ahead import compute_ahead
 from k2_ohlcv.operations.plan import Plan
 from k2_ohlcv.operations.plan_chunks import Chunks
 from k2_ohlcv.operations.planning import plan_rebuild, plan_refresh
@@ -150,18 +152,28 @@ class _Attempt:
 
     def run(self, candles: Table) -> ReconcileReport:
         """Compute and commit the plan in chunks. Each commit closes its intervals in the watermark."""
-        plan = self.plan
         self._warn(candles)
+        chunks = self._split_into_chunks(candles)
+        with closing(compute_ahead(chunks, self._compute_for_all_markets)) as ahead:
+            return self._commit_chunks(candles, chunks, ahead if self.plan.intervals else [([], None)])
+
+    def _commit_chunks(
+        self,
+        candles: Table,
+        chunks: Chunks,
+        computed_chunks: Iterable[tuple[Sequence[Interval], pa.Table | None]],
+    ) -> ReconcileReport:
+        """Commit chunk by chunk. Windows that are not computed yet are computed here."""
+        plan = self.plan
         partitions: dict[Interval, PartitionReport] = {}
         refused: list[RefusedWindow] = []
         mark, committed = plan.start, False
-        chunks = self._split_into_chunks(candles)
-        for chunk in chunks if plan.intervals else [[]]:
+        for chunk, windows in computed_chunks:
             if self.progress:
                 self.progress(
                     f"{plan.timeframe.table}: {len(partitions)} of {len(plan.partitions)} partitions"
                 )
-            change, computed = self._compute_change(candles, chunk) if chunk else (None, None)
+            change, computed = self._compute_change(candles, chunk, windows) if chunk else (None, None)
             chunk_refused = refused_windows(change, plan.timeframe)
             mark = mark.with_reconciled(chunk, chunk_refused) if mark else None
             stored_mark = mark.limited() if mark else None
@@ -172,7 +184,8 @@ class _Attempt:
             if change is not None and computed is not None:
                 for report in partition_reports(plan.timeframe, change, computed, chunk):
                     partitions[report.partition] = report + partitions.get(report.partition)
-                chunks.add_result(int(computed["trade_count"].sum()), computed.height)
+                if windows is None:
+                    chunks.add_result(int(computed["trade_count"].sum()), computed.height)
             refused += chunk_refused
         return ReconcileReport(plan, committed, 0.0, tuple(partitions.values()), tuple(refused), mark)
 
@@ -188,20 +201,30 @@ class _Attempt:
         )
 
     def _compute_change(
-        self, candles: Table, chunk: Sequence[Interval]
+        self, candles: Table, chunk: Sequence[Interval], windows: pa.Table | None
     ) -> tuple[CandleFileChange, pl.DataFrame]:
-        """Compute windows at the pinned snapshot, and compare them with the loaded candle table.
+        """Compare the windows of a chunk with the loaded candle table. Compute missing windows first."""
+        stored = StoredCandles.load(candles, self.plan.timeframe, chunk)
+        selection = self.plan.selection.clip(chunk).widen(self.plan.timeframe, stored.rows)
+        if windows is None:
+            windows = self._compute_windows(selection)
+        computed, refused = candles_from_windows(windows, self.plan.timeframe)
+        return stored.change(computed, refused, selection, datetime.now(UTC)), computed
+
+    def _compute_for_all_markets(self, chunk: Sequence[Interval]) -> pa.Table | None:
+        """Compute the windows of a chunk. None if single markets are selected.
+
+        How those are computed depends on the stored candles, which earlier commits may change.
+        """
+        selection = self.plan.selection.clip(chunk)
+        return self._compute_windows(selection) if selection.pairs.is_empty() else None
+
+    def _compute_windows(self, selection: WindowSelection) -> pa.Table:
+        """Compute the selected windows at the pinned snapshot.
 
         The engine computes only days that have trades. The request for a month then matches the cached
         windows of the daily tables of the same run.
         """
-        stored = StoredCandles.load(candles, self.plan.timeframe, chunk)
-        selection = self.plan.selection.clip(chunk).widen(self.plan.timeframe, stored.rows)
-        computed, refused = candles_from_windows(self._compute_windows(selection), self.plan.timeframe)
-        return stored.change(computed, refused, selection, datetime.now(UTC)), computed
-
-    def _compute_windows(self, selection: WindowSelection) -> pa.Table:
-        """Compute the selected windows at the pinned snapshot."""
         plan = self.plan
         if plan.trades_to is None:
             return WINDOW_SCHEMA.empty_table()
