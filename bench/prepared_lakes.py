@@ -23,8 +23,9 @@ from k2_ohlcv.lake.schemas import CANDLE_SPECS
 from k2_ohlcv.lake.watermark import STATE_KEY
 from k2_ohlcv.operations.reconcile import refresh
 
-#: A day after every data set. Its trades, moved into the last stored day, are the new trades.
-_LATER = trades.FIRST_DAY + timedelta(days=10_000)
+#: A day after every data set. Its trades, moved into the last stored day, are the new trades. Ids count on from
+#: day to day: ten times as many days later, those of the largest market would have more digits than any have.
+_LATER = trades.FIRST_DAY + timedelta(days=1_000)
 _STEP = timedelta(minutes=5)
 
 
