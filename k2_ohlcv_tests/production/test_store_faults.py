@@ -80,8 +80,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
     with native_services(production_variables()) as native:
         for name in ("postgres", "s3"):
             native.start(name)
-        prepared = native.run("prepare", native.services["prepare"].command)
-        assert prepared.returncode == 0, prepared.stderr
+        native.finish("prepare")
         addresses = {name: native.addresses[name] for name in ("postgres", "s3")}
         with (
             proxy_before((addresses["postgres"], 5432)) as postgres,

@@ -120,8 +120,7 @@ def production(*, spark: bool, **overrides: str) -> Iterator[Production]:
         try:
             for name in ("postgres", "s3"):
                 native.start(name)
-            prepared = native.run("prepare", native.services["prepare"].command)
-            assert prepared.returncode == 0, prepared.stderr
+            native.finish("prepare")
             for name in ("spark-master", *WORKERS, "spark-connect") if spark else ():
                 native.start(name)
             for name in ("code", "webserver", "daemon"):
