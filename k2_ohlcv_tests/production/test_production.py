@@ -25,7 +25,7 @@ from k2_ohlcv_tests.support.production import (
 from k2_ohlcv_tests.support.spark_server import require_java
 from k2_ohlcv_tests.support.trades import make_trade
 
-pytestmark = pytest.mark.timeout(1800)  # for a busy machine: an idle one takes some minutes
+pytestmark = pytest.mark.timeout(5400)  # for a busy machine: an idle one takes some minutes
 
 MINUTE = find_timeframe("1m")
 LATE = [make_trade(100_000 + i, MONTH + i * DAY + timedelta(minutes=7), market=MARKET) for i in (3, 11)]
