@@ -65,7 +65,7 @@ dev: $(STAMP) ## Dagster's UI and daemon on http://127.0.0.1:3000 (PORT=...), on
 	@$(PYTHON) -m k2_ohlcv.cli.dev --port $(PORT)
 
 test: $(STAMP) ## Run the tests (ARGS="-k name" for some of them)
-	$(PYTHON) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	$(PYTHON) -m pytest -n $(WORKERS) --dist loadgroup -m "not rest" $(ARGS)
 
 lint: $(STAMP) ## Check style, types, insecure code, and known vulnerabilities of dependencies
 	$(VENV)/bin/ruff check .
@@ -109,15 +109,22 @@ docker/.env:
 	@mkdir -p docker/landing; echo "made docker/.env with new secrets"
 
 test-production: $(STAMP) ## Run the services of docker/compose.yaml without containers (Java, Postgres)
-	$(PRODUCTION) -m "not faults" $(ARGS)
+	$(PRODUCTION) -m "not faults and not rest" $(ARGS)
 
-test-all: $(STAMP) lint-docker .tools/versitygw ## All tests: also faults of services, the image's lint and make soak
+test-all: $(STAMP) lint-docker .tools/versitygw .tools/rest ## All tests: also faults of services, a REST catalog, lint of the image, make soak
 	$(MAKE) test
+	$(PYTHON) -m pytest -n 0 -m rest
 	$(PRODUCTION)
 	$(MAKE) soak
 
 .tools/versitygw:
 	GOBIN=$(CURDIR)/.tools go install $(S3_SERVER)
+
+# The jars of the REST catalog that tests start. Without Maven those tests are skipped.
+.tools/rest: k2_ohlcv_tests/support/rest/pom.xml
+	if command -v mvn >/dev/null; then \
+	  mvn -q -B -f $< dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/$@ && touch $@; \
+	else echo "Maven is not installed: no test runs on a REST catalog"; fi
 
 lint-docker: $(STAMP) ## Check the Dockerfile, and compose.yaml with Docker's own loader (needs Go)
 	$(VENV)/bin/hadolint docker/Dockerfile

@@ -15,6 +15,7 @@ from k2_ohlcv.engine.session import Engine, open_engine
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv_tests.support import lakes
 from k2_ohlcv_tests.support.engine_lake import EngineLake, empty_bench
+from k2_ohlcv_tests.support.rest_catalog import rest_server_on
 from k2_ohlcv_tests.support.servers import S3, s3_server
 from k2_ohlcv_tests.support.spark_server import connect_server, require_java
 
@@ -27,6 +28,15 @@ hypothesis_settings.load_profile("k2")
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 
 
+_S3_GROUP = pytest.mark.xdist_group("s3")
+#: The stores of the marker `each_store`.
+STORES = {
+    "files": pytest.param("files"),
+    "s3": pytest.param("s3", marks=_S3_GROUP),
+    "rest": pytest.param("rest", marks=[_S3_GROUP, pytest.mark.rest]),
+}
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real trades. It is not part of the project."""
@@ -36,15 +46,16 @@ def shared_data() -> Path:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that is marked `each_store` runs on local files and on S3."""
-    if "store" in metafunc.fixturenames and metafunc.definition.get_closest_marker("each_store"):
-        s3 = pytest.param("s3", marks=pytest.mark.xdist_group("s3"))
-        metafunc.parametrize("store", ["files", s3], indirect=True)
+    """A test that is marked `each_store` runs on local files, on S3, and on S3 behind a REST catalog."""
+    marker = metafunc.definition.get_closest_marker("each_store")
+    if "store" in metafunc.fixturenames and marker:
+        stores = [STORES[name] for name in marker.args or STORES]
+        metafunc.parametrize("store", stores, indirect=True)
 
 
 @pytest.fixture
 def store(request: pytest.FixtureRequest) -> str:
-    """The store of the lake: `files` or `s3`."""
+    """The store of the lake: `files`, `s3` or `rest`."""
     return getattr(request, "param", "files")
 
 
@@ -53,6 +64,13 @@ def s3() -> Iterator[S3]:
     """An S3 server in a separate process."""
     with s3_server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def rest_uri(s3: S3) -> Iterator[str]:
+    """The address of a REST catalog, whose tables are on the S3 server."""
+    with rest_server_on(s3) as uri:
+        yield uri
 
 
 @pytest.fixture
@@ -68,6 +86,8 @@ def lake(tmp_path: Path, store: str, request: pytest.FixtureRequest) -> Lake:
     """An empty lake, in the store of the test."""
     if store == "files":
         return lakes.open_lake(tmp_path)
+    if store == "rest":
+        return lakes.on_rest(request.getfixturevalue("s3"), request.getfixturevalue("rest_uri"))
     return lakes.on_s3(tmp_path, request.getfixturevalue("s3"), request.getfixturevalue("bucket"))
 
 

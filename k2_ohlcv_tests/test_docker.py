@@ -115,6 +115,40 @@ def test_the_instance_differs_from_that_of_a_checkout_in_its_storage_alone() -> 
     assert ours == yaml.safe_load((ROOT / "dagster.yaml").read_text())
 
 
+def to_snake_case(value: Any) -> Any:
+    """The chart's names as Dagster's."""
+    if not isinstance(value, dict):
+        return value
+    return {
+        re.sub("[A-Z]", lambda m: f"_{m[0].lower()}", name): to_snake_case(each)
+        for name, each in value.items()
+    }
+
+
+def test_dagsters_chart_configures_the_same_instance() -> None:
+    """It passes on some sections of dagster.yaml, and has names of its own for others."""
+    instance = yaml.safe_load((DOCKER / "dagster.yaml").read_text())
+    values = yaml.safe_load((DOCKER / "helm-values.yaml").read_text())
+    passed_on = values["additionalInstanceConfig"]
+    assert passed_on == {name: instance[name] for name in passed_on}
+    assert to_snake_case(values["retention"]) == {"enabled": True, **instance["retention"]}
+    monitoring = to_snake_case(values["dagsterDaemon"]["runMonitoring"])
+    del monitoring["poll_interval_seconds"]
+    assert monitoring == {name: instance["run_monitoring"][name] for name in monitoring}
+    assert to_snake_case(values["telemetry"]) == instance["telemetry"]
+
+
+def test_the_pods_of_dagsters_chart_have_the_user_of_the_image() -> None:
+    """Those of the code location, and those of runs, which inherit no security context."""
+    values = yaml.safe_load((DOCKER / "helm-values.yaml").read_text())
+    (deployment,) = values["dagster-user-deployments"]["deployments"]
+    run = values["runLauncher"]["config"]["k8sRunLauncher"]["runK8sConfig"]
+    assert run["podSpecConfig"]["securityContext"] == deployment["podSecurityContext"]
+    assert run["containerConfig"]["securityContext"] == deployment["securityContext"]
+    user = deployment["podSecurityContext"]["runAsUser"]
+    assert f"USER {user}:{user}" in (DOCKER / "Dockerfile").read_text()
+
+
 def test_the_image_is_built_from_files_that_reach_its_build() -> None:
     """Each file that the Dockerfile copies exists, and .dockerignore lets it through."""
     text = (DOCKER / "Dockerfile").read_text().replace("\\\n", " ")

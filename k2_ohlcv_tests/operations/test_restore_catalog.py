@@ -35,7 +35,7 @@ def test_an_empty_warehouse_has_nothing_to_restore(lake: Lake) -> None:
     assert not lake.catalog.namespace_exists(NAMESPACE)
 
 
-@pytest.mark.each_store
+@pytest.mark.each_store("files", "s3")
 def test_a_lost_catalog_is_restored_from_the_newest_metadata(
     lake: Lake, reopen: Reopen, tmp_path: Path
 ) -> None:
@@ -55,7 +55,7 @@ def test_a_lost_catalog_is_restored_from_the_newest_metadata(
     lakes.assert_equal_to_trades(lost, trades_of_days(5), [MINUTE])
 
 
-@pytest.mark.each_store
+@pytest.mark.each_store("files", "s3")
 @pytest.mark.parametrize("commits", [1, 3, 30], ids=["one", "in the log", "older than the log"])
 def test_an_old_catalog_moves_forward_and_never_back(
     lake: Lake, reopen: Reopen, tmp_path: Path, commits: int

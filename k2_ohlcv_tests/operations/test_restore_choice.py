@@ -25,7 +25,7 @@ from k2_ohlcv_tests.support.lost_catalog import (
 )
 
 
-@pytest.mark.each_store
+@pytest.mark.each_store("files", "s3")
 @pytest.mark.parametrize("content", [b"", b'{"format-version": 2, "table-u'], ids=["empty", "torn"])
 def test_a_torn_newest_file_is_skipped_and_named(
     lake: Lake, reopen: Reopen, tmp_path: Path, content: bytes
@@ -42,7 +42,7 @@ def test_a_torn_newest_file_is_skipped_and_named(
     assert contents(reopen()) == before
 
 
-@pytest.mark.each_store
+@pytest.mark.each_store("files", "s3")
 @pytest.mark.parametrize("lost", ["manifest list", "manifest", "data file"])
 def test_a_file_whose_snapshot_is_incomplete_is_skipped(
     lake: Lake, reopen: Reopen, tmp_path: Path, lost: str

@@ -25,7 +25,7 @@ from k2_ohlcv_tests.support.production import (
 from k2_ohlcv_tests.support.spark_server import require_java
 from k2_ohlcv_tests.support.trades import make_trade
 
-pytestmark = pytest.mark.timeout(1800)  # for a busy machine: an idle one takes some minutes
+pytestmark = pytest.mark.timeout(5400)  # for a busy machine: an idle one takes some minutes
 
 MINUTE = find_timeframe("1m")
 LATE = [make_trade(100_000 + i, MONTH + i * DAY + timedelta(minutes=7), market=MARKET) for i in (3, 11)]
@@ -34,7 +34,7 @@ LATE = [make_trade(100_000 + i, MONTH + i * DAY + timedelta(minutes=7), market=M
 @pytest.fixture(scope="module")
 def sail() -> Iterator[Production]:
     """All services without Spark. Candles of a minute are kept for a week."""
-    with production(spark=False, K2_RETENTION_1M="7d") as services:
+    with production(K2_RETENTION_1M="7d") as services:
         yield services
 
 
@@ -43,6 +43,13 @@ def spark() -> Iterator[Production]:
     """All services, Spark's too."""
     require_java()
     with production(spark=True) as services:
+        yield services
+
+
+@pytest.fixture(scope="module")
+def rest() -> Iterator[Production]:
+    """All services without Spark, on a REST catalog."""
+    with production(rest=True) as services:
         yield services
 
 
@@ -110,3 +117,14 @@ def test_sensors_and_backfill_on_a_spark_cluster(spark: Production) -> None:
     validate(spark)
     assert_no_run_failed(spark)
     assert not stray_files(spark.native), "services write to their volumes only"
+
+
+@pytest.mark.rest
+def test_sensors_and_backfill_on_a_rest_catalog(rest: Production) -> None:
+    """The same where the catalog is a server of its own."""
+    assert rest.lake.catalog.properties["type"] == "rest"
+    rest.land("month.csv", TRADES)
+    rest.follow()
+    backfill_month(rest)
+    validate(rest)
+    assert_no_run_failed(rest)

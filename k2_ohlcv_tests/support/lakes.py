@@ -58,6 +58,23 @@ def on_s3(home: Path, s3: S3, bucket: str) -> Lake:
     return Lake(load_catalog(CATALOG, **properties))
 
 
+def on_rest(s3: S3, uri: str) -> Lake:
+    """An empty lake in a REST catalog, which chooses the locations of its tables on S3."""
+    lake = Lake(load_catalog(CATALOG, type="rest", uri=uri, **s3.properties()))
+    empty_catalog(lake)
+    return lake
+
+
+def empty_catalog(lake: Lake) -> None:
+    """Drop every table, with its files. A REST catalog gives the next table of that name the same folder."""
+    lake.catalog.create_namespace_if_not_exists(NAMESPACE)
+    for identifier in lake.catalog.list_tables(NAMESPACE):
+        table = lake.catalog.load_table(identifier)
+        for path in files_of(table):
+            table.io.delete(path)
+        lake.catalog.drop_table(identifier)
+
+
 def drop_tables(lake: Lake) -> None:
     """Drop every table of a lake."""
     lake.catalog.create_namespace_if_not_exists(NAMESPACE)

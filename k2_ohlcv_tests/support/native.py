@@ -28,6 +28,8 @@ ROOT = DOCKER.parent
 _HOME = "/data"
 _HOST_OPTIONS = ("--host", "-h")
 _SECONDS = 300.0
+#: Docker tries again without an end.
+_ATTEMPTS = 5
 _SMALL_JVM = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
 
 
@@ -166,6 +168,16 @@ class Native:
             timeout=300,
             check=False,
         )
+
+    def finish(self, name: str) -> None:
+        """Run a service that ends by itself. As the file says, it starts again after a failure."""
+        service = self.services[name]
+        attempts = _ATTEMPTS if service.definition.get("restart") == "on-failure" else 1
+        done = self.run(name, service.command)
+        while done.returncode and (attempts := attempts - 1):
+            done = self.run(name, service.command)
+        if done.returncode:
+            raise RuntimeError(f"{name} failed: {done.stdout}{done.stderr}")
 
     def log(self, name: str) -> str:
         """The end of a service's output."""

@@ -2,8 +2,8 @@
 
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +19,8 @@ from k2_ohlcv_tests.support import lakes
 from k2_ohlcv_tests.support.compose import DOCKER, read_env_file
 from k2_ohlcv_tests.support.dagster_ui import ENDED, DagsterUI, wait_until
 from k2_ohlcv_tests.support.native import Native, native_services
+from k2_ohlcv_tests.support.rest_catalog import require_rest, rest_server, s3_properties
+from k2_ohlcv_tests.support.servers import free_port
 from k2_ohlcv_tests.support.trades import make_trade
 
 MARKET = ("E", "S")
@@ -112,16 +114,47 @@ def production_variables(**overrides: str) -> dict[str, str]:
 
 
 @contextmanager
-def production(*, spark: bool, **overrides: str) -> Iterator[Production]:
-    """All services up, in the order of the file, and this process' environment set to the same lake."""
+def _rest_catalog(native: Native, variables: Mapping[str, str], port: int) -> Iterator[None]:
+    """A REST catalog, which keeps its tables' addresses in the Postgres database of the catalog."""
+    behind = {
+        "catalog-impl": "org.apache.iceberg.jdbc.JdbcCatalog",
+        "uri": f"jdbc:postgresql://{native.addresses['postgres']}:5432/iceberg",
+        "jdbc.user": "iceberg",
+        "jdbc.password": variables["ICEBERG_PASSWORD"],
+        "jdbc.schema-version": "V1",
+        "warehouse": variables["PYICEBERG_CATALOG__K2__WAREHOUSE"],
+    }
+    endpoint = f"http://{native.addresses['s3']}:7070"
+    store = s3_properties(endpoint, variables["S3_ACCESS_KEY"], variables["S3_SECRET_KEY"])
+    with rest_server({**behind, **store}, port):
+        yield
+
+
+@contextmanager
+def production(*, spark: bool = False, rest: bool = False, **overrides: str) -> Iterator[Production]:
+    """All services up, in the order of the file, and this process' environment set to the same lake.
+
+    Args:
+        spark: whether Spark computes, and not Sail.
+        rest: whether the catalog is a REST catalog, and not the Postgres database itself.
+        overrides: variables of the settings file.
+    """
+    port = free_port()
+    if rest:
+        require_rest()
+        overrides |= {
+            "PYICEBERG_CATALOG__K2__TYPE": "rest",
+            "PYICEBERG_CATALOG__K2__URI": f"http://127.0.0.1:{port}",
+        }
     variables = production_variables(**FAST, **(_SPARK if spark else {}), **overrides)
-    with native_services(variables) as native:
+    with native_services(variables) as native, ExitStack() as stack:
         before = dict(os.environ)
         try:
             for name in ("postgres", "s3"):
                 native.start(name)
-            prepared = native.run("prepare", native.services["prepare"].command)
-            assert prepared.returncode == 0, prepared.stderr
+            if rest:
+                stack.enter_context(_rest_catalog(native, variables, port))
+            native.finish("prepare")
             for name in ("spark-master", *WORKERS, "spark-connect") if spark else ():
                 native.start(name)
             for name in ("code", "webserver", "daemon"):

@@ -22,9 +22,11 @@ class Proxy:
     Attributes:
         address: where it listens.
         fault: what it does instead. "error" answers each request with status 500. "slow" holds up every
-            answer. "cut" closes connections in the middle of an upload. "down" closes them at once. "lose"
-            forwards the next SQL commit of a table, and closes before its answer. The empty text is none.
+            answer. "cut" closes connections in the middle of an upload. "down" closes them at once. The
+            empty text is none.
         before_commit: is called once, before the next SQL commit of a table is forwarded.
+        after_commit: is called once, when the server has answered the next SQL commit of a table. The client
+            does not get the answer.
         hits: how often a fault has struck.
     """
 
@@ -34,6 +36,7 @@ class Proxy:
         self.address = self._listener.getsockname()
         self.fault = ""
         self.before_commit: Callable[[], None] | None = None
+        self.after_commit: Callable[[], None] | None = None
         self.hits = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -82,6 +85,7 @@ class _Connection:
             while data := self.server.recv(65536):
                 if self.loses_answer:
                     self.proxy.hits += 1
+                    self._call_after_commit()
                     break
                 if self.proxy.fault == "slow":
                     self.proxy.hits += 1
@@ -108,9 +112,12 @@ class _Connection:
             self.proxy.before_commit = None
             self.proxy.hits += 1
             callback()
-        if self.proxy.fault == "lose":
-            self.proxy.fault = ""
-            self.loses_answer = True
+        self.loses_answer = self.proxy.after_commit is not None
+
+    def _call_after_commit(self) -> None:
+        if callback := self.proxy.after_commit:
+            self.proxy.after_commit = None
+            callback()
 
     def _close(self) -> None:
         for each in (self.client, self.server):

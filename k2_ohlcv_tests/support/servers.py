@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
@@ -37,7 +38,7 @@ class S3:
 
     def make_bucket(self, name: str) -> None:
         """Create an empty bucket."""
-        urlopen(Request(f"{self.endpoint}/{name}", method="PUT"), timeout=10).close()
+        urlopen(Request(f"{self.endpoint}/{name}", method="PUT"), timeout=60).close()
 
     def properties(self) -> dict[str, str]:
         """The catalog properties that name this server."""
@@ -55,7 +56,7 @@ def s3_server() -> Iterator[S3]:
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        _wait_until(lambda: _answers(port), server)
+        wait_for_server(lambda: is_answering(port), server)
         yield S3(f"http://127.0.0.1:{port}")
     finally:
         server.terminate()
@@ -98,7 +99,7 @@ def postgres_server() -> Iterator[str]:
         with (home / "log").open("w") as log, subprocess.Popen(command, cwd="/", stderr=log) as server:
             try:
                 is_ready = [str(binaries / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
-                _wait_until(lambda: subprocess.run(is_ready, check=False).returncode == 0, server)
+                wait_for_server(lambda: subprocess.run(is_ready, check=False).returncode == 0, server)
                 yield f"postgresql+psycopg2://postgres@127.0.0.1:{port}/postgres"
             finally:
                 server.send_signal(signal.SIGINT)
@@ -116,7 +117,8 @@ def as_another_user(home: Path) -> list[str]:
     return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--pdeathsig=INT"]
 
 
-def _answers(port: int) -> bool:
+def is_answering(port: int) -> bool:
+    """Whether a server accepts connections at a port of the loopback."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:
@@ -124,7 +126,12 @@ def _answers(port: int) -> bool:
     return True
 
 
-def _wait_until(is_up: Callable[[], bool], server: subprocess.Popen[bytes], seconds: float = 60) -> None:
+def wait_for_server(is_up: Callable[[], bool], server: subprocess.Popen[Any], seconds: float = 60) -> None:
+    """Wait until a server is up.
+
+    Raises:
+        RuntimeError: it ended, or is not up in time.
+    """
     deadline = time.monotonic() + seconds
     while not is_up():
         if time.monotonic() > deadline or server.poll() is not None:

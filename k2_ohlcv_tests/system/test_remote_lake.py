@@ -1,4 +1,4 @@
-"""A lake as in production: tables on S3, the catalog in Postgres. All operations, one after the other."""
+"""A lake as in production: tables on S3, the catalog in Postgres or behind REST. All operations in turn."""
 
 import os
 import signal
@@ -76,15 +76,23 @@ def postgres() -> Iterator[str]:
         yield uri
 
 
+@pytest.fixture(params=["sql", pytest.param("rest", marks=pytest.mark.rest)])
+def catalog(request: pytest.FixtureRequest, bucket: str) -> dict[str, str]:
+    """The properties of each catalog in turn, without those of S3."""
+    if request.param == "rest":
+        return {"type": "rest", "uri": request.getfixturevalue("rest_uri")}
+    uri = request.getfixturevalue("postgres")
+    return {"type": "sql", "uri": uri, "warehouse": f"s3://{bucket}/warehouse"}
+
+
 @pytest.fixture
-def settings(tmp_path: Path, s3: S3, bucket: str, postgres: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(tmp_path: Path, s3: S3, catalog: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Settings of an empty lake, said by the catalog's properties alone."""
     for name in [name for name in os.environ if name.startswith(("AWS_", "K2_"))]:
         monkeypatch.delenv(name)
-    properties = {"type": "sql", "uri": postgres, "warehouse": f"s3://{bucket}/warehouse", **s3.properties()}
-    configure(monkeypatch, properties)
+    configure(monkeypatch, {**catalog, **s3.properties()})
     monkeypatch.setenv("K2_HOME", str(tmp_path))
-    lakes.drop_tables(Lake.open(Settings.from_environ()))
+    lakes.empty_catalog(Lake.open(Settings.from_environ()))
     return Settings.from_environ()
 
 
@@ -111,7 +119,7 @@ def test_ingest_refresh_late_trade_retention_and_validate(settings: Settings, tm
     """Every table is equal to its trades, space is freed as said, and no copy of metadata stays."""
     lake = Lake.open(settings)
     assert add_trades(lake, tmp_path, HISTORY) == len(HISTORY)
-    assert tables_at(lake).startswith("s3://lake-")
+    assert tables_at(lake).startswith("s3://")
     with open_engine(settings) as engine:
         for each in TABLES:
             refresh(lake, engine, each)
