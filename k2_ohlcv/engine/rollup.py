@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pyiceberg.table import Table
 
 from k2_ohlcv.domain.candle import KEY_COLUMNS
-from k2_ohlcv.domain.intervals import Interval, IntervalSet, merge_to_at_most, to_micros
+from k2_ohlcv.domain.intervals import Interval, merge_to_at_most, to_micros
 from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.domain.trading_times import clip_to_trading_times
 from k2_ohlcv.domain.types import NOTIONAL, VOLUME
@@ -35,7 +35,7 @@ from k2_ohlcv.engine.window_cache import WindowCache
 from k2_ohlcv.frames.candles import is_in_intervals
 from k2_ohlcv.frames.windows import INVALID_ROWS, WINDOW_SCHEMA
 from k2_ohlcv.lake.external_trades import ExternalTrades
-from k2_ohlcv.lake.metadata.files import live_files
+from k2_ohlcv.lake.metadata.file_search import data_files_within
 from k2_ohlcv.lake.window_sample import sample_markets
 
 if TYPE_CHECKING:
@@ -97,8 +97,7 @@ def compute_windows(
 
 def _has_few_markets(trades: Table, snapshot: int, intervals: Sequence[Interval]) -> bool:
     """Whether the trades have so few markets that the exact order costs less than the packed one."""
-    chosen = IntervalSet(intervals)
-    files = [f for f in live_files(trades, snapshot) if not f.is_delete and chosen.has_overlap(f.span)]
+    files = data_files_within(trades, snapshot, intervals)
     largest = max(files, key=lambda f: f.file.record_count, default=None)
     markets = sample_markets(trades, largest) if largest else 0
     return markets is not None and markets <= _FEW_MARKETS
@@ -117,8 +116,8 @@ def _read_trades(
     ranges, few = merge_to_at_most(intervals, MAX_INTERVALS), merge_to_at_most(intervals, _FEW_INTERVALS)
     bounds = [(to_micros(i.start), to_micros(i.end)) for i in intervals] if few != ranges else []
     starts = [at for start, end in bounds for at in range(start, end, timeframe.micros)]
-    files = live_files(trades, snapshot) if starts else []
-    reads_more_files = any(_has_overlap(f.span, few) and not _has_overlap(f.span, ranges) for f in files)
+    files = data_files_within(trades, snapshot, few) if starts else []
+    reads_more_files = any(not _has_overlap(f.span, ranges) for f in files)
     if isinstance(trades, ExternalTrades) or reads_more_files or not 0 < len(starts) <= _MAX_STARTS:
         return read_trades(engine, trades, snapshot, ranges)
     read = read_trades(engine, trades, snapshot, few)

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from pyiceberg.conversions import from_bytes
-from pyiceberg.manifest import DataFile, DataFileContent
+from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
 
 from k2_ohlcv.domain.errors import TableSpecError
@@ -22,7 +22,7 @@ from k2_ohlcv.engine.sql_terms import column_of, time_sql
 from k2_ohlcv.frames.windows import INVALID_ROWS
 from k2_ohlcv.lake.catalog import CATALOG
 from k2_ohlcv.lake.external_trades import ExternalTrades
-from k2_ohlcv.lake.metadata.files import live_files
+from k2_ohlcv.lake.metadata.file_search import data_files_within
 from k2_ohlcv.lake.schemas import PRICE, QUANTITY
 from k2_ohlcv.lake.trade_columns import snapshot_columns
 
@@ -115,8 +115,7 @@ def _may_have_invalid_rows(trades: Table, snapshot: int, intervals: Sequence[Int
     if not intervals:
         return False
     whole = Interval(min(i.start for i in intervals), max(i.end for i in intervals))
-    files = (f.file for f in live_files(trades, snapshot) if f.span.intersect(whole))
-    return not all(_is_positive(trades, file) for file in files if file.content == DataFileContent.DATA)
+    return not all(_is_positive(trades, f.file) for f in data_files_within(trades, snapshot, [whole]))
 
 
 def _is_positive(trades: Table, file: DataFile) -> bool:

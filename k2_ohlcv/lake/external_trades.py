@@ -118,12 +118,13 @@ def _partition_span(time: TimeColumn, spec: PartitionSpec, partition: Record) ->
         span
         for position, field in enumerate(spec.fields)
         if field.source_id == time.field.field_id
-        and (span := _transformed_span(time, field.transform, partition[position]))
+        and (span := transformed_span(time, field.transform, partition[position]))
     ]
     return min(spans, key=lambda span: span.end - span.start, default=ALL_TIME)
 
 
-def _transformed_span(time: TimeColumn, transform: object, value: int | None) -> Interval | None:
+def transformed_span(time: TimeColumn, transform: object, value: int | None) -> Interval | None:
+    """The time span of a partition value; None where the transform or the value gives none."""
     span: Interval | None = None
     match transform:
         case _ if value is None:

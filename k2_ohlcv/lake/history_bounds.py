@@ -18,7 +18,7 @@ from k2_ohlcv.domain.intervals import Interval, coalesce, intersect_all, subtrac
 from k2_ohlcv.domain.retention import retention_anchor
 from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.lake.external_trades import ExternalTrades
-from k2_ohlcv.lake.metadata.files import live_files
+from k2_ohlcv.lake.metadata.file_search import newest_data_file
 from k2_ohlcv.lake.metadata.snapshot_diff import trades_spans
 from k2_ohlcv.lake.watermark import Watermark
 
@@ -86,8 +86,8 @@ def newest_trade_time(trades: Table) -> datetime | None:
 
     Files without bounds are skipped, and so are bounds that are no possible trade time.
     """
-    files = live_files(trades, trades.metadata.current_snapshot_id)
-    return max((f.latest for f in files if not f.is_delete and f.latest is not None), default=None)
+    newest = newest_data_file(trades, trades.metadata.current_snapshot_id)
+    return newest.latest if newest else None
 
 
 def latest_trade_at(candles: Table, trades: Table) -> datetime | None:

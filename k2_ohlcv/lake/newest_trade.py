@@ -17,7 +17,8 @@ from pyiceberg.types import LongType, TimestamptzType
 
 from k2_ohlcv.domain.intervals import MICROSECOND, Interval, from_micros, to_micros
 from k2_ohlcv.lake.external_trades import ExternalTrades, find_time_column
-from k2_ohlcv.lake.metadata.files import TRADE_TIME_COLUMN, LiveFile, live_files
+from k2_ohlcv.lake.metadata.file_search import newest_data_file
+from k2_ohlcv.lake.metadata.files import TRADE_TIME_COLUMN, LiveFile
 from k2_ohlcv.lake.time_column import TimeColumn
 
 _IDENTITY_COLUMNS = ("exchange", "symbol", "trade_id")
@@ -54,11 +55,9 @@ class NewestTrade:
 
 def find_newest_trade(trades: Table) -> NewestTrade | None:
     """Find the newest trade of the loaded table; None without trades, or where no file has time bounds."""
-    files = live_files(trades, trades.metadata.current_snapshot_id)
-    files_by_time = [(f.latest, f) for f in files if not f.is_delete and f.latest is not None]
-    if not files_by_time:
+    newest = newest_data_file(trades, trades.metadata.current_snapshot_id)
+    if newest is None or (latest := newest.latest) is None:
         return None
-    latest, newest = max(files_by_time, key=lambda pair: pair[0])
     try:
         row = max(_newest_rows(trades, newest, latest), key=lambda r: r[TRADE_TIME_COLUMN], default=None)
     except (ValueError, NotImplementedError) as error:

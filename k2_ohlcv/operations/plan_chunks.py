@@ -22,7 +22,7 @@ class Chunks:
 
     Args:
         plan: the plan.
-        files: the live files of the trades.
+        files: the live data files of the trades that overlap the plan.
         max_windows: the number of windows that one commit should have at most.
         sample: estimates the windows per trade from a file of trades.
         indivisible: partitions that one commit must reconcile as a whole.
@@ -41,11 +41,9 @@ class Chunks:
         self._max_windows = max_windows
         self._indivisible = set(indivisible)
         self._max_trades: float = min(max_windows, MAX_CHUNK_TRADES)
-        covered = IntervalSet(plan.intervals)
-        read = [f for f in files if not f.is_delete and covered.has_overlap(f.span)]
-        self._trades = RowsPerDay(read)
+        self._trades = RowsPerDay(files)
         if sum(map(self._trades.estimate, plan.intervals)) > self._max_trades:
-            largest = max(read, key=lambda f: f.file.record_count)
+            largest = max(files, key=lambda f: f.file.record_count)
             self._max_trades = min(MAX_CHUNK_TRADES, max_windows / max(sample(largest), 1e-6))
 
     def add_result(self, trades: int, windows: int) -> None:

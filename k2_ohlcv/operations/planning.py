@@ -13,7 +13,6 @@ from pyiceberg.table import Table
 
 from k2_ohlcv.domain.intervals import (
     Interval,
-    IntervalSet,
     coalesce,
     intersect_all,
     merge_to_at_most,
@@ -29,6 +28,7 @@ from k2_ohlcv.lake.history_bounds import (
     read_frozen_before,
 )
 from k2_ohlcv.lake.metadata.dirty_windows import find_dirty_windows
+from k2_ohlcv.lake.metadata.file_search import data_files_within
 from k2_ohlcv.lake.metadata.files import live_files
 from k2_ohlcv.lake.metadata.pending_changes import PendingChanges, reject_missing_trades
 from k2_ohlcv.lake.metadata.snapshot_diff import trades_spans
@@ -158,6 +158,4 @@ def _all_data(candles: Table, trades: Table, timeframe: Timeframe) -> tuple[list
 
 def _spans_of_files(trades: Table, snapshot: int | None, intervals: Sequence[Interval]) -> list[Interval]:
     """Return the spans of the trades files that overlap the intervals."""
-    files = live_files(trades, snapshot)
-    chosen = IntervalSet(intervals)
-    return [f.span for f in files if not f.is_delete and chosen.has_overlap(f.span)]
+    return [f.span for f in data_files_within(trades, snapshot, intervals)]

@@ -31,7 +31,7 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.commit import commit_change
 from k2_ohlcv.lake.delete_files import partitions_with_unreadable_deletes
 from k2_ohlcv.lake.external_trades import ExternalTrades
-from k2_ohlcv.lake.metadata.files import live_files
+from k2_ohlcv.lake.metadata.file_search import data_files_within
 from k2_ohlcv.lake.missing_table import MissingTable
 from k2_ohlcv.lake.retry import retry_conflicts
 from k2_ohlcv.lake.watermark import RefusedWindow
@@ -194,7 +194,7 @@ class _Attempt:
         plan = self.plan
         return Chunks(
             plan,
-            live_files(self.trades, plan.trades_to),
+            data_files_within(self.trades, plan.trades_to, plan.intervals),
             max_windows=max_windows(self.engine.memory_mb),
             sample=lambda file: sample_windows_per_trade(self.trades, file, plan.timeframe),
             indivisible=partitions_with_unreadable_deletes(candles, plan.timeframe),

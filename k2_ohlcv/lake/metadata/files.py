@@ -1,7 +1,7 @@
 """The live files of a snapshot with their time spans, and the file difference of two snapshots.
 
-Reads metadata only, never a data file. Reading manifests is in `manifests`, the changed windows of two
-snapshots in `snapshot_diff`.
+Reads metadata only, never a data file. Reading manifests is in `manifests`, the files of some intervals in
+`file_search`, the changed windows of two snapshots in `snapshot_diff`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -88,7 +88,7 @@ class LiveFile:
 
 def live_files(table: Table, snapshot_id: int | None) -> list[LiveFile]:
     """The live files of a snapshot with their time spans; empty for None, the table without a snapshot."""
-    return _live_entries(table, snapshot_manifests(table, snapshot_id).values())
+    return files_of_manifests(table, snapshot_manifests(table, snapshot_id).values())
 
 
 def diff_files(table: Table, before: int | None, after: int | None) -> tuple[list[LiveFile], list[LiveFile]]:
@@ -101,8 +101,8 @@ def diff_files(table: Table, before: int | None, after: int | None) -> tuple[lis
         The files removed since `before`, and the files added at `after`.
     """
     old, new = snapshot_manifests(table, before), snapshot_manifests(table, after)
-    old_files = _live_entries(table, (m for path, m in old.items() if path not in new))
-    new_files = _live_entries(table, (m for path, m in new.items() if path not in old))
+    old_files = files_of_manifests(table, (m for path, m in old.items() if path not in new))
+    new_files = files_of_manifests(table, (m for path, m in new.items() if path not in old))
     has_deletes = any(m.content == ManifestContent.DELETES for m in (*old.values(), *new.values()))
 
     def identity(file: LiveFile) -> object:
@@ -113,7 +113,7 @@ def diff_files(table: Table, before: int | None, after: int | None) -> tuple[lis
     return removed, [f for f in new_files if identity(f) not in old_ids]
 
 
-def _live_entries(table: Table, manifests: Iterable[ManifestFile]) -> list[LiveFile]:
+def files_of_manifests(table: Table, manifests: Iterable[ManifestFile]) -> list[LiveFile]:
     """The live files of manifests with their time spans."""
     return [file for manifest in manifests for file in _manifest_spans(table, manifest)]
 
@@ -160,7 +160,11 @@ def _clip_span(span: Interval, times: Interval) -> Interval:
 
 def file_time_span(table: Table, file: DataFile) -> Interval:
     """The time span of a file's rows; for trades, of the rows with a possible time."""
-    span = file_bounds_span(table, file)
+    return clip_to_possible_times(table, file_bounds_span(table, file))
+
+
+def clip_to_possible_times(table: Table, span: Interval) -> Interval:
+    """The span itself; for trades, its part of the possible times, or the nearest end of those."""
     return _clip_span(span, possible_trade_times()) if time_column_name(table) == TRADE_TIME_COLUMN else span
 
 

@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 
 from pyiceberg.table import Table
 
-from k2_ohlcv.domain.intervals import Interval, coalesce
+from k2_ohlcv.domain.intervals import Interval
 from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.lake.metadata.file_search import data_files_within
 from k2_ohlcv.lake.metadata.files import live_files
 from k2_ohlcv.lake.metadata.pending_changes import PendingChanges, reject_missing_trades
 from k2_ohlcv.lake.metadata.snapshot_diff import trades_spans
@@ -81,10 +82,8 @@ class TableLag:
     def estimate_work(self) -> tuple[int, int]:
         """Estimate a refresh: the trades in files of dirty partitions, and the number of the partitions."""
         partitions = self.dirty_partitions()
-        bounds = coalesce(partitions)
-        files = live_files(self._trades, self.snapshot) if partitions else []
-        rows = sum(f.file.record_count for f in files if any(map(f.span.intersect, bounds)))
-        return rows, len(partitions)
+        files = data_files_within(self._trades, self.snapshot, partitions)
+        return sum(f.file.record_count for f in files), len(partitions)
 
 
 def find_stale_since(trades: Table, watermark: int | None) -> datetime | None:

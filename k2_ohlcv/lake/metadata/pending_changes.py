@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 from pyiceberg.table import Table
 
 from k2_ohlcv.domain.errors import MissingTradesError
-from k2_ohlcv.domain.intervals import Interval, coalesce, intersect_all
+from k2_ohlcv.domain.intervals import Interval, coalesce
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv.domain.trading_times import possible_trade_times
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.fingerprint import describe_difference, trades_fingerprint
 from k2_ohlcv.lake.history_bounds import FIRST_MOMENT, read_frozen_before
-from k2_ohlcv.lake.metadata.snapshot_diff import SnapshotDiff, diff_snapshots, trades_spans
+from k2_ohlcv.lake.metadata.snapshot_diff import SnapshotDiff, diff_snapshots, trades_spans_within
 from k2_ohlcv.lake.missing_table import MissingTable
 from k2_ohlcv.lake.watermark import Watermark, explain_missing_watermark
 
@@ -83,8 +83,7 @@ def _open_newly_possible(watermark: Watermark, trades: Table) -> Watermark:
     is_known = trades.metadata.snapshot_by_id(watermark.snapshot_id) is not None
     if watermark.until is None or watermark.until >= end or not is_known:
         return watermark
-    spans = trades_spans(trades, watermark.snapshot_id)
-    newly_possible = intersect_all(spans, [Interval(watermark.until, end)])
+    newly_possible = trades_spans_within(trades, watermark.snapshot_id, Interval(watermark.until, end))
     return watermark.with_open(newly_possible) if newly_possible else watermark
 
 
@@ -97,8 +96,9 @@ def _open_unfrozen(watermark: Watermark, candles: Table, trades: Table) -> Water
     frozen_before = read_frozen_before(candles, trades, datetime.now(UTC)) or FIRST_MOMENT
     if watermark.frozen_before is None or watermark.frozen_before <= frozen_before:
         return watermark
-    spans = trades_spans(trades, trades.metadata.current_snapshot_id)
-    unfrozen = intersect_all(spans, [Interval(frozen_before, watermark.frozen_before)])
+    unfrozen = trades_spans_within(
+        trades, trades.metadata.current_snapshot_id, Interval(frozen_before, watermark.frozen_before)
+    )
     return watermark.with_open(unfrozen) if unfrozen else watermark
 
 

@@ -11,8 +11,11 @@ from pyiceberg.manifest import ManifestContent, ManifestEntryStatus
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation, Snapshot, ancestors_of
 
+from k2_ohlcv.domain.intervals import coalesce
 from k2_ohlcv.lake.commit import RETENTION_SUMMARY_KEY
-from k2_ohlcv.lake.metadata.files import LiveFile, build_live_file, live_files
+from k2_ohlcv.lake.metadata.file_search import data_files_within
+from k2_ohlcv.lake.metadata.files import LiveFile, build_live_file
+from k2_ohlcv.lake.metadata.manifests import snapshot_manifests
 
 
 @dataclass
@@ -22,8 +25,8 @@ class RewrittenFiles:
     Attributes:
         sources: for each file that a compaction wrote, all files that the compaction removed.
         results: for each removed file, all files that its compaction wrote; none for retention.
-        before: the paths of the live files at the earlier snapshot.
-        after: the paths of the live files at the later snapshot.
+        before: the paths of the live files at the earlier snapshot, in the spans of the rewritten files.
+        after: the same at the later snapshot.
     """
 
     sources: dict[str, list[LiveFile]] = field(default_factory=dict)
@@ -48,9 +51,11 @@ class RewrittenFiles:
                 rewritten.results |= {f.path: written for f in removed}
             elif _is_retention_drop(ancestor):
                 rewritten.results |= {f.path: [] for f in _changed_files(trades, ancestor)[0]}
-        if rewritten.results:
-            rewritten.before = {f.path for f in live_files(trades, before)}
-            rewritten.after = {f.path for f in live_files(trades, after)}
+        groups = [*rewritten.sources.values(), *rewritten.results.values()]
+        spans = coalesce({f.span for group in groups for f in group})
+        if spans:
+            rewritten.before = {f.path for f in data_files_within(trades, before, spans)}
+            rewritten.after = {f.path for f in data_files_within(trades, after, spans)}
         return rewritten
 
     def exclude_rewrites(
@@ -87,7 +92,8 @@ def _is_compaction(trades: Table, snapshot: Snapshot) -> bool:
     if snapshot.summary is None or snapshot.summary.operation != Operation.REPLACE:
         return False
     parent = trades.metadata.snapshot_by_id(snapshot.parent_snapshot_id or 0)
-    return parent is not None and all(m.content == ManifestContent.DATA for m in parent.manifests(trades.io))
+    manifests = snapshot_manifests(trades, parent.snapshot_id).values() if parent else ()
+    return parent is not None and all(m.content == ManifestContent.DATA for m in manifests)
 
 
 def _is_retention_drop(snapshot: Snapshot) -> bool:
@@ -99,7 +105,7 @@ def _changed_files(trades: Table, snapshot: Snapshot) -> tuple[list[LiveFile], l
     """The files that one snapshot removed, and the files that the snapshot wrote."""
     removed: list[LiveFile] = []
     written: list[LiveFile] = []
-    for manifest in snapshot.manifests(trades.io):
+    for manifest in snapshot_manifests(trades, snapshot.snapshot_id).values():
         if manifest.added_snapshot_id != snapshot.snapshot_id:
             continue
         for entry in manifest.fetch_manifest_entry(trades.io, discard_deleted=False):

@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 
 from pyiceberg.table import Table
 
-from k2_ohlcv.domain.intervals import Interval, coalesce
+from k2_ohlcv.domain.intervals import Interval, coalesce, intersect_all
 from k2_ohlcv.domain.trading_times import possible_trade_times
+from k2_ohlcv.lake.metadata.file_search import data_files_within
 from k2_ohlcv.lake.metadata.files import LiveFile, diff_files, live_files
 from k2_ohlcv.lake.metadata.manifests import deleted_file
 from k2_ohlcv.lake.metadata.rewritten_files import RewrittenFiles
@@ -86,6 +87,12 @@ def trades_spans(trades: Table, snapshot_id: int | None) -> list[Interval]:
     return coalesce(f.span for f in files if not f.is_delete and not f.has_only_impossible_times)
 
 
+def trades_spans_within(trades: Table, snapshot_id: int | None, interval: Interval) -> list[Interval]:
+    """The parts of an interval in which there are trades at a snapshot, by the bounds of the data files."""
+    files = data_files_within(trades, snapshot_id, [interval])
+    return intersect_all((f.span for f in files if not f.has_only_impossible_times), [interval])
+
+
 def _newly_possible(trades: Table, before: int) -> list[Interval]:
     """The spans of rows whose time was in the future at the earlier snapshot, and is possible now.
 
@@ -100,8 +107,8 @@ def _newly_possible(trades: Table, before: int) -> list[Interval]:
     if then.end >= now.end:
         return []
     newly_possible = Interval(then.end, now.end)
-    files = live_files(trades, before)
-    return [span for f in files if not f.is_delete and (span := f.span.intersect(newly_possible))]
+    files = data_files_within(trades, before, [newly_possible])
+    return [span for f in files if (span := f.span.intersect(newly_possible))]
 
 
 def _spans_with_deletes(trades: Table, snapshot: int, files: Sequence[LiveFile]) -> list[Interval]:
