@@ -46,6 +46,7 @@ from k2_ohlcv.operations.reports import (
     partition_reports,
     refused_windows,
 )
+from k2_ohlcv.operations.run_progress import ProgressMeter, RunProgress
 
 _log = structlog.get_logger(__name__)
 
@@ -57,7 +58,7 @@ def rebuild(
     intervals: Sequence[Interval] | None = None,
     *,
     cache: WindowCache | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[RunProgress], None] | None = None,
 ) -> ReconcileReport:
     """Make whole partitions of a candle table equal to the current trades.
 
@@ -68,7 +69,7 @@ def rebuild(
         intervals: the intervals to rebuild, widened to whole partitions. None rebuilds every partition that
             has trades or candles.
         cache: windows shared with the other candle tables of the same run.
-        progress: a function that receives progress texts.
+        progress: a function that receives the progress before the first commit and after each one.
 
     Raises:
         RefusedWindowsError: some windows break an invariant. All other windows are committed.
@@ -85,7 +86,7 @@ def refresh(
     timeframe: Timeframe,
     *,
     cache: WindowCache | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[RunProgress], None] | None = None,
 ) -> ReconcileReport:
     """Make the dirty windows of a candle table equal to the current trades.
 
@@ -108,7 +109,7 @@ def _run(
     plan: Callable[[Table, Table, Timeframe], Plan],
     *,
     cache: WindowCache | None,
-    progress: Callable[[str], None] | None,
+    progress: Callable[[RunProgress], None] | None,
 ) -> ReconcileReport:
     """Load the tables, plan, compute and commit. Start over after a commit conflict."""
     started = time.monotonic()
@@ -146,7 +147,7 @@ class _Attempt:
     trades: Table
     plan: Plan
     cache: WindowCache | None
-    progress: Callable[[str], None] | None
+    progress: Callable[[RunProgress], None] | None
 
     def run(self, candles: Table) -> ReconcileReport:
         """Compute and commit the plan in chunks. Each commit closes its intervals in the watermark."""
@@ -156,11 +157,8 @@ class _Attempt:
         refused: list[RefusedWindow] = []
         mark, committed = plan.start, False
         chunks = self._split_into_chunks(candles)
+        meter = ProgressMeter(plan, chunks.estimate, self.progress) if self.progress else None
         for chunk in chunks if plan.intervals else [[]]:
-            if self.progress:
-                self.progress(
-                    f"{plan.timeframe.table}: {len(partitions)} of {len(plan.partitions)} partitions"
-                )
             change, computed = self._compute_change(candles, chunk) if chunk else (None, None)
             chunk_refused = refused_windows(change, plan.timeframe)
             mark = mark.with_reconciled(chunk, chunk_refused) if mark else None
@@ -172,7 +170,10 @@ class _Attempt:
             if change is not None and computed is not None:
                 for report in partition_reports(plan.timeframe, change, computed, chunk):
                     partitions[report.partition] = report + partitions.get(report.partition)
-                chunks.add_result(int(computed["trade_count"].sum()), computed.height)
+                trades = int(computed["trade_count"].sum())
+                chunks.add_result(trades, computed.height)
+                if meter:
+                    meter.add_commit(chunk, trades)
             refused += chunk_refused
         return ReconcileReport(plan, committed, 0.0, tuple(partitions.values()), tuple(refused), mark)
 
