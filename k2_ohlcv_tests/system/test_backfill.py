@@ -80,5 +80,7 @@ def test_a_long_backfill_has_several_runs(tmp_path: Path) -> None:
     lakes.assert_equal_to_trades(lake, TRADES)
     assert not [t.table for t in TIMEFRAMES if TableLag.measure(lake, t).is_stale]
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    ends = [line for line in lines if line.get("event") == "backfill progress" and not line["seconds_left"]]
+    assert {line["table"] for line in ends} == {t.table for t in TIMEFRAMES}, "the last run of each table"
     rebuilt = [line["table"] for line in lines if line.get("event") == "candles rebuilt"]
     assert sorted(rebuilt) == sorted(t.table for t in TIMEFRAMES for _ in range(3))

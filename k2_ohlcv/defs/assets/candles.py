@@ -14,6 +14,7 @@ from k2_ohlcv import logs
 from k2_ohlcv.defs import checks, run_tags
 from k2_ohlcv.defs.assets.common import log_summary, table_asset
 from k2_ohlcv.defs.backfill import candles_backfill_policy
+from k2_ohlcv.defs.backfill_progress import log_backfill_progress
 from k2_ohlcv.defs.failures import convert_errors
 from k2_ohlcv.defs.freshness import freshness_policy
 from k2_ohlcv.defs.log_progress import log_progress
@@ -104,6 +105,7 @@ def candles_asset(timeframe: Timeframe, settings: Settings) -> dg.AssetsDefiniti
                     raise
             spark.run_state(context).reconciled[timeframe.name] = report.reconciled_windows
         _log_summary(context, config.mode, report)
+        log_backfill_progress(context, lake.lake, timeframe)
         numbers = _run_numbers(config.mode, report)
         with_unchanged = config.mode is Mode.rebuild
         _add_partition_metadata(
