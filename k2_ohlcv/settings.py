@@ -57,8 +57,8 @@ class Settings:
             candles, trades and snapshots.
         dagster_retention: `K2_DAGSTER_KEPT`: how long Dagster's storage keeps ended runs. None is forever.
         sensor_seconds: `K2_SENSOR_SECONDS`: the shortest interval of the sensors.
-        refresh_seconds: `K2_REFRESH_SECONDS`: the lag at which each table is refreshed. None means the
-            default of its timeframe.
+        refresh_seconds: `K2_REFRESH_SECONDS`: the lag at which each table is refreshed. None: its own.
+        backfill_days: `K2_BACKFILL_DAYS`: the days of one run of a backfill. None: by the measured trades.
         memory_mb: `K2_MEMORY_MB`: the memory in MB that a run should stay within.
     """
 
@@ -74,6 +74,7 @@ class Settings:
     dagster_retention: timedelta | None
     sensor_seconds: int
     refresh_seconds: int | None
+    backfill_days: int | None = None
     memory_mb: int = DEFAULT_MEMORY_MB
 
     @property
@@ -104,6 +105,7 @@ class Settings:
             dagster_retention=_read_dagster_retention(environ),
             sensor_seconds=_read_whole_number(environ, "K2_SENSOR_SECONDS", "seconds", 1) or SENSOR_SECONDS,
             refresh_seconds=_read_whole_number(environ, "K2_REFRESH_SECONDS", "seconds", MIN_REFRESH_SECONDS),
+            backfill_days=_read_whole_number(environ, "K2_BACKFILL_DAYS", "days", 1),
             memory_mb=_read_whole_number(environ, "K2_MEMORY_MB", "MB", MIN_MEMORY_MB) or DEFAULT_MEMORY_MB,
         )
 
@@ -114,12 +116,9 @@ def _read_homes(environ: Mapping[str, str]) -> tuple[Path, Path]:
     dagster_home = Path(environ.get("DAGSTER_HOME") or home / "dagster").absolute()
     if not any(name.startswith(_CATALOG_SETTINGS) for name in environ):
         _reject_characters("K2_HOME", home, _home_characters(home), "the engine cannot read tables there")
-    _reject_characters(
-        "DAGSTER_HOME" if environ.get("DAGSTER_HOME") else "K2_HOME",
-        dagster_home,
-        lambda character: character not in "%?",
-        "Dagster cannot keep its storage there",
-    )
+    name = "DAGSTER_HOME" if environ.get("DAGSTER_HOME") else "K2_HOME"
+    why = "Dagster cannot keep its storage there"
+    _reject_characters(name, dagster_home, lambda character: character not in "%?", why)
     return home, dagster_home
 
 

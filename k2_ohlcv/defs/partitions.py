@@ -8,9 +8,10 @@ from datetime import UTC, date, datetime
 
 import dagster as dg
 
+from k2_ohlcv.domain.errors import UsageError
 from k2_ohlcv.domain.intervals import Interval, day_start
 from k2_ohlcv.domain.retention import cutoff
-from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, Grain, Timeframe, parse_day
 from k2_ohlcv.settings import DEFAULT_START_DATE, Settings
 
 #: Dagster's default ends with the last whole period. Today and the current month have trades too.
@@ -71,3 +72,19 @@ def window_interval(window: dg.TimeWindow) -> Interval:
 def selected_partitions(grain: Grain, window: dg.TimeWindow) -> Sequence[Interval]:
     """The partitions of a run, for a single partition as for a range."""
     return grain.partitions([window_interval(window)])
+
+
+def parse_days(texts: Sequence[str]) -> list[Interval]:
+    """Parse the days in the run config of a candle table.
+
+    Raises:
+        UsageError: a text is not of the form FIRST/END.
+    """
+    intervals = []
+    for text in texts:
+        first, _, end = text.partition("/")
+        start, stop = day_start(parse_day(first)), day_start(parse_day(end))
+        if start >= stop:
+            raise UsageError(f"{text!r} ends before it begins. Write FIRST/END; the end is not included")
+        intervals.append(Interval(start, stop))
+    return intervals

@@ -42,9 +42,13 @@ class Chunks:
         self._indivisible = set(indivisible)
         self._max_trades: float = min(max_windows, MAX_CHUNK_TRADES)
         self._trades = RowsPerDay(files)
-        if sum(map(self._trades.estimate, plan.intervals)) > self._max_trades:
+        if self.estimate(plan.intervals) > self._max_trades:
             largest = max(files, key=lambda f: f.file.record_count)
             self._max_trades = min(MAX_CHUNK_TRADES, max_windows / max(sample(largest), 1e-6))
+
+    def estimate(self, intervals: Sequence[Interval]) -> float:
+        """Estimate the trades of some intervals of the plan."""
+        return sum(map(self._trades.estimate, intervals))
 
     def add_result(self, trades: int, windows: int) -> None:
         """Adapt the size of the next chunks to the numbers of trades and windows of the last one."""
@@ -58,7 +62,7 @@ class Chunks:
         pending = deque(planned.clip(partition) for partition in self._plan.partitions)
         while pending:
             piece = pending.popleft()
-            rows = sum(map(self._trades.estimate, piece))
+            rows = self.estimate(piece)
             if rows > self._max_trades and len(parts := self._cut(piece)) > 1:
                 pending.extendleft([part] for part in reversed(parts))
             elif chunk and size + rows > self._max_trades:

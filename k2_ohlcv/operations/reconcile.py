@@ -48,6 +48,7 @@ from k2_ohlcv.operations.reports import (
     partition_reports,
     refused_windows,
 )
+from k2_ohlcv.operations.run_progress import ProgressMeter, RunProgress
 
 _log = structlog.get_logger(__name__)
 
@@ -59,7 +60,7 @@ def rebuild(
     intervals: Sequence[Interval] | None = None,
     *,
     cache: WindowCache | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[RunProgress], None] | None = None,
 ) -> ReconcileReport:
     """Make whole partitions of a candle table equal to the current trades.
 
@@ -70,7 +71,7 @@ def rebuild(
         intervals: the intervals to rebuild, widened to whole partitions. None rebuilds every partition that
             has trades or candles.
         cache: windows shared with the other candle tables of the same run.
-        progress: a function that receives progress texts.
+        progress: a function that receives the progress before the first commit and after each one.
 
     Raises:
         RefusedWindowsError: some windows break an invariant. All other windows are committed.
@@ -87,7 +88,7 @@ def refresh(
     timeframe: Timeframe,
     *,
     cache: WindowCache | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[RunProgress], None] | None = None,
 ) -> ReconcileReport:
     """Make the dirty windows of a candle table equal to the current trades.
 
@@ -110,7 +111,7 @@ def _run(
     plan: Callable[[Table, Table, Timeframe], Plan],
     *,
     cache: WindowCache | None,
-    progress: Callable[[str], None] | None,
+    progress: Callable[[RunProgress], None] | None,
 ) -> ReconcileReport:
     """Load the tables, plan, compute and commit. Start over after a commit conflict."""
     started = time.monotonic()
@@ -148,7 +149,7 @@ class _Attempt:
     trades: Table
     plan: Plan
     cache: WindowCache | None
-    progress: Callable[[str], None] | None
+    progress: Callable[[RunProgress], None] | None
 
     def run(self, candles: Table) -> ReconcileReport:
         """Compute and commit the plan in chunks. Each commit closes its intervals in the watermark."""
@@ -168,11 +169,8 @@ class _Attempt:
         partitions: dict[Interval, PartitionReport] = {}
         refused: list[RefusedWindow] = []
         mark, committed = plan.start, False
+        meter = ProgressMeter(plan, chunks.estimate, self.progress) if self.progress else None
         for chunk, windows in computed_chunks:
-            if self.progress:
-                self.progress(
-                    f"{plan.timeframe.table}: {len(partitions)} of {len(plan.partitions)} partitions"
-                )
             change, computed = self._compute_change(candles, chunk, windows) if chunk else (None, None)
             chunk_refused = refused_windows(change, plan.timeframe)
             mark = mark.with_reconciled(chunk, chunk_refused) if mark else None
@@ -184,8 +182,11 @@ class _Attempt:
             if change is not None and computed is not None:
                 for report in partition_reports(plan.timeframe, change, computed, chunk):
                     partitions[report.partition] = report + partitions.get(report.partition)
+                trades = int(computed["trade_count"].sum())
                 if windows is None:
-                    chunks.add_result(int(computed["trade_count"].sum()), computed.height)
+                    chunks.add_result(trades, computed.height)
+                if meter:
+                    meter.add_commit(chunk, trades)
             refused += chunk_refused
         return ReconcileReport(plan, committed, 0.0, tuple(partitions.values()), tuple(refused), mark)
 

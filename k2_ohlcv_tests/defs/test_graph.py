@@ -46,7 +46,6 @@ def test_every_asset_has_the_common_options(graph: dg.Definitions, name: str) ->
     assert spec.metadata["dagster/table_name"] == f"{NAMESPACE}.{name}"
     columns = [column.name for column in spec.metadata["dagster/column_schema"].columns]
     assert columns == [field.name for field in SPECS[name].schema.fields]
-    assert table.backfill_policy == dg.BackfillPolicy.single_run()
     assert table.op.retry_policy == dg.RetryPolicy(max_retries=2, delay=60)
     assert table.op.pool == name
 

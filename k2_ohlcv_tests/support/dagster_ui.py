@@ -1,11 +1,18 @@
-"""What a person does in Dagster's UI, over its GraphQL."""
+"""What a person does in Dagster's UI, over its GraphQL, and starting the UI."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
+_ROOT = Path(__file__).parents[2]
 _LOCATION = {"repositoryLocationName": "k2_ohlcv", "repositoryName": "__repository__"}
 
 _RUNS = "{ runsOrError { ... on Runs { results { runId jobName status tags { key value } } } } }"
@@ -83,3 +90,29 @@ def wait_until(is_done: Callable[[], bool], seconds: float, explain: Callable[[]
     while not is_done():
         assert time.monotonic() < deadline, explain()
         time.sleep(1)
+
+
+@contextmanager
+def start_dagster(
+    home: Path, log: Path, **settings: str
+) -> Iterator[tuple[subprocess.Popen[bytes], DagsterUI]]:
+    """Start webserver and daemon, as `make dev` does. Their output is in `log`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
+    environment |= {
+        "K2_HOME": str(home),
+        "PYTHONPATH": str(_ROOT),
+        "K2_LOG": "json",
+        "SPARK_REMOTE": "",
+        **settings,
+    }
+    with log.open("wb") as output:
+        command = [sys.executable, "-m", "k2_ohlcv.cli.dev", "--port", str(port)]
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+        try:
+            yield process, DagsterUI(f"http://127.0.0.1:{port}")
+        finally:
+            process.terminate()  # it ends its child processes
+            process.wait(60)

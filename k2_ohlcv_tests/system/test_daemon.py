@@ -2,13 +2,7 @@
 
 import csv
 import gzip
-import os
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -23,10 +17,10 @@ from k2_ohlcv.lake.metadata.lag import TableLag
 from k2_ohlcv.lake.metadata.table_stats import trades_status
 from k2_ohlcv.sources import sample
 from k2_ohlcv_tests.support import lakes
+from k2_ohlcv_tests.support.dagster_ui import start_dagster
 
 pytestmark = pytest.mark.system
 
-ROOT = Path(__file__).parents[2]
 BATCHES = 5
 #: Sensors tick every three seconds. Tables are refreshed before they are stale for a minute.
 FAST_SETTINGS = {"K2_SENSOR_SECONDS": "3", "K2_REFRESH_SECONDS": "60"}
@@ -66,30 +60,6 @@ def land_file(home: Path, number: int, header: list[str], lines: list[list[str]]
             time.sleep(0.1)
 
 
-@contextmanager
-def start_dagster(home: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Start webserver and daemon, as `make dev` does."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
-    environment |= {
-        "K2_HOME": str(home),
-        "PYTHONPATH": str(ROOT),
-        "K2_LOG": "json",
-        "SPARK_REMOTE": "",
-        **FAST_SETTINGS,
-    }
-    with log.open("wb") as output:
-        command = [sys.executable, "-m", "k2_ohlcv.cli.dev", "--port", str(port)]
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-        try:
-            yield process
-        finally:
-            process.terminate()  # it ends its child processes
-            process.wait(60)
-
-
 def is_current(lake: Lake, expected: int) -> bool:
     """Whether all landed trades are stored and no table is stale."""
     if trades_status(lake).rows < expected:
@@ -127,7 +97,7 @@ def test_tables_follow_the_landed_files(tmp_path: Path) -> None:
     expected_trades, parts = parse_lines(lines), list(enumerate(split_into_batches(lines)))
     home, log = tmp_path / "home", tmp_path / "dagster.log"
     lake = lakes.open_lake(home)
-    with start_dagster(home, log) as process:
+    with start_dagster(home, log, **FAST_SETTINGS) as (process, _):
         expected = 0
         for part in (parts[:FIRST], parts[FIRST:]):
             deadline = time.monotonic() + TIME_LIMIT

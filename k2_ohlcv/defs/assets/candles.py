@@ -3,7 +3,7 @@
 `reconcile` is imported when a step runs: without it the graph loads in half the time.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,20 @@ from pydantic import Field
 from k2_ohlcv import logs
 from k2_ohlcv.defs import checks, run_tags
 from k2_ohlcv.defs.assets.common import log_summary, table_asset
+from k2_ohlcv.defs.backfill import candles_backfill_policy
+from k2_ohlcv.defs.backfill_progress import log_backfill_progress
 from k2_ohlcv.defs.failures import convert_errors
 from k2_ohlcv.defs.freshness import freshness_policy
-from k2_ohlcv.defs.partitions import first_day, partition_mapping, partitions_definition, selected_partitions
+from k2_ohlcv.defs.log_progress import log_progress
+from k2_ohlcv.defs.partitions import (
+    first_day,
+    parse_days,
+    partition_mapping,
+    partitions_definition,
+    selected_partitions,
+)
 from k2_ohlcv.defs.resources import LakeResource, SparkResource
-from k2_ohlcv.domain.errors import UsageError
-from k2_ohlcv.domain.intervals import Interval, day_start
-from k2_ohlcv.domain.timeframe import Timeframe, parse_day
+from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.domain.window_counts import WindowCounts
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.history_bounds import HistoryBounds
@@ -75,6 +82,7 @@ def candles_asset(timeframe: Timeframe, settings: Settings) -> dg.AssetsDefiniti
         tags={"k2/timeframe": timeframe.name},
         deps=[dg.AssetDep(TRADES_TABLE, partition_mapping=partition_mapping(timeframe))],
         partitions_def=partitions,
+        backfill_policy=candles_backfill_policy(timeframe.grain, settings),
         freshness_policy=freshness_policy(timeframe, settings.refresh_seconds),
         description=f"Candles of {timeframe.name}, made equal to the trades of the chosen "
         f"{timeframe.grain.value}s.",
@@ -97,6 +105,7 @@ def candles_asset(timeframe: Timeframe, settings: Settings) -> dg.AssetsDefiniti
                     raise
             spark.run_state(context).reconciled[timeframe.name] = report.reconciled_windows
         _log_summary(context, config.mode, report)
+        log_backfill_progress(context, lake.lake, timeframe)
         numbers = _run_numbers(config.mode, report)
         with_unchanged = config.mode is Mode.rebuild
         _add_partition_metadata(
@@ -136,22 +145,6 @@ def _materialize_changed(
             context.log_event(dg.AssetMaterialization(timeframe.table, partition=key, metadata=metadata))
 
 
-def parse_days(texts: Sequence[str]) -> list[Interval]:
-    """Parse `CandlesConfig.extra_days`.
-
-    Raises:
-        UsageError: a text is not of the form FIRST/END.
-    """
-    intervals = []
-    for text in texts:
-        first, _, end = text.partition("/")
-        start, stop = day_start(parse_day(first)), day_start(parse_day(end))
-        if start >= stop:
-            raise UsageError(f"{text!r} ends before it begins. Write FIRST/END; the end is not included")
-        intervals.append(Interval(start, stop))
-    return intervals
-
-
 def _reconcile(
     context: dg.AssetExecutionContext,
     config: CandlesConfig,
@@ -165,7 +158,7 @@ def _reconcile(
 
     if config.mode is Mode.refresh:
         logs.report_progress(f"{timeframe.table}: finding dirty windows")
-        return refresh(lake, engine, timeframe, cache=cache, progress=logs.report_progress)
+        return refresh(lake, engine, timeframe, cache=cache, progress=log_progress(context))
     chosen = [
         *selected_partitions(timeframe.grain, context.partition_time_window),
         *parse_days(config.extra_days),
@@ -174,7 +167,7 @@ def _reconcile(
         bounds = HistoryBounds.from_tables(lake.candles(timeframe), lake.trades(), timeframe)
         chosen = [p for p in timeframe.grain.partitions(chosen) if bounds.clip([p])]
     logs.report_progress(f"{timeframe.table}: {len(chosen)} {timeframe.grain.value}s")
-    report = rebuild(lake, engine, timeframe, chosen, cache=cache, progress=logs.report_progress)
+    report = rebuild(lake, engine, timeframe, chosen, cache=cache, progress=log_progress(context))
     if not report.partitions:
         context.log.info("No trades in the chosen partitions: nothing to compute.")
     return report
@@ -186,6 +179,7 @@ def _run_numbers(mode: Mode, report: "ReconcileReport") -> dict[str, Any]:
         "mode": mode.value,
         "seconds": round(report.seconds, 3),
         "trades_read": report.trades_read,
+        "trades_per_second": round(report.trades_read / max(report.seconds, 1e-3)),
         "trades_snapshot": str(report.trades_snapshot),
         "watermark_moved": report.watermark_moved,
         "committed": report.committed,

@@ -24,6 +24,7 @@ def table_asset(
     description: str,
     deps: Sequence[dg.AssetDep] = (),
     freshness_policy: dg.FreshnessPolicy | None = None,
+    backfill_policy: dg.BackfillPolicy,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """`dg.asset` with the options that every table shares."""
     return dg.asset(
@@ -39,7 +40,7 @@ def table_asset(
             "dagster/column_schema": column_schema(spec.schema),
             "dagster/table_name": f"{NAMESPACE}.{spec.name}",
         },
-        backfill_policy=dg.BackfillPolicy.single_run(),
+        backfill_policy=backfill_policy,
         retry_policy=RETRY_POLICY,
         freshness_policy=freshness_policy,
         pool=spec.name,  # one run at a time writes the table

@@ -38,6 +38,7 @@ def trades_asset(settings: Settings) -> dg.AssetsDefinition:
         kinds={"iceberg"},
         tags={"k2/table": "trades"},
         partitions_def=partitions_definition(Grain.DAY, first_day(None, settings)),
+        backfill_policy=dg.BackfillPolicy.single_run(),  # each run reads all landing files
         description="Trades, from which all candles are made. Each is stored once by exchange, symbol and "
         "trade id. A run reads the files under landing/EXCHANGE/SYMBOL/ for the chosen days.",
     )

@@ -13,6 +13,7 @@ import dagster as dg
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation, Snapshot
 
+from k2_ohlcv.defs import backfill
 from k2_ohlcv.defs.assets.trades import SNAPSHOTS_METADATA_KEY, partition_numbers
 from k2_ohlcv.defs.dead_runs import IN_FLIGHT_STATUSES
 from k2_ohlcv.defs.run_tags import TABLE_TAG
@@ -22,6 +23,7 @@ from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.commit import RETENTION_SUMMARY_KEY
 from k2_ohlcv.lake.metadata.table_stats import RowsChanged, count_rows_per_partition, rows_changed_per_day
 from k2_ohlcv.lake.schemas import TRADES_TABLE
+from k2_ohlcv.operations.backfill_size import update_backfill_size
 from k2_ohlcv.settings import Settings
 
 #: Dagster records an event in some 27 ms, and an evaluation of a sensor may take a minute.
@@ -69,6 +71,7 @@ def build_external_commits_sensor(
             if is_run_of_table(run, TRADES_TABLE) or run.tags.get(TABLE_TAG) == TRADES_TABLE:
                 return dg.SkipReason(f"Run {run.run_id} writes trades. Its snapshots are known when it ends.")
         trades = Lake.open(Settings.from_environ()).trades()
+        _update_backfill_size(context, trades)
         last = CommitCursor.from_cursor(context.cursor)
         new = _new_snapshots(trades, last)
         own = _own_snapshots(context.instance, new)
@@ -81,6 +84,21 @@ def build_external_commits_sensor(
         return dg.SensorResult(asset_events=events, cursor=last.to_cursor())
 
     return [sensor]
+
+
+def _update_backfill_size(context: dg.SensorEvaluationContext, trades: Table) -> None:
+    """Measure the runs of a backfill again if trades have grown. The next load of the graph uses it."""
+    folder = backfill.measurement_folder(Settings.from_environ())
+    try:
+        size = update_backfill_size(trades, folder)
+    except OSError as error:
+        context.log.warning(f"The size of a backfill's runs cannot be kept in {folder}: {error}")
+        return
+    if size is not None:
+        context.log.info(
+            f"A run of a backfill has {size.days} days, or {size.months} months of 1d, by {size.trades:,} "
+            "stored trades, when the code location is loaded again."
+        )
 
 
 def _new_snapshots(trades: Table, last: CommitCursor) -> list[Snapshot]:

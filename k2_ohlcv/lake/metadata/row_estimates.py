@@ -27,6 +27,16 @@ class RowsPerDay:
             for day in Grain.DAY.partitions([span]):
                 self._rows[day.start] += rows * _share(span, day)
 
+    def per_partition(self, grain: Grain) -> list[float]:
+        """Estimate the rows of each partition, from the first one with rows to the last, without a gap."""
+        if not self._rows:
+            return []
+        rows: dict[Interval, float] = defaultdict(float)
+        for day, count in self._rows.items():
+            rows[grain.partition(day)] += count
+        covered = Interval(min(rows).start, max(rows).end)
+        return [rows[partition] for partition in grain.partitions([covered])]
+
     def estimate(self, interval: Interval) -> float:
         """Estimate the rows of an interval, as if the rows of a day were spread evenly."""
         days = Grain.DAY.partitions([interval])
