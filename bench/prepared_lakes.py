@@ -23,8 +23,8 @@ from k2_ohlcv.lake.schemas import CANDLE_SPECS
 from k2_ohlcv.lake.watermark import STATE_KEY
 from k2_ohlcv.operations.reconcile import refresh
 
-#: A day after every data set. Its trades, moved into the last stored day, are the new trades. Ids count on from
-#: day to day: ten times as many days later, those of the largest market would have more digits than any have.
+#: A day after every data set. Its trades, moved into the last stored day, are the new trades. Ids count on
+#: from day to day. After ten times as many days the largest market would have longer ids than real ones.
 _LATER = trades.FIRST_DAY + timedelta(days=1_000)
 _STEP = timedelta(minutes=5)
 

@@ -30,7 +30,7 @@ from k2_ohlcv.engine.trade_order import (
     exact_order,
     unpack_prices,
 )
-from k2_ohlcv.engine.trades_reader import TradesFrame, read_trades
+from k2_ohlcv.engine.trades_reader import MAX_INTERVALS, TradesFrame, read_trades
 from k2_ohlcv.engine.window_cache import WindowCache
 from k2_ohlcv.frames.candles import is_in_intervals
 from k2_ohlcv.frames.windows import INVALID_ROWS, WINDOW_SCHEMA
@@ -41,8 +41,6 @@ from k2_ohlcv.lake.window_sample import sample_markets
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-#: The most intervals in a filter. Sail fails at 64 left-deep alternatives, so the filter is balanced too.
-MAX_INTERVALS = 64
 #: A filter of few intervals is cheap. A list of up to this many window starts can be added to the filter.
 _FEW_INTERVALS, _MAX_STARTS = 8, 2_000
 #: The most markets that are listed in a filter. Beyond that, the join with the pairs is the only filter.
@@ -150,19 +148,6 @@ def keep_pairs(engine: Engine, trades: "DataFrame", timeframe: Timeframe, pairs:
         ["exchange", "symbol", "window_micros"],
         "left_semi",
     )
-
-
-def read_trades_between(
-    engine: Engine, trades: Table, snapshot: int, intervals: Sequence[Interval]
-) -> "DataFrame":
-    """Read the trades of some intervals at a snapshot, in the project's columns and types."""
-    return read_trades(engine, trades, snapshot, intervals).frame
-
-
-def describe_invalid_rows(engine: Engine, trades: Table, snapshot: int, intervals: Sequence[Interval]) -> str:
-    """Describe the trades of some intervals that cannot be read exactly."""
-    ranges = merge_to_at_most(intervals, MAX_INTERVALS)
-    return str(read_trades(engine, trades, snapshot, ranges).invalid_rows_error(ranges))
 
 
 def _aggregate(read: TradesFrame, timeframe: Timeframe) -> pa.Table:

@@ -13,8 +13,9 @@ from k2_ohlcv.domain.intervals import Interval, merge_to_at_most
 from k2_ohlcv.domain.timeframe import Timeframe
 from k2_ohlcv.domain.trading_times import clip_to_trading_times
 from k2_ohlcv.domain.types import PRICE, VOLUME
-from k2_ohlcv.engine.rollup import MAX_INTERVALS, keep_pairs, read_trades_between
+from k2_ohlcv.engine.rollup import keep_pairs
 from k2_ohlcv.engine.session import Engine
+from k2_ohlcv.engine.trades_reader import MAX_INTERVALS, read_trades
 from k2_ohlcv.engine.window_cache import RollupCache
 from k2_ohlcv.frames.candles import is_in_intervals
 from k2_ohlcv.frames.checks import TOTAL_COLUMNS
@@ -96,7 +97,7 @@ def _scan_trades(
 ) -> pl.DataFrame:
     from pyspark.sql import functions as F  # noqa: N812 - its name everywhere
 
-    rows = read_trades_between(engine, trades, snapshot, merge_to_at_most(intervals, MAX_INTERVALS))
+    rows = read_trades(engine, trades, snapshot, merge_to_at_most(intervals, MAX_INTERVALS)).frame
     if pairs is not None:
         rows = keep_pairs(engine, rows, timeframe, pairs)
     micros = F.unix_micros("timestamp")

@@ -14,7 +14,7 @@ from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
 
 from k2_ohlcv.domain.errors import TableSpecError
-from k2_ohlcv.domain.intervals import Interval
+from k2_ohlcv.domain.intervals import Interval, merge_to_at_most
 from k2_ohlcv.engine.delete_support import explain_read_error, reject_unsupported_deletes
 from k2_ohlcv.engine.external_values import convert_exactly
 from k2_ohlcv.engine.session import Engine
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame
 
+#: The most intervals in a filter. Sail fails at 64 left-deep alternatives, so the filter is balanced too.
+MAX_INTERVALS = 64
 #: The most invalid rows in an error message.
 _MAX_SAMPLE_ROWS = 5
 
@@ -105,6 +107,12 @@ def read_trades(engine: Engine, trades: Table, snapshot: int, intervals: Sequenc
         )
     frame = convert_exactly(rows, trades, fields).select(*fields, INVALID_ROWS)
     return TradesFrame(frame, "trade_id" in fields, True, engine, trades, snapshot)
+
+
+def describe_invalid_rows(engine: Engine, trades: Table, snapshot: int, intervals: Sequence[Interval]) -> str:
+    """Describe the trades of some intervals that cannot be read exactly."""
+    ranges = merge_to_at_most(intervals, MAX_INTERVALS)
+    return str(read_trades(engine, trades, snapshot, ranges).invalid_rows_error(ranges))
 
 
 def _may_have_invalid_rows(trades: Table, snapshot: int, intervals: Sequence[Interval]) -> bool:

@@ -14,7 +14,7 @@ from k2_ohlcv.defs.retention_checks import RETENTION_LIMIT_CHECK
 from k2_ohlcv.domain.timeframe import Grain, Timeframe, find_timeframe
 from k2_ohlcv.frames.check_list import CHECKS
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.operations import reconcile
+from k2_ohlcv.operations import plan_run
 from k2_ohlcv.settings import Settings
 from k2_ohlcv_tests.support import lakes, table_history
 from k2_ohlcv_tests.support.trades import make_trade
@@ -116,13 +116,13 @@ def test_a_check_runs_by_itself(lake: Lake, instance: dg.DagsterInstance) -> Non
 
 def break_computed_vwap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every computed vwap higher than the high price, so that the invariants refuse the window."""
-    real = reconcile.candles_from_windows
+    real = plan_run.candles_from_windows
 
     def broken(windows: pa.Table, timeframe: Timeframe) -> tuple[pl.DataFrame, pl.DataFrame]:
         computed, refused = real(windows, timeframe)
         return computed.with_columns(vwap=pl.col("high_price") + 1), refused
 
-    monkeypatch.setattr(reconcile, "candles_from_windows", broken)
+    monkeypatch.setattr(plan_run, "candles_from_windows", broken)
 
 
 def test_windows_that_fail_an_invariant_fail_the_check_of_its_name(

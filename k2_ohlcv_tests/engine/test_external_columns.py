@@ -16,7 +16,8 @@ from k2_ohlcv.domain.candle import Candle, Trade, aggregate
 from k2_ohlcv.domain.errors import TableSpecError
 from k2_ohlcv.domain.intervals import Interval
 from k2_ohlcv.domain.timeframe import find_timeframe
-from k2_ohlcv.engine.rollup import compute_windows, describe_invalid_rows
+from k2_ohlcv.engine.rollup import compute_windows
+from k2_ohlcv.engine.trades_reader import describe_invalid_rows
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.external_trades import ExternalTradesConfig
 from k2_ohlcv.lake.trade_columns import read_field_ids, trades_time_unit

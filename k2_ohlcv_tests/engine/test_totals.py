@@ -10,7 +10,7 @@ import pytest
 from k2_ohlcv.domain.intervals import DAY, Interval
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv.engine import totals, window_cache
-from k2_ohlcv.engine.rollup import MAX_INTERVALS
+from k2_ohlcv.engine.trades_reader import MAX_INTERVALS
 from k2_ohlcv.operations.reconcile import refresh
 from k2_ohlcv.operations.validate import validate
 from k2_ohlcv_tests.support import lakes, table_history

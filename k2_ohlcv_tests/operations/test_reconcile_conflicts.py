@@ -17,7 +17,7 @@ from k2_ohlcv.lake.commit import TableCommit, commit_change
 from k2_ohlcv.lake.metadata.files import live_files
 from k2_ohlcv.lake.metadata.lag import TableLag
 from k2_ohlcv.lake.watermark import SNAPSHOT_PROPERTY
-from k2_ohlcv.operations import plan_chunks, reconcile
+from k2_ohlcv.operations import plan_chunks, plan_run
 from k2_ohlcv.operations.reconcile import rebuild
 from k2_ohlcv_tests.support import lakes
 from k2_ohlcv_tests.support.candles import MINUTE, assert_refreshed, day_interval, start_minutes
@@ -34,18 +34,18 @@ def test_the_watermark_is_set_in_the_last_commit(sail: EngineLake, monkeypatch: 
     trades = week_of_trades()
     lakes.add_trades(sail.lake, trades)
     monkeypatch.setattr(plan_chunks, "MAX_CHUNK_TRADES", TRADES_PER_DAY)
-    real = reconcile.commit_change
+    real = plan_run.commit_change
 
     def commit_once(*args: object) -> object:
-        monkeypatch.setattr(reconcile, "commit_change", None)  # the next commit fails
+        monkeypatch.setattr(plan_run, "commit_change", None)  # the next commit fails
         return real(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(reconcile, "commit_change", commit_once)
+    monkeypatch.setattr(plan_run, "commit_change", commit_once)
     with pytest.raises(TypeError):
         sail.rebuild(MINUTE)
     assert len(lakes.read_candles(sail.lake, MINUTE)) > 0
     assert SNAPSHOT_PROPERTY not in sail.lake.candles(MINUTE).properties
-    monkeypatch.setattr(reconcile, "commit_change", real)
+    monkeypatch.setattr(plan_run, "commit_change", real)
     sail.rebuild(MINUTE)
     sail.assert_equal_to_trades(trades, MINUTE)
     assert SNAPSHOT_PROPERTY in sail.lake.candles(MINUTE).properties
@@ -54,13 +54,13 @@ def test_the_watermark_is_set_in_the_last_commit(sail: EngineLake, monkeypatch: 
 def test_invalid_candles_are_never_committed(sail: EngineLake, monkeypatch: pytest.MonkeyPatch) -> None:
     """An invalid `vwap` stops the rebuild before its first commit."""
     lakes.add_trades(sail.lake, week_of_trades())
-    real = reconcile.candles_from_windows
+    real = plan_run.candles_from_windows
 
     def broken(windows: pa.Table, timeframe: Timeframe) -> tuple[pl.DataFrame, pl.DataFrame]:
         computed, refused = real(windows, timeframe)
         return computed.with_columns(vwap=pl.col("high_price") + 1), refused
 
-    monkeypatch.setattr(reconcile, "candles_from_windows", broken)
+    monkeypatch.setattr(plan_run, "candles_from_windows", broken)
     with pytest.raises(InvariantError, match="vwap_bounds"):
         sail.rebuild(MINUTE)
     assert sail.lake.candles(MINUTE).current_snapshot() is None
@@ -140,7 +140,7 @@ def test_a_rebuild_that_loses_every_race_fails(sail: EngineLake, monkeypatch: py
         sail.rebuild(MINUTE)
 
 
-REAL_COMMIT = reconcile.commit_change
+REAL_COMMIT = plan_run.commit_change
 
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, commits: int) -> None:
@@ -153,7 +153,7 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, commits: int) -> None:
         remaining[0] -= 1
         return REAL_COMMIT(*arguments)
 
-    monkeypatch.setattr(reconcile, "commit_change", commit)
+    monkeypatch.setattr(plan_run, "commit_change", commit)
 
 
 def test_a_refresh_skips_committed_windows(three_days: EngineLake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +164,7 @@ def test_a_refresh_skips_committed_windows(three_days: EngineLake, monkeypatch: 
     interrupt_after(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         three_days.refresh(MINUTE)
-    monkeypatch.setattr(reconcile, "commit_change", REAL_COMMIT)
+    monkeypatch.setattr(plan_run, "commit_change", REAL_COMMIT)
     assert TableLag.measure(three_days.lake, MINUTE).is_stale
     new_trade = make_trade(2000, AT + timedelta(minutes=40))
     lakes.add_trades(three_days.lake, [new_trade])
@@ -180,7 +180,7 @@ def test_an_interrupted_first_refresh_is_continued(sail: EngineLake, monkeypatch
     interrupt_after(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         sail.refresh(MINUTE)
-    monkeypatch.setattr(reconcile, "commit_change", REAL_COMMIT)
+    monkeypatch.setattr(plan_run, "commit_change", REAL_COMMIT)
     report = sail.refresh(MINUTE)
     assert report.plan.partitions == [day_interval(AT + 2 * DAY), day_interval(AT + 3 * DAY)]
     assert_refreshed(sail, week_of_trades())

@@ -22,18 +22,18 @@ AT = datetime(2024, 2, 29, 12, tzinfo=UTC)
 #: Rebuilds tables in its own process. The first argument is the commit before (-) or after (+) its kill.
 PROGRAM = """
 import os, signal, sys
-from k2_ohlcv.operations import reconcile
+from k2_ohlcv.operations import plan_run, reconcile
 from k2_ohlcv.domain.timeframe import TIMEFRAMES
 from k2_ohlcv.engine.session import open_engine
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.settings import Settings
 
-kill_at, real, calls = sys.argv[1], reconcile.commit_change, []
+kill_at, real, calls = sys.argv[1], plan_run.commit_change, []
 
 def commit(table, change):
     calls.append(1)
     if kill_at == f"{len(calls)}-":
-        reconcile.commit_change = None
+        plan_run.commit_change = None
         from pyiceberg.table import Transaction
         Transaction.commit_transaction = lambda self: os.kill(os.getpid(), signal.SIGKILL)
     done = real(table, change)
@@ -41,7 +41,7 @@ def commit(table, change):
         os.kill(os.getpid(), signal.SIGKILL)
     return done
 
-reconcile.commit_change = commit
+plan_run.commit_change = commit
 settings = Settings.from_environ()
 lake = Lake.open(settings)
 names = sys.argv[2].split(",")
