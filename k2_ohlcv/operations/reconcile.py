@@ -1,7 +1,7 @@
 """Rebuild and refresh: make windows of a candle table equal to the trades, in atomic commits.
 
-`rebuild` and `refresh` differ only in their plan. Choosing the windows is in `planning`, carrying out a plan in
-`plan_run`.
+`rebuild` and `refresh` differ only in their plan. Choosing the windows is in `planning`, carrying out a plan
+in `plan_run`.
 """
 
 import time
