@@ -74,3 +74,27 @@ def test_too_many_windows_are_selected_for_all_markets(monkeypatch) -> None:  # 
     chosen = WindowSelection.of(MINUTE, [], trades)
     assert chosen.pairs.is_empty()
     assert chosen.intervals == (MINUTE.window(AT), MINUTE.window(AT + 5 * MINUTE.length))
+
+
+def test_a_window_is_selected_once() -> None:
+    """The engine computes intervals and single markets separately. A window in both would be stored twice."""
+    later = AT + 5 * MINUTE.length
+    trades = to_frame(
+        [(MARKETS[0], AT), (MARKETS[0], later), (MARKETS[0], later + MICROSECOND), (MARKETS[1], later)]
+    )
+    chosen = WindowSelection.of(MINUTE, [Interval(AT, AT + MICROSECOND)], trades)
+    assert chosen.intervals == (MINUTE.window(AT),)
+    assert chosen.pairs.rows() == [(*MARKETS[0], later), (*MARKETS[1], later)]
+
+
+def test_a_selection_of_many_candles_is_widened() -> None:
+    """The selected intervals stay selected. Candles of other windows are not counted."""
+    later = AT + 5 * MINUTE.length
+    chosen = WindowSelection.of(MINUTE, [Interval(AT, AT + MICROSECOND)], to_frame([(MARKETS[0], later)]))
+    most = round(1 / selection._MOST)
+    stored = pl.DataFrame({"window_start": [later] * most + [later + MINUTE.length]})
+    stored = stored.cast({"window_start": no_pairs().schema["window_start"]})
+    widened = chosen.widen(MINUTE, stored)
+    assert widened.intervals == (MINUTE.window(AT), MINUTE.window(later))
+    assert widened.pairs.is_empty()
+    assert chosen.widen(MINUTE, pl.concat([stored, stored[:1]])) is chosen

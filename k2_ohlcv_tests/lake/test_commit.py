@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from pyiceberg.exceptions import CommitStateUnknownException
 from pyiceberg.expressions.visitors import _ManifestEvalVisitor, visit
 from pyiceberg.manifest import ManifestFile
 from pyiceberg.table import Table
@@ -14,11 +15,11 @@ from k2_ohlcv.domain.timeframe import find_timeframe
 from k2_ohlcv.lake import commit as commits
 from k2_ohlcv.lake.candle_layout import MAX_FILES
 from k2_ohlcv.lake.catalog import Lake
-from k2_ohlcv.lake.commit import TableCommit, commit_change
+from k2_ohlcv.lake.commit import CachedTransaction, TableCommit, commit_change
 from k2_ohlcv.lake.metadata.files import live_files
 from k2_ohlcv.lake.retry import CONFLICT_ERRORS
 from k2_ohlcv.lake.schemas import MIN_SNAPSHOTS_KEPT
-from k2_ohlcv_tests.support import lakes
+from k2_ohlcv_tests.support import external_tables, lakes
 from k2_ohlcv_tests.support.trades import make_trade
 
 MINUTE = find_timeframe("1m")
@@ -129,3 +130,36 @@ def test_manifests_are_evaluated_by_several_threads(lake: Lake, monkeypatch: pyt
         (file,) = [t.file for t in table.scan().plan_files() if t.file.file_path == path]
         table = commit_change(table, TableCommit(removed_files=(file,)))
         assert len(lakes.list_data_files(table)) == remaining
+
+
+def test_a_removed_file_leaves_its_neighbours_in_the_manifest(lake: Lake) -> None:
+    """One manifest lists the files of two days."""
+    table = commit_candles(lake.writable_candles(MINUTE), [*trades(0, 2), *trades(1440, 2)])
+    (first, _) = sorted(table.scan().plan_files(), key=lambda task: task.file.file_path)
+    commit_change(table, TableCommit(removed_files=(first.file,)))
+    assert lakes.read_candles(lake, MINUTE) == aggregate(trades(1440, 2), MINUTE)
+
+
+def test_a_lost_answer_of_the_catalog_leaves_the_files(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The catalog may have committed. Without the files, the table would not be readable."""
+    commit = CachedTransaction.commit_transaction
+
+    def lose_answer(transaction: CachedTransaction) -> Table:
+        commit(transaction)
+        raise CommitStateUnknownException("the connection was closed")
+
+    monkeypatch.setattr(CachedTransaction, "commit_transaction", lose_answer)
+    with pytest.raises(CommitStateUnknownException):
+        commit_candles(lake.writable_candles(MINUTE), trades(0, 3))
+    assert lakes.read_candles(lake, MINUTE) == aggregate(trades(0, 3), MINUTE)
+
+
+def test_deletes_of_other_engines_stay_while_they_apply(lake: Lake) -> None:
+    """A commit that drops them early would restore the deleted rows."""
+    table = commit_candles(lake.writable_candles(MINUTE), [*trades(0, 2), *trades(1440, 2)])
+    (first, second) = (t.file for t in sorted(table.scan().plan_files(), key=lambda t: t.file.file_path))
+    external_tables.delete_positions(table, [(first.file_path, 0)], partition=first.partition)
+    table = commit_change(lake.writable_candles(MINUTE), TableCommit(removed_files=(second,)))
+    assert lakes.read_candles(lake, MINUTE) == aggregate(trades(1, 1), MINUTE)
+    table = commit_change(table, TableCommit(removed_files=(first,)))
+    assert live_files(table, table.current_snapshot().snapshot_id) == []

@@ -104,3 +104,11 @@ def test_a_deletion_vector_applies_to_the_file_it_names() -> None:
     deletes = RowDeletes.from_files(TABLE, [(vector, 5)])
     assert deletes.deletes_for(file(DATA, 9), 5) == [vector]
     assert deletes.deletes_for(file(DATA, 1, path="b"), 5) == []
+
+
+def test_deletes_do_not_apply_to_files_of_another_spec() -> None:
+    """Partitions of two specs may have equal values, such as a day and a bucket."""
+    data = file(DATA, 5)
+    data.spec_id = 2
+    deletes = RowDeletes.from_files(TABLE, [(file(POSITIONS, 5), 3), (file(EQUALITY, 5), 3)])
+    assert deletes.deletes_for(data, 1) == []

@@ -127,13 +127,16 @@ def test_a_removed_file_is_read_for_its_windows(lake: Lake) -> None:
     assert find_dirty(lake, before) == (windows([1440, 1443]), 1)
 
 
-def test_an_unreadable_file_counts_with_its_bounds(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every window between its first and last trade is dirty."""
+@pytest.mark.parametrize("error", [FileNotFoundError, ValueError])
+def test_an_unreadable_file_counts_with_its_bounds(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """Every window between its first and last trade is dirty. PyIceberg has a ValueError for columns."""
     before = add(lake, 0)
     add(lake, 3, 9.5)
 
     def fail(*_: object) -> None:
-        raise FileNotFoundError
+        raise error
 
     monkeypatch.setattr("k2_ohlcv.lake.metadata.dirty_windows.ArrowScan.to_table", fail)
     assert find_dirty(lake, before) == ([Interval(windows([3])[0].start, windows([9])[0].end)], 0)

@@ -16,6 +16,7 @@ from k2_ohlcv.domain.candle import Trade
 from k2_ohlcv.domain.intervals import DAY, MICROSECOND, Interval
 from k2_ohlcv.domain.timeframe import find_timeframe
 from k2_ohlcv.lake.catalog import Lake
+from k2_ohlcv.lake.commit import RETENTION_SUMMARY_KEY, TableCommit, commit_change
 from k2_ohlcv.lake.metadata.dirty_windows import find_dirty_windows
 from k2_ohlcv.lake.metadata.snapshot_diff import SnapshotDiff, diff_snapshots
 from k2_ohlcv_tests.support import external_tables, lakes, table_history
@@ -153,3 +154,28 @@ def test_deletes_of_other_days_do_not_hide_new_trades(lake: Lake) -> None:
         MINUTE.window(AT + DAY),
         MINUTE.window(AT + DAY + 3 * LENGTH),
     ]
+
+
+def test_a_compaction_that_applies_deletes_changes_rows(lake: Lake) -> None:
+    """Its file lacks the deleted row, and no delete file is left to show it."""
+    file = add(lake, 0, 3, 9)
+    before = lake.trades().metadata.current_snapshot_id
+    external_tables.delete_positions(lake.trades(), [(file.file_path, 1)], partition=file.partition)
+    table = lake.writable_trades()
+    rows = table.scan().to_arrow()
+    commit_change(table, TableCommit(removed_files=(file,), rows=rows, operation=Operation.REPLACE))
+    assert diff_since(lake, before).deleted_spans == ()
+    assert list_dirty(lake, before) == windows(3, 3)
+
+
+def test_a_file_added_again_after_its_drop_is_removed_later(lake: Lake) -> None:
+    """The drop by retention is older than both snapshots, and does not hide the later removal."""
+    file = add(lake, 0, 3)
+    add(lake, 1440)
+    table = lake.writable_trades()
+    summary = {RETENTION_SUMMARY_KEY: "of retention"}
+    table = commit_change(table, TableCommit(removed_files=(file,), summary=summary))
+    replace_files(table, [], [file])
+    before = table_history.current_snapshot_id(table)
+    replace_files(table, [file], [])
+    assert list_dirty(lake, before) == [MINUTE.window(AT), MINUTE.window(AT + 3 * LENGTH)]
