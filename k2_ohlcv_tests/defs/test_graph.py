@@ -50,6 +50,13 @@ def test_every_asset_has_the_common_options(graph: dg.Definitions, name: str) ->
     assert table.op.pool == name
 
 
+def test_shorter_windows_run_first_in_a_run(graph: dg.Definitions) -> None:
+    """By Dagster's own order, the alphabet, 1h would read the trades first, and 1m would read them again."""
+    priorities = [int(asset(graph, t.table).op.tags["dagster/priority"]) for t in TIMEFRAMES]
+    assert priorities == sorted(set(priorities), reverse=True)
+    assert int(asset(graph, TRADES_TABLE).op.tags["dagster/priority"]) >= priorities[0]
+
+
 @pytest.mark.parametrize("timeframe", TIMEFRAMES, ids=lambda t: t.name)
 def test_candles_follow_trades(graph: dg.Definitions, timeframe: Timeframe) -> None:
     """Each candle partition depends on its days of trades, also in the current day and month."""

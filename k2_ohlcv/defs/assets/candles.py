@@ -26,7 +26,7 @@ from k2_ohlcv.defs.partitions import (
     selected_partitions,
 )
 from k2_ohlcv.defs.resources import LakeResource, SparkResource
-from k2_ohlcv.domain.timeframe import Timeframe
+from k2_ohlcv.domain.timeframe import TIMEFRAMES, Timeframe
 from k2_ohlcv.domain.window_counts import WindowCounts
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.history_bounds import HistoryBounds
@@ -84,6 +84,8 @@ def candles_asset(timeframe: Timeframe, settings: Settings) -> dg.AssetsDefiniti
         partitions_def=partitions,
         backfill_policy=candles_backfill_policy(timeframe.grain, settings),
         freshness_policy=freshness_policy(timeframe, settings.refresh_seconds),
+        # Shorter windows first: longer ones of the same run are rolled up from them.
+        priority=-TIMEFRAMES.index(timeframe),
         description=f"Candles of {timeframe.name}, made equal to the trades of the chosen "
         f"{timeframe.grain.value}s.",
     )
