@@ -27,7 +27,7 @@ def table_asset(
     backfill_policy: dg.BackfillPolicy,
     priority: int = 0,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """`dg.asset` with the options that every table shares. A step of higher priority runs first in its run."""
+    """`dg.asset` with the options that every table shares. A higher priority runs first in a run."""
     return dg.asset(
         name=spec.name,
         deps=deps,
