@@ -117,8 +117,16 @@ class SingleSnapshotOverwrite(_OverwriteFiles):
             and any(file.file_path in removed_paths for file in read_live_files(self._io, manifest))
         )
 
+    def _has_entries(self, manifest: ManifestFile) -> bool:
+        """Whether a manifest has live files, or is of this commit.
+
+        PyIceberg fails to merge manifests of earlier commits that have deleted entries only: nothing remains.
+        """
+        is_new = manifest.added_snapshot_id == self.snapshot_id
+        return is_new or manifest.has_added_files() or manifest.has_existing_files()
+
     def _process_manifests(self, manifests: list[ManifestFile]) -> list[ManifestFile]:
-        data = [m for m in manifests if m.content == ManifestContent.DATA]
+        data = [m for m in manifests if m.content == ManifestContent.DATA and self._has_entries(m)]
         merger = _ManifestMergeManager(_MANIFEST_BYTES, _MIN_MANIFESTS_TO_MERGE, True, self)
         table = self._transaction._table
         return merger.merge_manifests(data) + applicable_delete_manifests(

@@ -113,6 +113,18 @@ def test_history_and_manifests_stay_bounded(lake: Lake, monkeypatch: pytest.Monk
     assert sum(path.endswith(".metadata.json") for path in lakes.files_of(table)) <= 25
 
 
+def test_manifests_without_live_files_are_dropped(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deletes of another writer leave more of them than fit one merged manifest, which would be empty."""
+    monkeypatch.setattr(commits, "_MANIFEST_BYTES", 16 * 1024)
+    for _ in range(8):
+        commit_candles(lake.writable_candles(MINUTE), trades(0, 3))
+        lake.candles(MINUTE).delete()
+    table = commit_candles(lake.writable_candles(MINUTE), trades(0, 3))
+    (manifest,) = table.current_snapshot().manifests(table.io)
+    assert manifest.deleted_files_count == 0
+    assert lakes.read_candles(lake, MINUTE) == aggregate(trades(0, 3), MINUTE)
+
+
 def test_manifests_are_evaluated_by_several_threads(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """PyIceberg's evaluator stores its manifest, so a shared one mixes up days."""
 
