@@ -6,9 +6,9 @@ import polars as pl
 import pytest
 from pyiceberg.table import Table
 
-from k2_ohlcv.domain.intervals import DAY
+from k2_ohlcv.domain.intervals import MICROSECOND
 from k2_ohlcv.domain.timeframe import find_timeframe
-from k2_ohlcv.domain.trading_times import OLDEST_TRADE, possible_trade_times
+from k2_ohlcv.domain.trading_times import possible_trade_times
 from k2_ohlcv.frames.selection import WindowSelection
 from k2_ohlcv.lake.catalog import Lake
 from k2_ohlcv.lake.metadata.dirty_windows import find_dirty_windows
@@ -85,13 +85,12 @@ def test_each_of_several_added_files_is_read(lake: Lake) -> None:
 
 
 def test_only_possible_times_are_dirty(lake: Lake) -> None:
-    """The first and the last possible time count, and earlier and later ones do not."""
-    before = table_history.current_snapshot_id(lakes.add_trades(lake, TRADES[:1]))
+    """One file has the first and the last possible time, and an earlier and a later one."""
+    table = external_tables.create_table(lake, external_tables.EXACT_COLUMNS, map(vars, TRADES[:1]))
+    before = table_history.current_snapshot_id(table)
     times = possible_trade_times()
-    for moment in (OLDEST_TRADE - DAY, OLDEST_TRADE, times.last, times.end):
-        lakes.add_trades(lake, [make_trade(7, moment, market=MARKET)])
-    lakes.add_trades(
-        lake, [make_trade(8, at, market=MARKET) for at in (OLDEST_TRADE - DAY, TRADES[1].timestamp)]
-    )
-    starts = [start for *_, start in find_selection(lake.trades(), before).pairs.rows()]
-    assert starts == [OLDEST_TRADE, SECOND, MINUTE.floor(times.last)]
+    moments = (times.start - MICROSECOND, times.start, SECOND, times.last, times.end)
+    external_tables.add_rows(table, [vars(make_trade(7, moment, market=MARKET)) for moment in moments])
+    trades = open_external_lake(lake, table).trades()
+    starts = [start for *_, start in find_selection(trades, before).pairs.rows()]
+    assert starts == [times.start, SECOND, MINUTE.floor(times.last)]
