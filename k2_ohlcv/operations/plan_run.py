@@ -4,7 +4,6 @@ Planning and the retry after a conflict are in `reconcile`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -61,7 +60,7 @@ class PlanRun:
         """Compute and commit the plan in chunks. Each commit closes its intervals in the watermark."""
         self._warn(candles)
         chunks = self._split_into_chunks(candles)
-        with closing(compute_ahead(chunks, self._compute_for_all_markets)) as ahead:
+        with compute_ahead(chunks, self._compute_for_all_markets) as ahead:
             return self._commit_chunks(candles, chunks, ahead if self.plan.intervals else [([], None)])
 
     def _commit_chunks(

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -45,7 +44,8 @@ def windows_of(chunk: Sequence[Interval]) -> pa.Table:
 
 def test_chunks_come_in_order_with_their_windows(chunks: Any) -> None:
     """Each result is added, so that the size of later chunks follows."""
-    found = list(compute_ahead(chunks, windows_of))
+    with compute_ahead(chunks, windows_of) as ahead:
+        found = list(ahead)
     assert [chunk for chunk, _ in found] == CHUNKS
     assert [windows.num_rows for _, windows in found if windows is not None] == [0, 1, 2, 3]
     assert chunks.results == [(0, 0), (3, 1), (6, 2), (9, 3)]
@@ -59,7 +59,7 @@ def test_the_next_chunk_is_computed_while_the_caller_has_the_last_one(chunks: An
         begun[chunk[0]].set()
         return windows_of(chunk)
 
-    with closing(compute_ahead(chunks, compute)) as ahead:
+    with compute_ahead(chunks, compute) as ahead:
         next(ahead)
         assert begun[CHUNKS[1][0]].wait(PATIENCE)
         next(ahead)
@@ -69,7 +69,8 @@ def test_the_next_chunk_is_computed_while_the_caller_has_the_last_one(chunks: An
 
 def test_windows_that_the_caller_computes_add_no_result(chunks: Any) -> None:
     """The caller adds the result."""
-    found = list(compute_ahead(chunks, lambda _: None))
+    with compute_ahead(chunks, lambda _: None) as ahead:
+        found = list(ahead)
     assert [windows for _, windows in found] == [None] * 4
     assert not chunks.results
 
@@ -82,15 +83,17 @@ def test_an_error_ends_the_iteration_after_the_chunks_before(chunks: Any) -> Non
             raise FileNotFoundError("gone")
         return windows_of(chunk)
 
-    found = []
-    with pytest.raises(FileNotFoundError, match="gone"):  # noqa: PT012 - the loop raises
-        for chunk, _ in compute_ahead(chunks, compute):
-            found.append(chunk)
+    found: list[Sequence[Interval]] = []
+    with pytest.raises(FileNotFoundError, match="gone"), compute_ahead(chunks, compute) as ahead:
+        found.extend(chunk for chunk, _ in ahead)
     assert found == CHUNKS[:2]
 
 
-def test_closing_waits_for_the_chunk_that_is_computed(chunks: Any) -> None:
-    """No engine work goes on in the background, where it would take memory from the next attempt."""
+@pytest.mark.parametrize(("error", "waits"), [(ValueError, True), (KeyboardInterrupt, False)])
+def test_an_error_of_the_caller_waits_for_the_chunk_that_is_computed(
+    chunks: Any, error: type[BaseException], *, waits: bool
+) -> None:
+    """The next attempt then has all memory. An interruption ends at once, whatever the engine does."""
     begun, go_on, done = threading.Event(), threading.Event(), threading.Event()
 
     def compute(chunk: Sequence[Interval]) -> pa.Table:
@@ -101,9 +104,11 @@ def test_closing_waits_for_the_chunk_that_is_computed(chunks: Any) -> None:
         assert chunk in CHUNKS[:2]
         return windows_of(chunk)
 
-    ahead = compute_ahead(chunks, compute)
-    next(ahead)
-    assert begun.wait(PATIENCE)
-    threading.Timer(0.05, go_on.set).start()
-    ahead.close()
-    assert done.is_set()
+    with pytest.raises(error), compute_ahead(chunks, compute) as ahead:  # noqa: PT012 - the body raises
+        next(ahead)
+        assert begun.wait(PATIENCE)
+        if waits:
+            threading.Timer(0.05, go_on.set).start()
+        raise error
+    assert done.is_set() == waits
+    go_on.set()
