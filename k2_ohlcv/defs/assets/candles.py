@@ -108,13 +108,7 @@ def candles_asset(timeframe: Timeframe, settings: Settings) -> dg.AssetsDefiniti
             spark.run_state(context).reconciled[timeframe.name] = report.reconciled_windows
         _log_summary(context, config.mode, report)
         log_backfill_progress(context, lake.lake, timeframe)
-        numbers = _run_numbers(config.mode, report)
-        with_unchanged = config.mode is Mode.rebuild
-        _add_partition_metadata(
-            context, lake.lake, report, partitions, numbers, with_unchanged=with_unchanged
-        )
-        # Dagster copies a result's metadata to every partition of a range.
-        return dg.MaterializeResult(metadata=None if _has_many_partitions(context, report) else numbers)
+        return _record_numbers(context, lake.lake, report, partitions, config.mode)
 
     return candles
 
@@ -203,22 +197,20 @@ def _has_many_partitions(context: dg.AssetExecutionContext, report: "ReconcileRe
     return max(len(context.partition_keys), len(report.partitions)) > MAX_DETAILED_PARTITIONS
 
 
-def _add_partition_metadata(
+def _record_numbers(
     context: dg.AssetExecutionContext,
     lake: Lake,
     report: "ReconcileReport",
     partitions: dg.PartitionsDefinition[Any],
-    numbers: Mapping[str, Any],
-    *,
-    with_unchanged: bool,
-) -> None:
-    """Record the numbers of each partition.
+    mode: Mode,
+) -> dg.MaterializeResult[Any]:
+    """Record the numbers of the run and of each partition.
 
-    The run names only some of its partitions. Each other one that changed gets its own materialization;
-    with `with_unchanged`, each other one that the run reconciled. In a run of many partitions the last one
-    that the run names has the run's numbers, once.
+    The run names only some of its partitions. Each other one that changed gets its own materialization; in a
+    rebuild, each other one that the run reconciled. In a run of many partitions the last one that the run
+    names has the run's numbers, once.
     """
-    timeframe, named = report.timeframe, context.partition_keys
+    timeframe, named, numbers = report.timeframe, context.partition_keys, _run_numbers(mode, report)
     rows = count_rows_per_partition(lake.candles(timeframe))
     parts = {timeframe.grain.key(part.partition): part for part in report.partitions}
     is_many = _has_many_partitions(context, report)
@@ -230,9 +222,11 @@ def _add_partition_metadata(
         context.add_asset_metadata({**numbers, RUN_COUNTS: totals}, partition_key=named[-1])
     for key in sorted(parts.keys() - set(named)):
         part = parts[key]
-        if partitions.has_partition_key(key) and (with_unchanged or part.counts.written):
+        if partitions.has_partition_key(key) and (mode is Mode.rebuild or part.counts.written):
             metadata = {**({} if is_many else numbers), **describe(part, rows.get(key, 0))}
             context.log_event(dg.AssetMaterialization(timeframe.table, partition=key, metadata=metadata))
+    # Dagster copies a result's metadata to every partition of a range.
+    return dg.MaterializeResult(metadata=None if is_many else numbers)
 
 
 def _partition_numbers(part: "PartitionReport | None", rows: int) -> dict[str, int]:
