@@ -29,6 +29,8 @@ from k2_ohlcv.lake.watermark import Watermark
 
 #: Files that one commit of an archive adds, and their rows.
 _FILES_OF_COMMIT, _ROWS = 250, 4_000
+#: The trades that `new_trades` makes: one a market.
+NEW_TRADES = 2_000
 #: Commits after the archives: each adds a file of the last day, and every fourth one a late file too.
 _LIVE_COMMITS = 200
 
@@ -58,16 +60,23 @@ def set_watermarks(lake: Lake) -> None:
         commit_change(lake.writable_candles(timeframe), change)
 
 
-def new_trades(at: datetime, first_id: int) -> pa.Table:
-    """A trade of each of many markets within five minutes, with ids from a number on."""
-    markets = [market.symbol for market in trades.zipf_markets(2_000)]
-    count = len(markets)
+def count_files(home: Path) -> int:
+    """The number of live data files of trades in a lake, by the summary of the current snapshot."""
+    snapshot = open_lake(home).trades().current_snapshot()
+    assert snapshot is not None
+    assert snapshot.summary is not None
+    return int(snapshot.summary["total-data-files"] or 0)
+
+
+def new_trades(at: datetime) -> pa.Table:
+    """A trade of each of many markets within five minutes."""
+    markets, count = [market.symbol for market in trades.zipf_markets(NEW_TRADES)], NEW_TRADES
     moments = to_micros(at) + np.sort(np.random.default_rng(1).integers(0, 300_000_000, count))
     return pa.table(
         {
             "exchange": pa.repeat(trades.EXCHANGE, count),
             "symbol": pa.array(markets),
-            "trade_id": pa.array(np.arange(first_id, first_id + count)).cast(pa.string()),
+            "trade_id": pa.array(moments).cast(pa.string()),
             "timestamp": pa.array(moments).cast(pa.timestamp("us", "UTC")),
             "price": trades.to_decimals(np.full(count, 10**9), 18),
             "quantity": trades.to_decimals(np.full(count, 10**8), 19),

@@ -15,6 +15,7 @@ ENGINES = {
     "first refresh": "bench.engines.first_refresh",
     "retention": "bench.engines.retention",
     "validate": "bench.engines.validation",
+    "planning": "bench.engines.planning",
     "Spark MERGE": "bench.engines.spark_merge",
 }
 OWN_ENGINES = "K2"

@@ -10,6 +10,7 @@ from bench.suites import (
     all_timeframes,
     ingestion,
     one_day,
+    planning,
     refresh,
     retention,
     ten_days,
@@ -46,5 +47,6 @@ SUITES: Mapping[str, Suite] = {
     "wide-week": Suite(
         "a rebuild and every check of seven days of 2,000 markets, only if named", wide_week.measure, True
     ),
+    "planning": Suite("the plan of a refresh over 100,000 data files, only if named", planning.measure, True),
     "retention": Suite("90 day-partitions of the 1m table dropped", retention.measure),
 }
